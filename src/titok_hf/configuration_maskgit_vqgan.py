@@ -1,0 +1,74 @@
+"""Configuration of the MaskGIT-VQGAN, the two-dimensional image tokenizer that teaches the two-stage TiTok models."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class MaskGitVQGANConfig(PreTrainedConfig):
+    """
+    Architecture of a [`MaskGitVQGANModel`]. The defaults are those of the published ImageNet tokenizer of MaskGIT
+    (arXiv 2202.04200): 16 pixels a code, 1024 codes of 256 numbers, 54.5M parameters.
+
+    The network is convolutional, so the image size is free: any sides divisible by `downsample_factor`.
+
+    Args:
+        num_channels (`int`, defaults to 3): colour channels of the images.
+        base_channels (`int`, defaults to 128): feature channels at full resolution.
+        channel_multipliers (`list[int]`, defaults to `(1, 1, 2, 2, 4)`): feature channels of each resolution level,
+            finest first, as multiples of `base_channels`. Between two levels the resolution halves.
+        num_resnet_blocks (`int`, defaults to 2): residual blocks a level, and in the middle.
+        num_groups (`int`, defaults to 32): groups of every group normalisation; must divide the channels of each level.
+        group_norm_eps (`float`, defaults to 1e-6): epsilon of every group normalisation.
+        codebook_size (`int`, defaults to 1024): number of codes.
+        codebook_dim (`int`, defaults to 256): size of a code, and channels of the latent map.
+        codebook_loss_weight (`float`, defaults to 0.25): weight of the loss term that pulls codes towards the
+            encoder's output; the commitment term, which pulls the encoder's output towards the codes, has weight 1.
+            (Most VQ models have it the other way round.)
+
+    Raises:
+        ValueError: if a size is not positive, or `num_groups` does not divide the channels of some level.
+    """
+
+    model_type = "maskgit_vqgan"
+    base_config_key = "pixel_decoder"
+
+    num_channels: int = 3
+    base_channels: int = 128
+    channel_multipliers: list[int] | tuple[int, ...] = (1, 1, 2, 2, 4)
+    num_resnet_blocks: int = 2
+    num_groups: int = 32
+    group_norm_eps: float = 1e-6
+    codebook_size: int = 1024
+    codebook_dim: int = 256
+    codebook_loss_weight: float | int = 0.25
+
+    @property
+    def level_channels(self) -> list[int]:
+        """Feature channels of each resolution level, finest first."""
+        return [self.base_channels * multiplier for multiplier in self.channel_multipliers]
+
+    @property
+    def downsample_factor(self) -> int:
+        """Pixels a code along each side of the image."""
+        return 2 ** (len(self.channel_multipliers) - 1)
+
+    def validate_architecture(self) -> None:
+        """Part of `@strict` validation: refuse sizes from which no network can be built."""
+        sizes = ("num_channels", "base_channels", "num_resnet_blocks", "num_groups", "codebook_size", "codebook_dim")
+        for name in sizes:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if not self.channel_multipliers or min(self.channel_multipliers) < 1:
+            raise ValueError(
+                f"channel_multipliers is {self.channel_multipliers}; give one positive integer a resolution level."
+            )
+        misfits = [channels for channels in self.level_channels if channels % self.num_groups]
+        if misfits:
+            raise ValueError(
+                f"num_groups is {self.num_groups}, which does not divide the {misfits[0]} channels of a level. "
+                "Choose base_channels as a multiple of num_groups."
+            )
+
+
+__all__ = ["MaskGitVQGANConfig"]
