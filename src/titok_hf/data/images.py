@@ -1,0 +1,177 @@
+"""Labelled image data sets from wherever they lie: idx files of the MNIST family, folders, parquet, the Hub."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset, Features, Image, load_dataset
+from PIL import Image as PILImage
+from PIL import ImageOps
+
+
+ResizeMode = Literal["resize", "pad"]
+
+FASHION_MNIST_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+# The names under which every data set of the MNIST family is published.
+IDX_PREFIXES = {"train": "train", "test": "t10k"}
+IDX_IMAGES_MAGIC = 0x0803  # unsigned bytes, three dimensions: picture, row, column
+IDX_LABELS_MAGIC = 0x0801  # unsigned bytes, one dimension
+
+
+def load_image_dataset(source: str, split: str = "train") -> Dataset:
+    """Loads one split of a labelled image data set.
+
+    Args:
+        source: a folder with the four `*-ubyte.gz` files of an MNIST-like data set, or anything that
+            `datasets.load_dataset` reads: a folder of images by class, a parquet file, a Hub id.
+        split: name of the split; idx folders have `train` and `test`.
+    Returns:
+        a data set with the columns `image` (`datasets.Image`, decoded to PIL) and `label` (`ClassLabel` with names).
+        Idx files carry no names: ten classes are taken for Fashion-MNIST's when the folder's name contains "fashion",
+        and are numbered otherwise.
+    Raises:
+        FileNotFoundError: `source` looks like a path and there is nothing, or an idx file is missing.
+        ValueError: the split does not exist, an idx file is damaged, or there is no image or no label column.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir() and any(path.glob("*-idx?-ubyte.gz")):
+        return _load_idx_folder(path, split)
+    if not path.exists() and (path.is_absolute() or source.startswith((".", "~"))):
+        raise FileNotFoundError(f"The data source {source} does not exist. Name a folder, a parquet file or a Hub id.")
+    if path.suffix == ".parquet":
+        dataset = load_dataset("parquet", data_files={split: str(path)}, split=split)
+    else:
+        dataset = load_dataset(str(path) if path.exists() else source, split=split)
+    return _with_image_and_label(dataset, source)
+
+
+def images_to_tensor(
+    dataset: Dataset, image_size: int, resize_mode: ResizeMode = "resize"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decodes a small data set into memory once, so that training never waits for it.
+
+    Args:
+        dataset: columns `image` and `label`, as `load_image_dataset` returns them.
+        image_size: height and width of the result, in pixels.
+        resize_mode: "resize" brings the shorter edge to `image_size` (bicubic) and crops the centre; "pad" keeps the
+            pixels as they are and centres them on black, for images that are smaller than `image_size`.
+    Returns:
+        images, uint8, shape (len(dataset), 3, image_size, image_size); labels, int64, shape (len(dataset),).
+    Raises:
+        ValueError: the mode is unknown, or an image is too large to be padded.
+    """
+    if resize_mode not in ("resize", "pad"):
+        raise ValueError(f"resize_mode is {resize_mode!r}; it has to be 'resize' or 'pad'.")
+    fit = _pad if resize_mode == "pad" else _resize
+    images = torch.empty((len(dataset), 3, image_size, image_size), dtype=torch.uint8)
+    for index, image in enumerate(_decoded_images(dataset)):
+        pixels = np.array(fit(image.convert("RGB"), image_size))  # (H, W, 3)
+        images[index] = torch.from_numpy(pixels).permute(2, 0, 1)
+    return images, torch.tensor(dataset["label"][:], dtype=torch.int64)
+
+
+def class_names(dataset: Dataset) -> list[str]:
+    """The names of the classes, in the order of the labels."""
+    return list(dataset.features["label"].names)
+
+
+def _decoded_images(dataset: Dataset) -> Iterator[PILImage.Image]:
+    for batch in dataset.select_columns("image").iter(batch_size=1000):
+        yield from batch["image"]
+
+
+def _resize(image: PILImage.Image, image_size: int) -> PILImage.Image:
+    return ImageOps.fit(image, (image_size, image_size), method=PILImage.Resampling.BICUBIC)
+
+
+def _pad(image: PILImage.Image, image_size: int) -> PILImage.Image:
+    if max(image.size) > image_size:
+        raise ValueError(
+            f"An image of {image.width} x {image.height} pixels does not fit into {image_size} x {image_size}. "
+            "Use resize_mode='resize', or a larger image_size."
+        )
+    canvas = PILImage.new(image.mode, (image_size, image_size))
+    canvas.paste(image, ((image_size - image.width) // 2, (image_size - image.height) // 2))
+    return canvas
+
+
+def _with_image_and_label(dataset: Dataset, source: str) -> Dataset:
+    """Keeps the one image column and the one column of classes, under the names `image` and `label`."""
+    columns = {}
+    for name, feature_type in (("image", Image), ("label", ClassLabel)):
+        candidates = [column for column, feature in dataset.features.items() if isinstance(feature, feature_type)]
+        column = name if name in candidates else candidates[0] if len(candidates) == 1 else None
+        if column is None:
+            raise ValueError(
+                f"{source} has {len(candidates)} columns of the type {feature_type.__name__} and none of them is named "
+                f"{name!r}; its columns are {', '.join(dataset.column_names)}. Rename or cast one of them to {name!r}."
+            )
+        columns[column] = name
+    return dataset.select_columns(list(columns)).rename_columns(
+        {old: new for old, new in columns.items() if old != new}
+    )
+
+
+def _load_idx_folder(folder: Path, split: str) -> Dataset:
+    if split not in IDX_PREFIXES:
+        raise ValueError(f"{folder} has no split {split!r}. MNIST-like folders have: {', '.join(IDX_PREFIXES)}.")
+    prefix = IDX_PREFIXES[split]
+    images = _read_idx(folder / f"{prefix}-images-idx3-ubyte.gz", IDX_IMAGES_MAGIC)
+    labels = _read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", IDX_LABELS_MAGIC)
+    if len(images) != len(labels):
+        raise ValueError(f"{folder}: {len(images)} images but {len(labels)} labels in the split {split!r}.")
+    num_classes = int(labels.max(initial=0)) + 1
+    is_fashion = "fashion" in folder.resolve().name.lower() and num_classes <= len(FASHION_MNIST_CLASSES)
+    names = list(FASHION_MNIST_CLASSES) if is_fashion else [str(index) for index in range(max(num_classes, 10))]
+    return Dataset.from_dict(
+        {"image": [{"bytes": _png(image), "path": None} for image in images], "label": labels.tolist()},
+        features=Features({"image": Image(), "label": ClassLabel(names=names)}),
+    )
+
+
+def _read_idx(path: Path, expected_magic: int) -> np.ndarray:
+    """One idx file: a magic number whose last byte counts the dimensions, their sizes (big endian), then the bytes."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing. An MNIST-like folder holds images and labels of train and t10k.")
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} is truncated or not a gzip file ({error}). Fetch it again.") from error
+    magic = int.from_bytes(content[:4], "big")
+    if magic != expected_magic:
+        raise ValueError(f"{path} starts with the magic number {magic:#010x}; expected {expected_magic:#010x}.")
+    num_dimensions = magic & 0xFF
+    header_size = 4 + 4 * num_dimensions
+    if len(content) < header_size:
+        raise ValueError(f"{path} ends within its header. Fetch it again.")
+    shape = struct.unpack(f">{num_dimensions}I", content[4:header_size])
+    expected_size = header_size + int(np.prod(shape))
+    if len(content) != expected_size:
+        raise ValueError(f"{path} holds {len(content)} bytes; its header promises {expected_size}. Fetch it again.")
+    return np.frombuffer(content, dtype=np.uint8, offset=header_size).reshape(shape)
+
+
+def _png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    PILImage.fromarray(image).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
