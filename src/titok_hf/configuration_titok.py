@@ -1,0 +1,209 @@
+"""Configuration of TiTok, the one-dimensional image tokenizer (arXiv 2406.07550)."""
+
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from .configuration_maskgit_vqgan import MaskGitVQGANConfig
+
+# Width, depth and heads of the three published ViT sizes (paper, section 4.1).
+_VIT_SIZES = {"small": (512, 8, 8), "base": (768, 12, 12), "large": (1024, 24, 16)}
+
+
+def _vit_sizes(encoder: str, decoder: str) -> dict[str, int]:
+    """Fields that give the encoder and the decoder one of the published sizes each."""
+    fields = {}
+    for side, size in (("encoder", encoder), ("decoder", decoder)):
+        hidden_size, num_hidden_layers, num_attention_heads = _VIT_SIZES[size]
+        fields[f"{side}_hidden_size"] = hidden_size
+        fields[f"{side}_num_hidden_layers"] = num_hidden_layers
+        fields[f"{side}_num_attention_heads"] = num_attention_heads
+    return fields
+
+
+def _two_stage(size: str, num_latent_tokens: int, image_size: int = 256) -> dict[str, Any]:
+    """The paper's recipe: proxy codes, then the MaskGIT-VQGAN decoder fine-tuned on pixels."""
+    return _vit_sizes(size, size) | {
+        "image_size": image_size,
+        "num_latent_tokens": num_latent_tokens,
+        "quantizer": "vq",
+        "codebook_size": 4096,
+        "codebook_dim": 12,
+        "codebook_l2_norm": True,
+        "decoder_head": "proxy_codes",
+        "pixel_decoder": {},
+        "legacy_latent_layout": True,
+    }
+
+
+def _single_stage_vq(encoder: str, num_latent_tokens: int) -> dict[str, Any]:
+    """The recipe of arXiv 2501.07730 with a codebook: pixels end to end."""
+    return _vit_sizes(encoder, "large") | {
+        "num_latent_tokens": num_latent_tokens,
+        "quantizer": "vq",
+        "codebook_size": 8192,
+        "codebook_dim": 64,
+        "codebook_l2_norm": False,
+        "decoder_head": "pixels",
+    }
+
+
+def _single_stage_kl(encoder: str, num_latent_tokens: int) -> dict[str, Any]:
+    """The recipe of arXiv 2501.07730 with a diagonal Gaussian of 16 channels in place of the codebook."""
+    return _vit_sizes(encoder, "large") | {
+        "num_latent_tokens": num_latent_tokens,
+        "quantizer": "kl",
+        "codebook_dim": 16,
+        "decoder_head": "pixels",
+    }
+
+
+TITOK_VARIANTS: dict[str, dict[str, Any]] = {
+    "l32": _two_stage("large", 32),
+    "b64": _two_stage("base", 64),
+    "s128": _two_stage("small", 128),
+    "bl64_vq8k": _single_stage_vq("base", 64),
+    "bl128_vq8k": _single_stage_vq("base", 128),
+    "sl256_vq8k": _single_stage_vq("small", 256),
+    "ll32_vae_c16": _single_stage_kl("large", 32),
+    "bl64_vae_c16": _single_stage_kl("base", 64),
+    "bl128_vae_c16": _single_stage_kl("base", 128),
+    # The two models of the paper's 512 px table; their weights were never released.
+    "l64_512": _two_stage("large", 64, image_size=512),
+    "b128_512": _two_stage("base", 128, image_size=512),
+}
+
+
+@strict
+class TiTokConfig(PreTrainedConfig):
+    """
+    Configuration of a [`TiTokModel`]. Sizes are free; [`TiTokConfig.from_variant`] gives the published ones.
+
+    Args:
+        image_size: height and width of the square images, in pixels.
+        num_channels: colour channels of the images.
+        patch_size: side of a square patch, in pixels; divides `image_size`.
+        encoder_patch_size, decoder_patch_size: where encoder and decoder differ from `patch_size`.
+        encoder_hidden_size, encoder_num_hidden_layers, encoder_num_attention_heads: the encoder's ViT.
+        decoder_hidden_size, decoder_num_hidden_layers, decoder_num_attention_heads: the decoder's ViT.
+        mlp_ratio: width of the MLPs as a multiple of the hidden size.
+        layer_norm_eps: epsilon of every layer normalisation.
+        num_latent_tokens: number of one-dimensional tokens that describe an image (the paper's K).
+        quantizer: `"vq"`, a codebook, or `"kl"`, a diagonal Gaussian (continuous tokens).
+        codebook_size: entries of the codebook; unused by `"kl"`.
+        codebook_dim: channels of a token; the Gaussian's for `"kl"`.
+        codebook_l2_norm: whether tokens and codebook entries are compared on the unit sphere.
+        commitment_cost: weight of the commitment loss in the quantiser loss.
+        decoder_head: `"pixels"`, a linear map of each patch and one convolution, or `"proxy_codes"`, logits over the
+            codes of a MaskGIT-VQGAN.
+        proxy_codebook_size: number of proxy codes; used by `"proxy_codes"` only.
+        pixel_decoder: the MaskGIT-VQGAN whose decoder turns soft proxy codes into pixels; None in stage 1, where the
+            model ends in the logits.
+        legacy_latent_layout: the layout of the 2024 checkpoints l32, b64 and s128, see [`TiTokEncoder`].
+        initializer_range: standard deviation of the initial weights.
+
+    Raises:
+        ValueError: sizes that do not fit one another.
+
+    Example:
+        >>> config = TiTokConfig.from_variant("s128")
+        >>> config.num_latent_tokens
+        128
+    """
+
+    model_type = "titok"
+    sub_configs_defaults = {"pixel_decoder": SubConfigSpec(config_class=MaskGitVQGANConfig, optional=True)}
+
+    image_size: int = 256
+    num_channels: int = 3
+    patch_size: int = 16
+    encoder_patch_size: int | None = None
+    decoder_patch_size: int | None = None
+    encoder_hidden_size: int = 768
+    encoder_num_hidden_layers: int = 12
+    encoder_num_attention_heads: int = 12
+    decoder_hidden_size: int = 768
+    decoder_num_hidden_layers: int = 12
+    decoder_num_attention_heads: int = 12
+    mlp_ratio: float | int = 4
+    layer_norm_eps: float = 1e-5
+    num_latent_tokens: int = 32
+    quantizer: Literal["vq", "kl"] = "vq"
+    codebook_size: int = 4096
+    codebook_dim: int = 12
+    codebook_l2_norm: bool = True
+    commitment_cost: float | int = 0.25
+    decoder_head: Literal["pixels", "proxy_codes"] = "pixels"
+    proxy_codebook_size: int = 1024
+    pixel_decoder: dict | PreTrainedConfig | None = None
+    legacy_latent_layout: bool = False
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.encoder_patch_size is None:
+            self.encoder_patch_size = self.patch_size
+        if self.decoder_patch_size is None:
+            self.decoder_patch_size = self.patch_size
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_variant(cls, name: str, **overrides: Any) -> "TiTokConfig":
+        """
+        The configuration of a published model.
+
+        Args:
+            name: a key of `TITOK_VARIANTS`, such as `"l32"` or `"bl128_vae_c16"`.
+            overrides: fields that differ; `pixel_decoder=None` gives the stage-1 model of a two-stage variant.
+
+        Raises:
+            ValueError: a name that is not a variant.
+        """
+        if name not in TITOK_VARIANTS:
+            raise ValueError(f"{name!r} is not a TiTok variant. Choose one of {', '.join(TITOK_VARIANTS)}.")
+        return cls(**(TITOK_VARIANTS[name] | overrides))
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Layers of the encoder, whose hidden states `encode` and `forward` return."""
+        return self.encoder_num_hidden_layers
+
+    def validate_architecture(self) -> None:
+        """Runs when the configuration is made: sizes must fit one another."""
+        for side in ("encoder", "decoder"):
+            patch_size = getattr(self, f"{side}_patch_size")
+            if self.image_size % patch_size:
+                raise ValueError(
+                    f"image_size {self.image_size} is not a multiple of {side}_patch_size {patch_size}. "
+                    "Choose a patch size that divides the image."
+                )
+            hidden_size, heads = getattr(self, f"{side}_hidden_size"), getattr(self, f"{side}_num_attention_heads")
+            if hidden_size % heads:
+                raise ValueError(
+                    f"{side}_hidden_size {hidden_size} is not a multiple of {side}_num_attention_heads {heads}."
+                )
+        if self.pixel_decoder is not None:
+            self._validate_pixel_decoder()
+
+    def _validate_pixel_decoder(self) -> None:
+        if self.decoder_head != "proxy_codes":
+            raise ValueError(
+                f"decoder_head {self.decoder_head!r} has no use for a pixel_decoder. "
+                'Set decoder_head="proxy_codes", or pixel_decoder=None.'
+            )
+        if self.quantizer == "kl":
+            raise ValueError('pixel_decoder needs codes, and quantizer="kl" has none. Set decoder_head="pixels".')
+        stride, codebook_size = self.pixel_decoder.downsample_factor, self.pixel_decoder.codebook_size
+        if stride != self.decoder_patch_size:
+            raise ValueError(
+                f"pixel_decoder enlarges {stride} times, but decoder_patch_size is {self.decoder_patch_size}. "
+                "They must be equal for the image to keep its size."
+            )
+        if codebook_size != self.proxy_codebook_size:
+            raise ValueError(
+                f"pixel_decoder has {codebook_size} codes, but proxy_codebook_size is {self.proxy_codebook_size}."
+            )
+
+
+__all__ = ["TITOK_VARIANTS", "TiTokConfig"]

@@ -1,0 +1,581 @@
+"""TiTok: an image is a short sequence of tokens (arXiv 2406.07550). Encoder, quantiser, decoder."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_titok import TiTokConfig
+from .modeling_maskgit_vqgan import MaskGitVQGANDecoder
+
+
+@dataclass
+class TiTokEncoderOutput(ModelOutput):
+    """
+    What [`TiTokModel.encode`] makes of a batch of images.
+
+    Args:
+        latents (`torch.FloatTensor` of shape `(batch, num_latent_tokens, codebook_dim)`): the tokens. For VQ models the
+            chosen codebook entries, with the straight-through estimator carrying gradients to the encoder; for KL
+            models the sample of the posterior, or its mean.
+        codes (`torch.LongTensor` of shape `(batch, num_latent_tokens)`, *optional*): index of each token in the
+            codebook, in `[0, codebook_size)`. None for KL models, which have no codebook.
+        posterior_mean, posterior_logvar (`torch.FloatTensor` of shape `(batch, num_latent_tokens, codebook_dim)`,
+            *optional*): the diagonal Gaussian of KL models, log variance in [-30, 20].
+        loss (`torch.FloatTensor`, scalar, *optional*): the quantiser loss: `commitment_loss + codebook_loss`, or
+            `kl_loss`.
+        commitment_loss, codebook_loss (`torch.FloatTensor`, scalars, *optional*): the two terms of VQ models, the first
+            with `commitment_cost` already applied.
+        kl_loss (`torch.FloatTensor`, scalar, *optional*): KL divergence from the unit Gaussian in nats, summed over an
+            image's tokens, averaged over images.
+        hidden_states, attentions (tuples of `torch.FloatTensor`, *optional*): the encoder's, on request.
+    """
+
+    latents: torch.FloatTensor | None = None
+    codes: torch.LongTensor | None = None
+    posterior_mean: torch.FloatTensor | None = None
+    posterior_logvar: torch.FloatTensor | None = None
+    loss: torch.FloatTensor | None = None
+    commitment_loss: torch.FloatTensor | None = None
+    codebook_loss: torch.FloatTensor | None = None
+    kl_loss: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class TiTokDecoderOutput(ModelOutput):
+    """
+    What [`TiTokModel.decode`] makes of tokens.
+
+    Args:
+        pixel_values (`torch.FloatTensor` of shape `(batch, num_channels, image_size, image_size)`, *optional*): the
+            images, nominally in [0, 1], not clamped. None for stage-1 models, which end in `logits`.
+        logits (`torch.FloatTensor` of shape `(batch, num_patches, proxy_codebook_size)`, *optional*): scores of the
+            MaskGIT-VQGAN codes of each patch in raster order. None for models that predict pixels directly.
+        hidden_states, attentions (tuples of `torch.FloatTensor`, *optional*): the decoder's, on request.
+    """
+
+    pixel_values: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class TiTokOutput(ModelOutput):
+    """
+    Reconstruction of a batch of images: the fields of [`TiTokDecoderOutput`], then those of [`TiTokEncoderOutput`].
+    The decoder's hidden states and attentions carry its name; those without a name are the encoder's.
+    """
+
+    pixel_values: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    latents: torch.FloatTensor | None = None
+    codes: torch.LongTensor | None = None
+    posterior_mean: torch.FloatTensor | None = None
+    posterior_logvar: torch.FloatTensor | None = None
+    loss: torch.FloatTensor | None = None
+    commitment_loss: torch.FloatTensor | None = None
+    codebook_loss: torch.FloatTensor | None = None
+    kl_loss: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    decoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    decoder_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Unpack[TransformersKwargs],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """softmax(Q K^T / sqrt(d)) V, written out so that the weights can be returned. Heads on axis 1."""
+    attention_weights = (query @ key.transpose(2, 3) * scaling).softmax(dim=-1)
+    return (attention_weights @ value).transpose(1, 2), attention_weights
+
+
+class TiTokAttention(nn.Module):
+    """Multi-head self-attention over all tokens, without a mask."""
+
+    def __init__(self, config: TiTokConfig, hidden_size: int, num_attention_heads: int):
+        super().__init__()
+        self.config = config
+        self.head_dim = hidden_size // num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.qkv_proj = nn.Linear(hidden_size, 3 * hidden_size)
+        self.out_proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(
+        self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        batch_size, length, hidden_size = hidden_states.shape
+        qkv = self.qkv_proj(hidden_states).view(batch_size, length, 3, -1, self.head_dim)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, length, head_dim)
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        output, weights = attention(self, query, key, value, None, scaling=self.scaling, **kwargs)
+        return self.out_proj(output.reshape(batch_size, length, hidden_size)), weights
+
+
+class TiTokMLP(nn.Module):
+    """Two linear maps with an exact GELU between them."""
+
+    def __init__(self, config: TiTokConfig, hidden_size: int):
+        super().__init__()
+        self.fc1 = nn.Linear(hidden_size, int(hidden_size * config.mlp_ratio))
+        self.fc2 = nn.Linear(int(hidden_size * config.mlp_ratio), hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(F.gelu(self.fc1(hidden_states)))
+
+
+class TiTokLayer(GradientCheckpointingLayer):
+    """Pre-norm transformer block."""
+
+    def __init__(self, config: TiTokConfig, hidden_size: int, num_attention_heads: int):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.attention = TiTokAttention(config, hidden_size, num_attention_heads)
+        self.norm2 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.mlp = TiTokMLP(config, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
+        hidden_states = hidden_states + self.attention(self.norm1(hidden_states), **kwargs)[0]
+        return hidden_states + self.mlp(self.norm2(hidden_states))
+
+
+class TiTokPreTrainedModel(PreTrainedModel):
+    """What encoder, decoder and the whole have in common: configuration, initialisation, capabilities."""
+
+    config: TiTokConfig
+    base_model_prefix = "titok"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["TiTokLayer", "MaskGitVQGANDecoder"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_record_outputs = {"hidden_states": TiTokLayer, "attentions": TiTokAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, (TiTokEncoder, TiTokDecoder)):
+            # Tokens and positions start at the scale of a normalised hidden state divided by its width.
+            for parameter in module.parameters(recurse=False):
+                init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+        if isinstance(module, TiTokVectorQuantizer):
+            bound = 1 / module.codebook.num_embeddings
+            init.uniform_(module.codebook.weight, -bound, bound)
+
+
+class TiTokEncoder(TiTokPreTrainedModel):
+    """
+    Paper eq. 4: Z = Enc(P (+) L). A ViT over class token, patches and latent tokens, of which only the latents are kept.
+
+    The three checkpoints of 2024 (l32, b64, s128) were trained with a reshape where a transpose was meant: it mixes
+    width and tokens before the last projection, and their weights depend on it. `legacy_latent_layout` keeps it.
+    """
+
+    def __init__(self, config: TiTokConfig):
+        super().__init__(config)
+        hidden_size, patch_size = config.encoder_hidden_size, config.encoder_patch_size
+        num_patches = (config.image_size // patch_size) ** 2
+        # KL models emit a mean and a log variance for each channel of a token.
+        output_size = config.codebook_dim * (2 if config.quantizer == "kl" else 1)
+
+        self.patch_embedding = nn.Conv2d(config.num_channels, hidden_size, kernel_size=patch_size, stride=patch_size)
+        self.class_token = nn.Parameter(torch.empty(1, hidden_size))
+        self.position_embedding = nn.Parameter(torch.empty(1 + num_patches, hidden_size))
+        self.latent_tokens = nn.Parameter(torch.empty(config.num_latent_tokens, hidden_size))
+        self.latent_position_embedding = nn.Parameter(torch.empty(config.num_latent_tokens, hidden_size))
+        self.pre_norm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.layers = nn.ModuleList(
+            TiTokLayer(config, hidden_size, config.encoder_num_attention_heads)
+            for _ in range(config.encoder_num_hidden_layers)
+        )
+        self.post_norm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.output_projection = nn.Linear(hidden_size, output_size)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BaseModelOutput:
+        """
+        Args:
+            pixel_values: images, float, shape (batch, num_channels, image_size, image_size), values in [0, 1].
+        Returns:
+            `last_hidden_state`, the tokens before quantisation, shape (batch, num_latent_tokens, codebook_dim), twice
+            as many channels for KL models.
+        """
+        pixel_values = pixel_values.to(self.patch_embedding.weight.dtype)
+        patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)  # (B, N, D)
+        batch_size = len(patches)
+        class_token = self.class_token.expand(batch_size, -1, -1)
+        image = torch.cat([class_token, patches], dim=1) + self.position_embedding  # (B, 1 + N, D)
+        latents = (self.latent_tokens + self.latent_position_embedding).expand(batch_size, -1, -1)  # (B, K, D)
+
+        hidden_states = self.pre_norm(torch.cat([image, latents], dim=1))
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, **kwargs)
+        latents = self.post_norm(hidden_states[:, image.shape[1] :])
+
+        if self.config.legacy_latent_layout:
+            latents = latents.reshape(batch_size, latents.shape[2], latents.shape[1]).transpose(1, 2)
+        return BaseModelOutput(last_hidden_state=self.output_projection(latents))
+
+
+class TiTokVectorQuantizer(nn.Module):
+    """
+    Replaces each token by its nearest codebook entry (paper eq. 2), in float32 whatever the model's precision.
+
+    With `codebook_l2_norm` both sides are compared on the unit sphere. The stored codebook is not normalised.
+    """
+
+    def __init__(self, config: TiTokConfig):
+        super().__init__()
+        self.l2_norm = config.codebook_l2_norm
+        self.commitment_cost = config.commitment_cost
+        self.codebook = nn.Embedding(config.codebook_size, config.codebook_dim)
+
+    def forward(self, latents: torch.Tensor, return_loss: bool = False) -> TiTokEncoderOutput:
+        """
+        Args:
+            latents: tokens from the encoder, shape (batch, num_latent_tokens, codebook_dim).
+            return_loss: whether to compute the three losses.
+        Returns:
+            `latents`, `codes` and, on request, `loss`, `commitment_loss` and `codebook_loss`.
+        """
+        with torch.autocast(latents.device.type, enabled=False):
+            tokens = self.normalize(latents.float())
+            codes = self.distances(tokens).argmin(dim=-1)
+            quantized = self.lookup(codes)
+            output = TiTokEncoderOutput(codes=codes)
+            if return_loss:
+                output.commitment_loss = self.commitment_cost * F.mse_loss(tokens, quantized.detach())
+                output.codebook_loss = F.mse_loss(quantized, tokens.detach())
+                output.loss = output.commitment_loss + output.codebook_loss
+            # The straight-through estimator, written so that the value is the codebook entry to the last bit.
+            output.latents = (quantized.detach() + (tokens - tokens.detach())).to(latents.dtype)
+        return output
+
+    def normalize(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Vectors on the unit sphere where the model compares them there, else as they are; any shape (..., dim)."""
+        return F.normalize(vectors, dim=-1) if self.l2_norm else vectors
+
+    def distances(self, tokens: torch.Tensor) -> torch.Tensor:
+        """
+        Squared distance of every token to every entry.
+
+        Args:
+            tokens: float32, shape (batch, num_latent_tokens, codebook_dim), normalised where the model asks for it.
+        Returns:
+            float32, shape (batch, num_latent_tokens, codebook_size).
+        """
+        entries = self.normalize(self.codebook.weight.float())  # (C, D)
+        squared_norms = tokens.square().sum(-1, keepdim=True) + entries.square().sum(-1)
+        return squared_norms - 2 * tokens @ entries.T
+
+    def lookup(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codebook entries in float32, shape (batch, num_latent_tokens, codebook_dim), of int64 `codes` without the
+        last axis."""
+        return self.normalize(self.codebook(codes).float())
+
+
+class TiTokGaussianQuantizer(nn.Module):
+    """The bottleneck of KL models: each token is a sample of a diagonal Gaussian (arXiv 2501.07730), in float32."""
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        return_loss: bool = False,
+        sample_posterior: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> TiTokEncoderOutput:
+        """
+        Args:
+            latents: means and log variances side by side, shape (batch, num_latent_tokens, 2 * codebook_dim).
+            return_loss: whether to compute the KL divergence.
+            sample_posterior: whether the tokens are a sample, as in training and in the published evaluation, or the mean.
+            generator: source of the sample's noise; drawn on the generator's device.
+        Returns:
+            `latents`, `posterior_mean`, `posterior_logvar` and, on request, `loss` and `kl_loss`.
+        """
+        with torch.autocast(latents.device.type, enabled=False):
+            mean, logvar = latents.float().chunk(2, dim=-1)
+            logvar = logvar.clamp(-30, 20)
+            output = TiTokEncoderOutput(posterior_mean=mean, posterior_logvar=logvar)
+            if return_loss:
+                output.kl_loss = self.kl_divergence(mean, logvar).sum() / len(mean)
+                output.loss = output.kl_loss
+            tokens = mean
+            if sample_posterior:
+                device = latents.device if generator is None else generator.device
+                noise = torch.randn(mean.shape, generator=generator, device=device).to(mean.device)
+                tokens = mean + (0.5 * logvar).exp() * noise
+            output.latents = tokens.to(latents.dtype)
+        return output
+
+    @staticmethod
+    def kl_divergence(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
+        """Divergence of each token from the unit Gaussian in nats, shape (batch, num_latent_tokens)."""
+        return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(dim=-1)
+
+
+class TiTokPixelHead(nn.Module):
+    """Head of the single-stage models: each hidden state becomes a patch, then one convolution smooths the seams."""
+
+    def __init__(self, config: TiTokConfig):
+        super().__init__()
+        self.patch_size = config.decoder_patch_size
+        self.grid_size = config.image_size // self.patch_size
+        self.projection = nn.Linear(config.decoder_hidden_size, self.patch_size**2 * config.num_channels)
+        self.convolution = nn.Conv2d(config.num_channels, config.num_channels, kernel_size=3, padding=1)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(batch, num_patches, hidden_size) -> (batch, num_channels, image_size, image_size), not clamped."""
+        grid, patch = self.grid_size, self.patch_size
+        # (B, h, w, p1, p2, C) -> (B, C, h, p1, w, p2)
+        patches = self.projection(hidden_states).unflatten(1, (grid, grid)).unflatten(3, (patch, patch, -1))
+        return self.convolution(patches.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3))
+
+
+class TiTokProxyCodeHead(nn.Module):
+    """Head of the two-stage models: scores of the MaskGIT-VQGAN codes of each patch (paper, section 3.3)."""
+
+    def __init__(self, config: TiTokConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.decoder_hidden_size, 2 * config.decoder_hidden_size)
+        self.classifier = nn.Linear(2 * config.decoder_hidden_size, config.proxy_codebook_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(batch, num_patches, hidden_size) -> (batch, num_patches, proxy_codebook_size)."""
+        return self.classifier(self.dense(hidden_states).tanh())
+
+
+class TiTokDecoder(TiTokPreTrainedModel):
+    """Paper eq. 5: Dec(Quant(Z) (+) M). A ViT over class token, one mask token a patch, and the latent tokens."""
+
+    main_input_name = "latents"
+
+    def __init__(self, config: TiTokConfig):
+        super().__init__(config)
+        hidden_size = config.decoder_hidden_size
+        self.num_patches = (config.image_size // config.decoder_patch_size) ** 2
+
+        self.input_projection = nn.Linear(config.codebook_dim, hidden_size)
+        self.class_token = nn.Parameter(torch.empty(1, hidden_size))
+        self.mask_token = nn.Parameter(torch.empty(1, 1, hidden_size))
+        self.position_embedding = nn.Parameter(torch.empty(1 + self.num_patches, hidden_size))
+        self.latent_position_embedding = nn.Parameter(torch.empty(config.num_latent_tokens, hidden_size))
+        self.pre_norm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.layers = nn.ModuleList(
+            TiTokLayer(config, hidden_size, config.decoder_num_attention_heads)
+            for _ in range(config.decoder_num_hidden_layers)
+        )
+        self.post_norm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.head = TiTokPixelHead(config) if config.decoder_head == "pixels" else TiTokProxyCodeHead(config)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(self, latents: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BaseModelOutput:
+        """
+        Args:
+            latents: quantised tokens, float, shape (batch, num_latent_tokens, codebook_dim).
+        Returns:
+            `last_hidden_state`, what the head makes of each patch: pixels or logits.
+        """
+        latents = self.input_projection(latents.to(self.input_projection.weight.dtype))  # (B, K, D)
+        latents = latents + self.latent_position_embedding
+        batch_size = len(latents)
+        class_token = self.class_token.expand(batch_size, -1, -1)
+        mask_tokens = self.mask_token.expand(batch_size, self.num_patches, -1)
+        image = torch.cat([class_token, mask_tokens], dim=1) + self.position_embedding  # (B, 1 + N, D)
+
+        hidden_states = self.pre_norm(torch.cat([image, latents], dim=1))
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, **kwargs)
+        return BaseModelOutput(last_hidden_state=self.head(self.post_norm(hidden_states[:, 1 : 1 + self.num_patches])))
+
+
+class TiTokPixelDecoder(nn.Module):
+    """Stage 2 of the two-stage models: soft proxy codes, then the convolutional decoder of the MaskGIT-VQGAN."""
+
+    def __init__(self, config: TiTokConfig):
+        super().__init__()
+        self.grid_size = config.image_size // config.decoder_patch_size
+        self.codebook = nn.Embedding(config.proxy_codebook_size, config.pixel_decoder.codebook_dim)
+        self.decoder = MaskGitVQGANDecoder(config.pixel_decoder)
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        """(batch, num_patches, proxy_codebook_size) -> (batch, num_channels, image_size, image_size), not clamped."""
+        soft_codes = logits.softmax(dim=-1) @ self.codebook.weight  # an expectation, so that gradients reach the logits
+        return self.decoder(soft_codes.transpose(1, 2).unflatten(2, (self.grid_size, self.grid_size)))
+
+
+class TiTokModel(TiTokPreTrainedModel):
+    """
+    Turns square images into `num_latent_tokens` codes (or continuous tokens) and back.
+
+    Example:
+        >>> model = TiTokModel.from_pretrained(bundled_checkpoint() / "tokenizer")
+        >>> codes = model.encode(pixel_values).codes          # (batch, num_latent_tokens)
+        >>> images = model.decode(codes=codes).pixel_values   # (batch, channels, height, width)
+    """
+
+    def __init__(self, config: TiTokConfig):
+        super().__init__(config)
+        self.encoder = TiTokEncoder(config)
+        self.quantizer = TiTokGaussianQuantizer() if config.quantizer == "kl" else TiTokVectorQuantizer(config)
+        self.decoder = TiTokDecoder(config)
+        self.pixel_decoder = None if config.pixel_decoder is None else TiTokPixelDecoder(config)
+        self.post_init()
+
+    @can_return_tuple
+    def encode(
+        self,
+        pixel_values: torch.Tensor,
+        return_loss: bool = False,
+        sample_posterior: bool = True,
+        generator: torch.Generator | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> TiTokEncoderOutput:
+        """
+        Images to tokens.
+
+        Args:
+            pixel_values: float, shape (batch, num_channels, image_size, image_size), values in [0, 1].
+            return_loss: whether to compute the quantiser's losses.
+            sample_posterior, generator: for KL models, whether the tokens are a sample or the mean, and the source of
+                the noise. VQ models have no use for them.
+
+        Raises:
+            ValueError: images of another size or number of channels than the model's.
+        """
+        self._check_pixel_values(pixel_values)
+        encoded = self.encoder(pixel_values, **kwargs)
+        if self.config.quantizer == "kl":
+            output = self.quantizer(encoded.last_hidden_state, return_loss, sample_posterior, generator)
+        else:
+            output = self.quantizer(encoded.last_hidden_state, return_loss)
+        output.hidden_states, output.attentions = encoded.hidden_states, encoded.attentions
+        return output
+
+    @can_return_tuple
+    def decode(
+        self,
+        codes: torch.Tensor | None = None,
+        latents: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> TiTokDecoderOutput:
+        """
+        Tokens to images, from either form.
+
+        Args:
+            codes: int64, shape (batch, num_latent_tokens), values in [0, codebook_size); VQ models only.
+            latents: float, shape (batch, num_latent_tokens, codebook_dim), as `encode` returns them.
+
+        Raises:
+            ValueError: neither or both of the two, codes for a KL model, a wrong shape, or (where looking costs no
+                device synchronisation) codes outside the codebook.
+        """
+        if (codes is None) == (latents is None):
+            raise ValueError("decode needs exactly one of codes and latents. Pass encode(...).codes or .latents.")
+        if codes is not None:
+            self._check_codes(codes)
+            latents = self.quantizer.lookup(codes)
+        self._check_latents(latents)
+        decoded = self.decoder(latents, **kwargs)
+        output = TiTokDecoderOutput(hidden_states=decoded.hidden_states, attentions=decoded.attentions)
+        if self.config.decoder_head == "pixels":
+            output.pixel_values = decoded.last_hidden_state
+        else:
+            output.logits = decoded.last_hidden_state
+            if self.pixel_decoder is not None:
+                output.pixel_values = self.pixel_decoder(output.logits)
+        return output
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        return_loss: bool = False,
+        sample_posterior: bool = True,
+        generator: torch.Generator | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> TiTokOutput:
+        """
+        Reconstruction: `decode(latents=encode(pixel_values).latents)`. Arguments and errors are those of `encode`;
+        `loss` is the quantiser's alone, since what a reconstruction is compared with belongs to training.
+        """
+        encoded = self.encode(pixel_values, return_loss, sample_posterior, generator, **kwargs)
+        decoded = self.decode(latents=encoded.latents, **kwargs)
+        return TiTokOutput(
+            **encoded,
+            pixel_values=decoded.pixel_values,
+            logits=decoded.logits,
+            decoder_hidden_states=decoded.hidden_states,
+            decoder_attentions=decoded.attentions,
+        )
+
+    def _check_pixel_values(self, pixel_values: torch.Tensor) -> None:
+        expected = (self.config.num_channels, self.config.image_size, self.config.image_size)
+        if pixel_values.ndim != 4 or pixel_values.shape[1:] != expected:
+            raise ValueError(
+                f"pixel_values has shape {tuple(pixel_values.shape)}, but this model takes (batch, "
+                f"{', '.join(map(str, expected))}). Prepare images with TiTokImageProcessor."
+            )
+
+    def _check_codes(self, codes: torch.Tensor) -> None:
+        config = self.config
+        if config.quantizer == "kl":
+            raise ValueError("This is a KL model: it has no codebook, so codes mean nothing to it. Pass latents.")
+        if codes.ndim != 2 or codes.shape[1] != config.num_latent_tokens:
+            raise ValueError(
+                f"codes has shape {tuple(codes.shape)}, but this model takes (batch, {config.num_latent_tokens})."
+            )
+        # On an accelerator looking at values waits for the device; there the lookup itself refuses them.
+        if codes.device.type == "cpu" and codes.numel() and not 0 <= codes.min() <= codes.max() < config.codebook_size:
+            raise ValueError(
+                f"codes span [{codes.min()}, {codes.max()}], but this model's lie in [0, {config.codebook_size}). "
+                "Were they made by another model, or are some still mask tokens?"
+            )
+
+    def _check_latents(self, latents: torch.Tensor) -> None:
+        expected = (self.config.num_latent_tokens, self.config.codebook_dim)
+        if latents.ndim != 3 or latents.shape[1:] != expected:
+            raise ValueError(
+                f"latents has shape {tuple(latents.shape)}, but this model takes (batch, {expected[0]}, {expected[1]})."
+            )
+
+
+__all__ = [
+    "TiTokDecoder",
+    "TiTokDecoderOutput",
+    "TiTokEncoder",
+    "TiTokEncoderOutput",
+    "TiTokModel",
+    "TiTokOutput",
+    "TiTokPreTrainedModel",
+]
