@@ -2,15 +2,15 @@
 # Licensed under the Apache License, Version 2.0: see the file LICENSE.
 """Makes AutoConfig, AutoModel and AutoImageProcessor know the classes of this package.
 
-After `import titok_hf`, `AutoModel.from_pretrained(folder)` must find `TiTokModel`, whichever of titok_hf and transformers
-was imported first, and yet `import titok_hf` must not import transformers. So each registration waits for the module of
-transformers that it needs: it runs at once where that module is already imported, and otherwise when it has been, which a
-finder in `sys.meta_path` sees.
+After `import titok_hf`, `AutoModel.from_pretrained(folder)` must find `TiTokModel`, whichever of titok_hf and
+transformers was imported first, and yet `import titok_hf` must not import transformers. So each registration waits for
+the module of transformers that it needs: it runs at once where that module is already imported, and otherwise when it
+has been, which a finder in `sys.meta_path` sees.
 
 "Has been" means that no import of transformers or titok_hf is under way any more. Not earlier: transformers imports
-`AutoModel` half-way through its `modeling_layers`, which our models need complete, and our own modeling files may be the
-ones that asked for it. The finder therefore counts the imports of both packages, changes nothing else about them, and
-leaves when everything is registered.
+`AutoModel` half-way through its `modeling_layers`, which our models need complete, and our own modeling files may be
+the ones that asked for it. The finder therefore counts the imports of both packages, changes nothing else about them,
+and leaves when everything is registered.
 """
 
 import sys
@@ -46,7 +46,7 @@ def register_models() -> None:
 
 
 def register_image_processors() -> None:
-    """Register both image processors with `AutoImageProcessor`, which picks the Pil one where torchvision is missing."""
+    """Register both image processors with `AutoImageProcessor`, which takes the Pil one without torchvision."""
     from transformers import AutoImageProcessor
 
     from titok_hf.configuration_titok import TiTokConfig
@@ -123,6 +123,10 @@ class _CountingLoader(Loader):
     def __init__(self, loader: Loader, finder: RegisteringFinder) -> None:
         self._loader = loader
         self._finder = finder
+
+    def __getattr__(self, name: str) -> object:
+        """Whatever else a loader offers: `python -m` asks for `get_code`, tracebacks for `get_source`."""
+        return getattr(self._loader, name)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
