@@ -1,0 +1,410 @@
+"""The generator: a bidirectional transformer that predicts masked codes of an image from the others and a class.
+
+MaskGIT (arXiv 2202.04200) over TiTok's one-dimensional codes (arXiv 2406.07550, section 3.3), in the two published
+architectures: a BERT (arXiv 1810.04805), called ViT in the TiTok paper, and a U-ViT (arXiv 2209.12152).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.utils import BaseOutput
+from torch import nn
+
+_VIT = {
+    "architecture": "vit",
+    "hidden_size": 768,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 3072,
+    "dropout": 0.1,
+}
+# The published U-ViT names a dropout in its configuration and was trained without one.
+_UVIT = {
+    "architecture": "uvit",
+    "hidden_size": 1024,
+    "num_hidden_layers": 20,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "dropout": 0.0,
+}
+
+MASKGIT_VARIANTS: dict[str, dict[str, Any]] = {
+    "l32": {**_VIT, "num_latent_tokens": 32},
+    "b64": {**_VIT, "num_latent_tokens": 64},
+    "s128": {**_UVIT, "num_latent_tokens": 128},
+    "l64_512": {**_VIT, "num_latent_tokens": 64},
+    "b128_512": {**_UVIT, "num_latent_tokens": 128},
+}
+"""The published ImageNet generators (TiTok paper, tables 1 and 2), each named after its tokenizer."""
+
+
+@dataclass
+class MaskGitTransformer1DOutput(BaseOutput):
+    """
+    Args:
+        logits (`torch.FloatTensor` of shape `(batch, num_latent_tokens, codebook_size)`): unnormalised log-probability of
+            each code at each position; mask and class tokens have no logits.
+    """
+
+    logits: torch.FloatTensor
+
+
+class MaskGitAttention(nn.Module):
+    """Multi-head self-attention without a mask, one matrix for queries, keys and values.
+
+    Args:
+        hidden_size: width of the tokens.
+        num_attention_heads: a divisor of `hidden_size`.
+        qkv_bias: whether queries, keys and values have a bias; the output projection always has one.
+        dropout: probability of dropping an attention weight in training.
+        float32_attention: compute the attention itself in float32, whatever the dtype of the tokens.
+    """
+
+    def __init__(
+        self, hidden_size: int, num_attention_heads: int, qkv_bias: bool, dropout: float, float32_attention: bool
+    ) -> None:
+        super().__init__()
+        self.num_attention_heads = num_attention_heads
+        self.dropout = dropout
+        self.float32_attention = float32_attention
+        self.qkv_proj = nn.Linear(hidden_size, 3 * hidden_size, bias=qkv_bias)
+        self.out_proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(batch, tokens, hidden_size) -> the same shape and dtype."""
+        qkv = self.qkv_proj(hidden_states)
+        heads = qkv.unflatten(2, (3, self.num_attention_heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, L, d)
+        query, key, value = (heads.float() if self.float32_attention else heads).unbind()
+        context = F.scaled_dot_product_attention(
+            query, key, value, dropout_p=self.dropout if self.training else 0.0
+        )
+        # No cast where the projection is float32, as in the original; half-precision weights need their own dtype back.
+        return self.out_proj(context.transpose(1, 2).flatten(2).to(qkv.dtype))
+
+
+class MaskGitMLP(nn.Module):
+    """Two linear layers around an exact GELU.
+
+    Args:
+        hidden_size: width of the tokens.
+        intermediate_size: width between the layers.
+    """
+
+    def __init__(self, hidden_size: int, intermediate_size: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(hidden_size, intermediate_size)
+        self.fc2 = nn.Linear(intermediate_size, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(batch, tokens, hidden_size) -> the same shape."""
+        return self.fc2(F.gelu(self.fc1(hidden_states)))
+
+
+class MaskGitViTLayer(nn.Module):
+    """A BERT layer: normalisation after each residual sum.
+
+    Args:
+        hidden_size: width of the tokens.
+        num_attention_heads: a divisor of `hidden_size`.
+        intermediate_size: width inside the MLP.
+        dropout: probability of dropping an activation or an attention weight in training.
+    """
+
+    def __init__(self, hidden_size: int, num_attention_heads: int, intermediate_size: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = MaskGitAttention(
+            hidden_size, num_attention_heads, qkv_bias=True, dropout=dropout, float32_attention=False
+        )
+        self.attention_norm = nn.LayerNorm(hidden_size, eps=1e-12)
+        self.mlp = MaskGitMLP(hidden_size, intermediate_size)
+        self.mlp_norm = nn.LayerNorm(hidden_size, eps=1e-12)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(batch, tokens, hidden_size) -> the same shape."""
+        hidden_states = self.attention_norm(hidden_states + self.dropout(self.attention(hidden_states)))
+        return self.mlp_norm(hidden_states + self.dropout(self.mlp(hidden_states)))
+
+
+class MaskGitUViTBlock(nn.Module):
+    """A U-ViT block: normalisation before attention and MLP; blocks of the second half also read a skip connection.
+
+    Args:
+        hidden_size: width of the tokens.
+        num_attention_heads: a divisor of `hidden_size`.
+        intermediate_size: width inside the MLP.
+        dropout: probability of dropping an activation or an attention weight in training.
+        skip: whether the block has a skip connection.
+    """
+
+    def __init__(
+        self, hidden_size: int, num_attention_heads: int, intermediate_size: int, dropout: float, skip: bool = False
+    ) -> None:
+        super().__init__()
+        self.skip_proj = nn.Linear(2 * hidden_size, hidden_size) if skip else None
+        self.norm1 = nn.LayerNorm(hidden_size)
+        # The published weights were made by a network whose attention ran in float32; in half precision this keeps
+        # that accuracy where it matters, and attention is a small share of the work at a few hundred tokens.
+        self.attention = MaskGitAttention(
+            hidden_size, num_attention_heads, qkv_bias=False, dropout=dropout, float32_attention=True
+        )
+        self.norm2 = nn.LayerNorm(hidden_size)
+        self.mlp = MaskGitMLP(hidden_size, intermediate_size)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden_states: torch.Tensor, skip: torch.Tensor | None = None) -> torch.Tensor:
+        """(batch, tokens, hidden_size), and a `skip` of that shape where the block has one -> the same shape."""
+        if self.skip_proj is not None:
+            hidden_states = self.skip_proj(torch.cat([hidden_states, skip], dim=-1))
+        hidden_states = hidden_states + self.dropout(self.attention(self.norm1(hidden_states)))
+        return hidden_states + self.dropout(self.mlp(self.norm2(hidden_states)))
+
+
+class MaskGitViTBackbone(nn.Module):
+    """BERT's encoder, from summed embeddings to hidden states.
+
+    Args:
+        hidden_size: width of the tokens.
+        num_hidden_layers: number of layers.
+        num_attention_heads: a divisor of `hidden_size`.
+        intermediate_size: width inside the MLPs.
+        dropout: probability of dropping an activation or an attention weight in training.
+    """
+
+    gradient_checkpointing = False
+    _gradient_checkpointing_func: Callable[..., torch.Tensor]
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_hidden_layers: int,
+        num_attention_heads: int,
+        intermediate_size: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        # BERT tells two sentences apart; an image is always the first. The second row is never read: it stays so that
+        # a checkpoint can be exported to the original format without loss.
+        self.token_type_embedding = nn.Parameter(torch.empty(2, hidden_size))
+        self.embedding_norm = nn.LayerNorm(hidden_size, eps=1e-12)
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(
+            MaskGitViTLayer(hidden_size, num_attention_heads, intermediate_size, dropout)
+            for _ in range(num_hidden_layers)
+        )
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(batch, tokens, hidden_size) -> the same shape."""
+        hidden_states = self.dropout(self.embedding_norm(hidden_states + self.token_type_embedding[0]))
+        for layer in self.layers:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                hidden_states = self._gradient_checkpointing_func(layer, hidden_states)
+            else:
+                hidden_states = layer(hidden_states)
+        return hidden_states
+
+
+class MaskGitUViTBackbone(nn.Module):
+    """U-ViT, from summed embeddings to hidden states: skip connections link the first half to the second.
+
+    Args:
+        hidden_size: width of the tokens.
+        num_hidden_layers: number of blocks beside the middle one; half of them lie before it, half behind.
+        num_attention_heads: a divisor of `hidden_size`.
+        intermediate_size: width inside the MLPs.
+        dropout: probability of dropping an activation or an attention weight in training.
+    """
+
+    gradient_checkpointing = False
+    _gradient_checkpointing_func: Callable[..., torch.Tensor]
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_hidden_layers: int,
+        num_attention_heads: int,
+        intermediate_size: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        sizes = (hidden_size, num_attention_heads, intermediate_size, dropout)
+        depth = num_hidden_layers // 2
+        self.in_blocks = nn.ModuleList(MaskGitUViTBlock(*sizes) for _ in range(depth))
+        self.middle_block = MaskGitUViTBlock(*sizes)
+        self.out_blocks = nn.ModuleList(MaskGitUViTBlock(*sizes, skip=True) for _ in range(depth))
+        self.norm = nn.LayerNorm(hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(batch, tokens, hidden_size) -> the same shape."""
+        skips = []
+        for block in self.in_blocks:
+            hidden_states = self._run(block, hidden_states)
+            skips.append(hidden_states)
+        hidden_states = self._run(self.middle_block, hidden_states)
+        for block in self.out_blocks:
+            hidden_states = self._run(block, hidden_states, skips.pop())
+        return self.norm(hidden_states)
+
+    def _run(self, block: nn.Module, *hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(block, *hidden_states)
+        return block(*hidden_states)
+
+
+BACKBONES: dict[str, type[nn.Module]] = {"vit": MaskGitViTBackbone, "uvit": MaskGitUViTBackbone}
+
+
+class MaskGitTransformer1DModel(ModelMixin, ConfigMixin):
+    """Predicts the codes of an image from those codes that are not masked, and from its class.
+
+    One table embeds everything the network reads. Its rows are the codes `[0, codebook_size)`, the mask token
+    `codebook_size`, the classes, and last the label that stands for no class. The class goes in front of the codes as one
+    more token; its output is dropped.
+
+    The model starts from random weights: matrices, tables and tokens from a normal law of standard deviation 0.02
+    truncated at twice that, biases 0, normalisations 1 (BERT's initialisation, which MaskGIT and U-ViT keep).
+
+    Args:
+        architecture: `"vit"` (BERT) or `"uvit"`.
+        codebook_size: number of codes of the tokenizer.
+        num_latent_tokens: number of codes an image.
+        num_classes: number of classes, the label for no class not counted.
+        hidden_size: width of the tokens.
+        num_hidden_layers: number of layers; U-ViT wants an even number and adds a middle block.
+        num_attention_heads: a divisor of `hidden_size`.
+        intermediate_size: width inside the MLPs.
+        dropout: probability of dropping activations and attention weights in training.
+
+    Raises:
+        ValueError: for an unknown architecture or sizes that do not fit together.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["MaskGitViTLayer", "MaskGitUViTBlock"]
+    _repeated_blocks = ["MaskGitViTLayer", "MaskGitUViTBlock"]
+    _skip_layerwise_casting_patterns = ["embedding", "norm"]
+
+    @register_to_config
+    def __init__(
+        self,
+        architecture: str = "vit",
+        codebook_size: int = 4096,
+        num_latent_tokens: int = 32,
+        num_classes: int = 1000,
+        hidden_size: int = 768,
+        num_hidden_layers: int = 24,
+        num_attention_heads: int = 16,
+        intermediate_size: int = 3072,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if architecture not in BACKBONES:
+            raise ValueError(f"architecture is {architecture!r}, which does not exist. Use one of {list(BACKBONES)}.")
+        if hidden_size % num_attention_heads:
+            raise ValueError(
+                f"hidden_size is {hidden_size}, which {num_attention_heads} attention heads cannot share. "
+                "Use a multiple of num_attention_heads."
+            )
+        if architecture == "uvit" and num_hidden_layers % 2:
+            raise ValueError(
+                f"num_hidden_layers is {num_hidden_layers}, but a U-ViT has as many blocks before its middle block as "
+                "behind it. Use an even number."
+            )
+        self.token_embedding = nn.Embedding(codebook_size + 1 + num_classes + 1, hidden_size)
+        self.position_embedding = nn.Parameter(torch.empty(1 + num_latent_tokens, hidden_size))
+        self.backbone = BACKBONES[architecture](
+            hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, dropout
+        )
+        self.lm_head = nn.Linear(hidden_size, codebook_size)
+        self._initialise()
+
+    @classmethod
+    def from_variant(cls, name: str, **overrides: Any) -> MaskGitTransformer1DModel:
+        """An untrained model of a published size.
+
+        Args:
+            name: `"l32"`, `"b64"`, `"s128"`, `"l64_512"` or `"b128_512"`.
+            overrides: arguments of the class to change.
+        Raises:
+            ValueError: if no published generator has that name.
+        """
+        if name not in MASKGIT_VARIANTS:
+            raise ValueError(f"No published generator is called {name!r}. Use one of {list(MASKGIT_VARIANTS)}.")
+        return cls(**{**MASKGIT_VARIANTS[name], **overrides})
+
+    @property
+    def mask_token_id(self) -> int:
+        """The id that marks a code as masked: the first one behind the codebook."""
+        return self.config.codebook_size
+
+    @property
+    def null_class_label(self) -> int:
+        """The class label that stands for no class, used for guidance."""
+        return self.config.num_classes
+
+    def forward(
+        self, input_ids: torch.LongTensor, class_labels: torch.LongTensor, return_dict: bool = True
+    ) -> MaskGitTransformer1DOutput | tuple[torch.FloatTensor]:
+        """Logits of all codes, those of the known positions included.
+
+        Args:
+            input_ids: codes, int64, shape (batch, num_latent_tokens), in `[0, codebook_size)`, or `mask_token_id`.
+            class_labels: int64, shape (batch,), in `[0, num_classes)`, or `null_class_label` for no class.
+            return_dict: whether to return a dataclass rather than a tuple.
+        Returns:
+            logits, shape (batch, num_latent_tokens, codebook_size), in the model's dtype.
+        Raises:
+            ValueError: for wrong shapes, and for ids or labels out of range. Ranges are checked on the CPU only: on an
+                accelerator the check would wait for the device.
+        """
+        self._check_inputs(input_ids, class_labels)
+        class_tokens = self.config.codebook_size + 1 + class_labels
+        tokens = torch.cat([class_tokens[:, None], input_ids], dim=1)  # (B, 1 + K)
+        hidden_states = self.backbone(self.token_embedding(tokens) + self.position_embedding)  # (B, 1 + K, D)
+        logits = self.lm_head(hidden_states[:, 1:])
+        if not return_dict:
+            return (logits,)
+        return MaskGitTransformer1DOutput(logits=logits)
+
+    def _check_inputs(self, input_ids: torch.LongTensor, class_labels: torch.LongTensor) -> None:
+        num_latent_tokens, num_classes = self.config.num_latent_tokens, self.config.num_classes
+        if input_ids.ndim != 2 or input_ids.shape[1] != num_latent_tokens:
+            raise ValueError(
+                f"input_ids has shape {tuple(input_ids.shape)}, but this model reads (batch, {num_latent_tokens}). "
+                f"Give {num_latent_tokens} codes an image, with mask_token_id ({self.mask_token_id}) where unknown."
+            )
+        if class_labels.shape != input_ids.shape[:1]:
+            raise ValueError(
+                f"class_labels has shape {tuple(class_labels.shape)}, but input_ids holds {len(input_ids)} images. "
+                f"Give one label an image, {num_classes} for no class."
+            )
+        if torch.compiler.is_compiling():
+            return
+        _check_range("input_ids", input_ids, self.mask_token_id, "a code, or the mask token")
+        _check_range("class_labels", class_labels, num_classes, "a class, or no class")
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        for name, parameter in self.named_parameters():
+            if parameter.ndim > 1:
+                nn.init.trunc_normal_(parameter, std=0.02, a=-0.04, b=0.04)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+
+def _check_range(name: str, values: torch.Tensor, largest: int, meaning: str) -> None:
+    if values.device.type != "cpu" or not values.numel():
+        return
+    low, high = values.min().item(), values.max().item()
+    if low < 0 or high > largest:
+        raise ValueError(
+            f"{name} has {low if low < 0 else high}, which this model does not know. "
+            f"Use integers from 0 to {largest}; the last is {meaning.split(', or ')[1]}."
+        )
