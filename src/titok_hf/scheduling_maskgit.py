@@ -1,0 +1,383 @@
+"""The sampler: from masked codes to an image's codes in a few steps, the most confident codes first.
+
+MaskGIT (arXiv 2202.04200, section 3.2) with the choices of TiTok (arXiv 2406.07550): Gumbel noise that fades on the
+choice of codes and on their confidences, and guidance that may vary from step to step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import ConfigMixin, SchedulerMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.utils import BaseOutput
+
+MASK_SCHEDULES = ("arccos", "cosine", "linear", "root")
+GUIDANCE_SCHEDULES = ("constant", "linear", "power-cosine")
+
+SAMPLER_VARIANTS: dict[str, dict[str, Any]] = {
+    "l32": {"num_inference_steps": 8, "temperature": 9.5, "guidance_scale": 4.5, "guidance_schedule": "linear"},
+    "b64": {"num_inference_steps": 8, "temperature": 11.0, "guidance_scale": 3.0, "guidance_schedule": "linear"},
+    "s128": {"num_inference_steps": 64, "temperature": 2.8, "guidance_scale": 6.9, "guidance_schedule": "power-cosine"},
+}
+"""The settings of the published ImageNet 256 benchmark, all with softmax temperature annealing. Those of the 512 pixel
+models were not published."""
+
+
+@dataclass
+class MaskGitSchedulerOutput(BaseOutput):
+    """
+    Args:
+        prev_sample (`torch.LongTensor` of shape `(batch, num_latent_tokens)`): the codes to go on with, the less confident
+            ones masked again.
+        pred_original_sample (`torch.LongTensor` of shape `(batch, num_latent_tokens)`): all codes as this step would have
+            them, none masked: a preview of the image.
+        pred_logits (`torch.FloatTensor` of shape `(batch, num_latent_tokens, codebook_size)`): the logits after the softmax
+            temperature, from which the codes were drawn.
+    """
+
+    prev_sample: torch.LongTensor
+    pred_original_sample: torch.LongTensor
+    pred_logits: torch.FloatTensor
+
+
+def mask_ratio(progress: torch.Tensor, mask_schedule: str = "arccos") -> torch.Tensor:
+    """Share of tokens that are masked at a point of the way from noise to image (MaskGIT, section 3.3).
+
+    Args:
+        progress: from 0 (all masked) to 1 (none), float, any shape.
+        mask_schedule: `"arccos"`, `"cosine"`, `"linear"` or `"root"`.
+    Returns:
+        the shares, falling from 1 to 0, in the shape and dtype of `progress`.
+    Raises:
+        ValueError: for an unknown schedule.
+    """
+    if mask_schedule == "arccos":
+        return progress.arccos() / (math.pi / 2)
+    if mask_schedule == "cosine":
+        return (progress * (math.pi / 2)).cos()
+    if mask_schedule == "linear":
+        return 1 - progress
+    if mask_schedule == "root":
+        return 1 - progress.sqrt()
+    raise ValueError(f"mask_schedule is {mask_schedule!r}, which does not exist. Use one of {list(MASK_SCHEDULES)}.")
+
+
+def gumbel(uniforms: torch.Tensor) -> torch.Tensor:
+    """Standard Gumbel noise from uniform draws in [0, 1); the floors keep both logarithms finite."""
+    return -(-uniforms.clamp(min=1e-20).log()).clamp(min=1e-20).log()
+
+
+class MaskGitScheduler(SchedulerMixin, ConfigMixin):
+    """Confidence-based parallel decoding of masked codes.
+
+    Each step draws a code for every masked position, keeps the most confident ones and masks the rest again, fewer from
+    step to step. What depends on the number of a step alone (`timesteps`, `mask_ratios`, `temperatures`,
+    `softmax_temperatures`, `guidance_scales`) is computed by `set_timesteps`, as plain Python numbers; `step` and `guide`
+    never wait for the device.
+
+    A timestep is the share of tokens that are masked when its step begins, in (0, 1], decreasing from 1. Timesteps stay
+    on the CPU, so that reading one does not wait either.
+
+    Args:
+        mask_token_id: id of the mask token, outside the codebook.
+        mask_schedule: how the share of masked tokens falls: `"arccos"` (TiTok's), `"cosine"`, `"linear"` or `"root"`.
+        num_inference_steps: number of steps of a plain call.
+        temperature: weight of the Gumbel noise on logits and on confidences, at least 0; it falls linearly to 0 in
+            the last step.
+        softmax_temperature_annealing: divide the logits by 0.5 + 0.8 (1 - progress), so from about 1.3 down to 0.5.
+        guidance_scale: strength of the classifier-free guidance. `"constant"` and `"linear"` compute
+            `conditional + scale (conditional - unconditional)`, where 0 is no guidance; `"power-cosine"` computes
+            `unconditional + scale (conditional - unconditional)`, where 1 is none. See [`guide`](#guide).
+        guidance_schedule: `"constant"`; `"linear"`, rising from 0 at the first step towards the scale; or
+            `"power-cosine"`, rising from 1 along half a cosine wave (MDT, arXiv 2303.14389).
+        guidance_power: exponent of the progress in `"power-cosine"`; the larger, the later guidance sets in.
+        guidance_interval: first and last progress, in [0, 1], of the steps with guidance (arXiv 2404.07724). None
+            guides all of them. The progress of step i of n is i / n.
+
+    Raises:
+        ValueError: for an unknown schedule, a number of steps below 1, a negative temperature, or an interval that is
+            not two rising numbers in [0, 1].
+    """
+
+    order = 1
+    init_noise_sigma = 1.0
+
+    @register_to_config
+    def __init__(
+        self,
+        mask_token_id: int,
+        mask_schedule: str = "arccos",
+        num_inference_steps: int = 8,
+        temperature: float = 4.5,
+        softmax_temperature_annealing: bool = False,
+        guidance_scale: float = 3.0,
+        guidance_schedule: str = "constant",
+        guidance_power: float = 3.0,
+        guidance_interval: Sequence[float] | None = None,
+    ) -> None:
+        if guidance_schedule not in GUIDANCE_SCHEDULES:
+            raise ValueError(
+                f"guidance_schedule is {guidance_schedule!r}, which does not exist. "
+                f"Use one of {list(GUIDANCE_SCHEDULES)}."
+            )
+        if temperature < 0:
+            raise ValueError(f"temperature is {temperature}, but noise has no negative weight. Use 0 for none.")
+        if guidance_interval is not None and not _is_interval(guidance_interval):
+            raise ValueError(
+                f"guidance_interval is {guidance_interval!r}. "
+                "Give two numbers, 0 <= first <= last <= 1, or None to guide every step."
+            )
+        self.set_timesteps()
+
+    @classmethod
+    def from_variant(cls, name: str, mask_token_id: int = 4096, **overrides: Any) -> MaskGitScheduler:
+        """The sampler of the published benchmark.
+
+        Args:
+            name: `"l32"`, `"b64"` or `"s128"`.
+            mask_token_id: id of the mask token; the published generators have 4096.
+            overrides: arguments of the class to change.
+        Raises:
+            ValueError: if no settings were published under that name.
+        """
+        if name not in SAMPLER_VARIANTS:
+            raise ValueError(
+                f"No published sampler settings are called {name!r}. Use one of {list(SAMPLER_VARIANTS)}."
+            )
+        settings = {**SAMPLER_VARIANTS[name], "softmax_temperature_annealing": True}
+        return cls(mask_token_id=mask_token_id, **{**settings, **overrides})
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        num_masked_tokens: Sequence[int] | None = None,
+    ) -> None:
+        """Compute all that the steps need to know.
+
+        Args:
+            num_inference_steps: number of steps; None takes the configured one.
+            device: where the codes will be.
+            num_masked_tokens: for editing an image, how many of its tokens are masked at the start, one number an
+                image. The schedule then runs over those tokens alone: the same share of them is filled in each
+                step as of all tokens otherwise, whatever share of the image they are. None means all tokens.
+        Raises:
+            ValueError: if the number of steps is below 1.
+        """
+        steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
+        if steps < 1:
+            raise ValueError(f"num_inference_steps is {steps}. Use at least 1.")
+        self.num_inference_steps = steps
+        begins = [step / steps for step in range(steps)]
+        ends = [(step + 1) / steps for step in range(steps)]
+
+        self.timesteps = mask_ratio(torch.tensor(begins, dtype=torch.float64), self.config.mask_schedule).float()
+        ratios = mask_ratio(torch.tensor(ends, dtype=torch.float64), self.config.mask_schedule)
+        self.mask_ratios: list[float] = ratios.tolist()
+        self.temperatures = [self.config.temperature * (1 - progress) for progress in ends]
+        annealing = self.config.softmax_temperature_annealing
+        self.softmax_temperatures = [0.5 + 0.8 * (1 - progress) if annealing else 1.0 for progress in ends]
+        self.guidance_scales = [self._guidance_scale_at(progress) for progress in begins]
+
+        self._index_of_timestep = {timestep: index for index, timestep in enumerate(self.timesteps.tolist())}
+        self._mask_lengths = None
+        if num_masked_tokens is not None:
+            tokens = torch.tensor(num_masked_tokens, dtype=torch.float64)
+            self._mask_lengths = (ratios[:, None, None] * tokens[:, None]).floor().long().to(device)  # (steps, B, 1)
+
+    def scale_model_input(self, sample: torch.LongTensor, timestep: float | torch.Tensor) -> torch.LongTensor:
+        """The codes as they are: codes have no scale. For interchangeability with other schedulers."""
+        return sample
+
+    def needs_unconditional(self, timestep: float | torch.Tensor) -> bool:
+        """Whether guidance changes the logits of this step; where not, the conditional forward pass is enough.
+
+        Raises:
+            ValueError: if `timestep` is none of `timesteps`.
+        """
+        return self.guidance_scales[self._index(timestep)] != self._neutral_guidance_scale
+
+    def guide(
+        self, conditional: torch.Tensor, unconditional: torch.Tensor, timestep: float | torch.Tensor
+    ) -> torch.Tensor:
+        """Classifier-free guidance (arXiv 2207.12598) with the scale of this step.
+
+        Args:
+            conditional: logits of the model given the class, float, shape (batch, num_latent_tokens, codebook_size).
+            unconditional: its logits given no class, same shape.
+            timestep: one of `timesteps`.
+        Returns:
+            guided logits, same shape, at least float32: a large scale would magnify the rounding of half precision.
+        Raises:
+            ValueError: if `timestep` is none of `timesteps`.
+        """
+        scale = self.guidance_scales[self._index(timestep)]
+        conditional, unconditional = _at_least_float32(conditional), _at_least_float32(unconditional)
+        base = unconditional if self.config.guidance_schedule == "power-cosine" else conditional
+        return base + scale * (conditional - unconditional)
+
+    def step(
+        self,
+        model_output: torch.Tensor,
+        timestep: float | torch.Tensor,
+        sample: torch.LongTensor,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        noise: tuple[torch.Tensor, torch.Tensor] | None = None,
+        return_dict: bool = True,
+    ) -> MaskGitSchedulerOutput | tuple[torch.LongTensor, torch.LongTensor, torch.Tensor]:
+        """Draw a code for every masked position and mask the less confident ones again; the last step keeps all.
+
+        Codes are drawn by adding Gumbel noise to the logits. A code's confidence is its logit plus fresh noise; positions
+        whose confidence is not above the n-th smallest are masked again. n is the scheduled number, but at least one
+        and less than are masked now, counted for each image by itself. Codes that are known never change.
+
+        Args:
+            model_output: logits, guided if need be, float, shape (batch, num_latent_tokens, codebook_size). The arithmetic
+                runs in float32 at least.
+            timestep: one of `timesteps`.
+            sample: codes, int64, shape (batch, num_latent_tokens), `mask_token_id` where unknown.
+            generator: source of the noise. A list of one generator an image makes each image independent of the others
+                in its batch. Noise is drawn on the generator's device.
+            noise: uniform draws in [0, 1) to use instead, float32: shape of `model_output` for the codes, and shape of
+                `sample` for the confidences.
+            return_dict: whether to return a dataclass rather than a tuple.
+        Raises:
+            ValueError: if shapes do not fit, `timestep` is none of `timesteps`, or the list of generators has another
+                length than the batch.
+        """
+        index = self._index(timestep)
+        self._check_shapes(model_output, sample)
+        is_masked = sample == self.config.mask_token_id
+        logits = _at_least_float32(model_output) / self.softmax_temperatures[index]
+        temperature = self.temperatures[index]
+        code_noise, confidence_noise = noise if noise is not None else (None, None)
+
+        scores = logits
+        if temperature > 0:
+            scores = logits + temperature * _gumbel_like(logits, generator, code_noise)
+        chosen = scores.argmax(dim=-1)
+        predicted = torch.where(is_masked, chosen, sample)
+
+        prev_sample = predicted
+        if index < self.num_inference_steps - 1:
+            confidence = logits.gather(-1, chosen[..., None]).squeeze(-1)
+            if temperature > 0:
+                confidence = confidence + temperature * _gumbel_like(confidence, generator, confidence_noise)
+            confidence = confidence.masked_fill(~is_masked, math.inf)
+            cut_off = confidence.sort(dim=1).values.gather(1, self._mask_length(index, is_masked) - 1)
+            prev_sample = predicted.masked_fill(is_masked & (confidence <= cut_off), self.config.mask_token_id)
+
+        if not return_dict:
+            return (prev_sample, predicted, logits)
+        return MaskGitSchedulerOutput(prev_sample=prev_sample, pred_original_sample=predicted, pred_logits=logits)
+
+    def add_noise(
+        self,
+        original_samples: torch.LongTensor,
+        timesteps: float | torch.Tensor,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        noise: torch.Tensor | None = None,
+    ) -> torch.LongTensor:
+        """Mask a random part of the codes: the reverse of sampling, for training and for editing.
+
+        Args:
+            original_samples: codes, int64, shape (batch, num_latent_tokens).
+            timesteps: share of tokens to mask, in (0, 1], one number or float of shape (batch,). The number of tokens is
+                rounded, half to even, and at least 1.
+            generator: source of the choice, as in `step`.
+            noise: uniform draws of the codes' shape to use instead; their order gives the positions.
+        Returns:
+            the codes with `mask_token_id` at the chosen positions.
+        Raises:
+            ValueError: if a single share is not in (0, 1], or the list of generators has another length than the batch.
+        """
+        if not isinstance(timesteps, torch.Tensor) and not 0 < timesteps <= 1:
+            raise ValueError(f"The share of tokens to mask is {timesteps}. Use a number above 0 and up to 1.")
+        device, num_tokens = original_samples.device, original_samples.shape[1]
+        shares = torch.as_tensor(timesteps, device=device).reshape(-1, 1)
+        if noise is None:
+            noise = _uniforms(original_samples.shape, device, generator)
+        num_masked = (num_tokens * shares).round().clamp(min=1)
+        return original_samples.masked_fill(noise.argsort(dim=1) < num_masked, self.config.mask_token_id)
+
+    @property
+    def _neutral_guidance_scale(self) -> float:
+        return 1.0 if self.config.guidance_schedule == "power-cosine" else 0.0
+
+    def _guidance_scale_at(self, progress: float) -> float:
+        first, last = self.config.guidance_interval or (0.0, 1.0)
+        if not first <= progress <= last:
+            return self._neutral_guidance_scale
+        scale = self.config.guidance_scale
+        if self.config.guidance_schedule == "constant":
+            return scale
+        if self.config.guidance_schedule == "linear":
+            return scale * progress
+        # float32 as in the original: it rounds the first of many steps to exactly 1, which is no guidance.
+        angle = torch.tensor(progress**self.config.guidance_power * math.pi, dtype=torch.float32)
+        return (1 + (scale - 1) * (1 - angle.cos()) / 2).item()
+
+    def _mask_length(self, index: int, is_masked: torch.Tensor) -> torch.Tensor:
+        """Number of tokens of each image to mask again, (batch, 1)."""
+        if self._mask_lengths is None:
+            scheduled: int | torch.Tensor = math.floor(is_masked.shape[1] * self.mask_ratios[index])
+        else:
+            scheduled = self._mask_lengths[index]
+        return (is_masked.sum(dim=1, keepdim=True) - 1).clamp(max=scheduled).clamp(min=1)
+
+    def _index(self, timestep: float | torch.Tensor) -> int:
+        value = float(timestep)
+        if value not in self._index_of_timestep:
+            raise ValueError(
+                f"timestep is {value}, which is not among the {self.num_inference_steps} timesteps set. "
+                "Iterate over scheduler.timesteps, and call set_timesteps before the loop, not inside it."
+            )
+        return self._index_of_timestep[value]
+
+    def _check_shapes(self, model_output: torch.Tensor, sample: torch.Tensor) -> None:
+        if model_output.ndim != 3 or model_output.shape[:2] != sample.shape:
+            raise ValueError(
+                f"model_output has shape {tuple(model_output.shape)} and sample {tuple(sample.shape)}. "
+                "Give logits (batch, num_latent_tokens, codebook_size) for codes (batch, num_latent_tokens)."
+            )
+        if self._mask_lengths is not None and self._mask_lengths.shape[1] != len(sample):
+            raise ValueError(
+                f"sample has {len(sample)} images, but set_timesteps was given {self._mask_lengths.shape[1]} "
+                "num_masked_tokens. Give one number an image."
+            )
+
+
+def _is_interval(interval: Sequence[float]) -> bool:
+    return len(interval) == 2 and 0 <= interval[0] <= interval[1] <= 1
+
+
+def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _gumbel_like(
+    tensor: torch.Tensor, generator: torch.Generator | list[torch.Generator] | None, uniforms: torch.Tensor | None
+) -> torch.Tensor:
+    if uniforms is None:
+        uniforms = _uniforms(tensor.shape, tensor.device, generator)
+    return gumbel(uniforms.to(tensor.device))
+
+
+def _uniforms(
+    shape: torch.Size, device: torch.device, generator: torch.Generator | list[torch.Generator] | None
+) -> torch.Tensor:
+    """float32 draws in [0, 1) of a shape (batch, ...), each image's from its own generator where there is a list."""
+    if isinstance(generator, list):
+        if len(generator) != shape[0]:
+            raise ValueError(
+                f"generator is a list of {len(generator)}, but the batch has {shape[0]} images. Give one an image."
+            )
+        return torch.cat([_uniforms(torch.Size([1, *shape[1:]]), device, each) for each in generator])
+    source = device if generator is None else generator.device
+    # Without non_blocking, a copy from the CPU would wait for all work queued on the device.
+    return torch.rand(shape, generator=generator, device=source).to(device, non_blocking=True)
