@@ -16,7 +16,6 @@ from datasets import ClassLabel, Dataset, Features, Image, load_dataset
 from PIL import Image as PILImage
 from PIL import ImageOps
 
-
 ResizeMode = Literal["resize", "pad"]
 
 FASHION_MNIST_CLASSES = (
@@ -80,24 +79,37 @@ def images_to_tensor(
     Raises:
         ValueError: the mode is unknown, or an image is too large to be padded.
     """
+    images = torch.empty((len(dataset), 3, image_size, image_size), dtype=torch.uint8)
+    labels = torch.empty(len(dataset), dtype=torch.int64)
+    start = 0
+    for batch_images, batch_labels in image_batches(dataset, image_size, resize_mode):
+        end = start + len(batch_images)
+        images[start:end], labels[start:end] = batch_images, batch_labels
+        start = end
+    return images, labels
+
+
+def image_batches(
+    dataset: Dataset, image_size: int, resize_mode: ResizeMode = "resize", batch_size: int = 1000
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Decodes a data set of any size batch by batch; arguments, dtypes and errors as for `images_to_tensor`.
+
+    Yields:
+        images, uint8, shape (batch, 3, image_size, image_size); labels, int64, shape (batch,). The last batch may be
+        smaller.
+    """
     if resize_mode not in ("resize", "pad"):
         raise ValueError(f"resize_mode is {resize_mode!r}; it has to be 'resize' or 'pad'.")
     fit = _pad if resize_mode == "pad" else _resize
-    images = torch.empty((len(dataset), 3, image_size, image_size), dtype=torch.uint8)
-    for index, image in enumerate(_decoded_images(dataset)):
-        pixels = np.array(fit(image.convert("RGB"), image_size))  # (H, W, 3)
-        images[index] = torch.from_numpy(pixels).permute(2, 0, 1)
-    return images, torch.tensor(dataset["label"][:], dtype=torch.int64)
+    for batch in dataset.select_columns(["image", "label"]).iter(batch_size=batch_size):
+        pixels = np.stack([np.asarray(fit(image.convert("RGB"), image_size)) for image in batch["image"]])
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()  # (B, H, W, 3) -> (B, 3, H, W)
+        yield images, torch.tensor(batch["label"], dtype=torch.int64)
 
 
 def class_names(dataset: Dataset) -> list[str]:
     """The names of the classes, in the order of the labels."""
     return list(dataset.features["label"].names)
-
-
-def _decoded_images(dataset: Dataset) -> Iterator[PILImage.Image]:
-    for batch in dataset.select_columns("image").iter(batch_size=1000):
-        yield from batch["image"]
 
 
 def _resize(image: PILImage.Image, image_size: int) -> PILImage.Image:
@@ -123,8 +135,9 @@ def _with_image_and_label(dataset: Dataset, source: str) -> Dataset:
         column = name if name in candidates else candidates[0] if len(candidates) == 1 else None
         if column is None:
             raise ValueError(
-                f"{source} has {len(candidates)} columns of the type {feature_type.__name__} and none of them is named "
-                f"{name!r}; its columns are {', '.join(dataset.column_names)}. Rename or cast one of them to {name!r}."
+                f"{source} has {len(candidates)} columns of the type {feature_type.__name__} and none of them is "
+                f"named {name!r}; its columns are {', '.join(dataset.column_names)}. "
+                f"Rename or cast one of them to {name!r}."
             )
         columns[column] = name
     return dataset.select_columns(list(columns)).rename_columns(

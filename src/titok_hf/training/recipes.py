@@ -16,7 +16,6 @@ from typing import Any, Literal, TypeVar, Union
 
 import yaml
 
-
 Recipe = TypeVar("Recipe")
 
 RECIPES_FOLDER = Path(__file__).parent / "recipes"

@@ -1,0 +1,160 @@
+"""titok_hf.data.images: real idx files, folders and parquet, small; what damages them is named."""
+
+import gzip
+import struct
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from titok_hf.data.images import (
+    FASHION_MNIST_CLASSES,
+    class_names,
+    image_batches,
+    images_to_tensor,
+    load_image_dataset,
+)
+
+
+def write_idx(path, array):
+    header = struct.pack(f">I{array.ndim}I", 0x0800 + array.ndim, *array.shape)
+    path.write_bytes(gzip.compress(header + array.astype(np.uint8).tobytes()))
+
+
+@pytest.fixture
+def pictures():
+    return np.random.default_rng(0).integers(0, 256, (12, 28, 28), dtype=np.uint8)
+
+
+@pytest.fixture
+def idx_folder(tmp_path, pictures):
+    folder = tmp_path / "fashion-mnist"
+    folder.mkdir()
+    for prefix, count in (("train", 12), ("t10k", 5)):
+        write_idx(folder / f"{prefix}-images-idx3-ubyte.gz", pictures[:count])
+        write_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", np.arange(count) % 10)
+    return folder
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    for split in ("train", "test"):
+        for index, name in enumerate(("bag", "coat")):
+            folder = tmp_path / "clothes" / split / name
+            folder.mkdir(parents=True)
+            Image.new("RGB", (8, 6), (index * 200, 0, 0)).save(folder / "0.png")
+    return tmp_path / "clothes"
+
+
+def test_idx_files_become_images_with_named_classes(idx_folder, pictures):
+    dataset = load_image_dataset(str(idx_folder), "train")
+    assert class_names(dataset) == list(FASHION_MNIST_CLASSES)
+    assert dataset[3]["label"] == 3
+    assert np.array_equal(np.asarray(dataset[3]["image"]), pictures[3])
+    assert len(load_image_dataset(str(idx_folder), "test")) == 5
+
+
+def test_other_idx_folders_number_their_classes(idx_folder):
+    digits = idx_folder.rename(idx_folder.with_name("mnist"))
+    assert class_names(load_image_dataset(str(digits), "test")) == [str(digit) for digit in range(10)]
+
+
+def test_padding_centres_the_pixels_on_black(idx_folder, pictures):
+    images, labels = images_to_tensor(load_image_dataset(str(idx_folder), "train"), 32, "pad")
+    assert images.shape == (12, 3, 32, 32) and images.dtype == torch.uint8
+    assert labels.tolist() == [index % 10 for index in range(12)] and labels.dtype == torch.int64
+    assert torch.equal(images[:, 1, 2:-2, 2:-2], torch.from_numpy(pictures))
+    assert images.sum().item() == 3 * pictures.sum(dtype=np.int64)  # nothing but black around
+
+
+def test_batches_hold_the_same_images_as_the_tensor(idx_folder):
+    dataset = load_image_dataset(str(idx_folder), "train")
+    images, labels = images_to_tensor(dataset, 32, "pad")
+    batches = list(image_batches(dataset, 32, "pad", batch_size=5))
+    assert [len(batch) for batch, _ in batches] == [5, 5, 2]
+    assert torch.equal(torch.cat([batch for batch, _ in batches]), images)
+    assert torch.equal(torch.cat([batch for _, batch in batches]), labels)
+
+
+def test_image_folders_are_resized_and_named_by_folder(image_folder):
+    dataset = load_image_dataset(str(image_folder), "test")
+    images, labels = images_to_tensor(dataset, 4)
+    assert class_names(dataset) == ["bag", "coat"]
+    assert labels.tolist() == [0, 1]
+    assert images[:, 0].unique().tolist() == [0, 200] and images[:, 1:].max() == 0
+
+
+def test_parquet_keeps_classes_and_other_column_names_are_understood(idx_folder, tmp_path):
+    path = tmp_path / "test.parquet"
+    dataset = load_image_dataset(str(idx_folder), "test").rename_columns({"image": "picture", "label": "clothing"})
+    dataset.to_parquet(path)
+    loaded = load_image_dataset(str(path), "test")
+    assert loaded.column_names == ["image", "label"]
+    assert class_names(loaded) == list(FASHION_MNIST_CLASSES)
+
+
+def test_a_data_set_without_classes_is_refused_with_its_columns(idx_folder, tmp_path):
+    path = tmp_path / "unlabelled.parquet"
+    load_image_dataset(str(idx_folder), "test").remove_columns("label").to_parquet(path)
+    with pytest.raises(ValueError, match="0 columns of the type ClassLabel.*its columns are image"):
+        load_image_dataset(str(path), "test")
+
+
+def test_a_missing_source_or_split_is_named(idx_folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+        load_image_dataset(str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="no split 'validation'.*train, test"):
+        load_image_dataset(str(idx_folder), "validation")
+    (idx_folder / "t10k-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(FileNotFoundError, match="t10k-labels-idx1-ubyte.gz is missing"):
+        load_image_dataset(str(idx_folder), "test")
+
+
+def damage_by_cutting_the_archive(path, pictures):
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def damage_by_cutting_the_pixels(path, pictures):
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-1]))
+
+
+def damage_by_cutting_the_header(path, pictures):
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:9]))
+
+
+def damage_by_swapping_the_file(path, pictures):
+    write_idx(path, np.zeros(5))
+
+
+def damage_by_dropping_a_picture(path, pictures):
+    write_idx(path, pictures[:4])
+
+
+def damage_by_unpacking(path, pictures):
+    path.write_bytes(gzip.decompress(path.read_bytes()))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_by_cutting_the_archive, "truncated or not a gzip file"),
+        (damage_by_cutting_the_pixels, "its header promises 3936"),
+        (damage_by_cutting_the_header, "ends within its header"),
+        (damage_by_swapping_the_file, "magic number 0x00000801; expected 0x00000803"),
+        (damage_by_dropping_a_picture, "4 images but 5 labels"),
+        (damage_by_unpacking, "not a gzip file"),
+    ],
+)
+def test_a_damaged_idx_file_is_named(idx_folder, pictures, damage, message):
+    damage(idx_folder / "t10k-images-idx3-ubyte.gz", pictures)
+    with pytest.raises(ValueError, match=message):
+        load_image_dataset(str(idx_folder), "test")
+
+
+def test_images_that_cannot_be_padded_are_refused(idx_folder):
+    dataset = load_image_dataset(str(idx_folder), "test")
+    with pytest.raises(ValueError, match="28 x 28 pixels does not fit into 24 x 24"):
+        images_to_tensor(dataset, 24, "pad")
+    with pytest.raises(ValueError, match="resize_mode is 'stretch'"):
+        images_to_tensor(dataset, 24, "stretch")

@@ -1,0 +1,123 @@
+"""titok_hf.training.classifier: the trainer learns, saves what transformers reads, and is as seeded as it says."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageClassification
+
+from titok_hf.training.classifier import (
+    ClassifierConfig,
+    ClassifierDataConfig,
+    ClassifierModelConfig,
+    augment,
+    build_classifier,
+    main,
+    train_classifier,
+)
+from titok_hf.training.recipes import RecipeError, load_recipe
+
+
+@pytest.fixture
+def red_and_green(tmp_path):
+    """A folder of 2 classes that a network of any size tells apart."""
+    for split in ("train", "test"):
+        for channel, name in enumerate(("red", "green")):
+            folder = tmp_path / "colours" / split / name
+            folder.mkdir(parents=True)
+            for index in range(16):
+                colour = [20 + index] * 3
+                colour[channel] = 200 + index
+                Image.new("RGB", (10, 10), tuple(colour)).save(folder / f"{index}.png")
+    return tmp_path / "colours"
+
+
+def tiny_config(source, output_dir, **changes):
+    values = {
+        "output_dir": str(output_dir),
+        "data": ClassifierDataConfig(source=str(source), image_size=16, resize_mode="pad"),
+        "model": ClassifierModelConfig(
+            "regnet",
+            {"embedding_size": 4, "hidden_sizes": [8], "depths": [1], "groups_width": 8, "layer_type": "x"},
+        ),
+        "num_epochs": 10,
+        "batch_size": 8,
+        "learning_rate": 1e-2,
+        "max_shift": 1,
+        "horizontal_flip": True,
+    }
+    return ClassifierConfig(**{**values, **changes})
+
+
+def test_a_classifier_learns_and_is_saved_for_transformers(red_and_green, tmp_path):
+    config = tiny_config(red_and_green, tmp_path / "classifier")
+    accuracy = train_classifier(config)
+    assert accuracy == 1.0
+    folder = tmp_path / "classifier"
+    model = AutoModelForImageClassification.from_pretrained(folder)
+    assert model.config.id2label == {0: "green", 1: "red"}  # folders are sorted
+    red = torch.zeros(1, 3, 16, 16)
+    red[:, 0, 3:13, 3:13] = 0.85
+    assert model.eval()(pixel_values=red).logits.argmax().item() == 1
+    assert json.loads((folder / "metrics.json").read_text()) == {"test_accuracy": 1.0}
+    assert load_recipe(ClassifierConfig, folder / "recipe.yaml") == config
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["classifier", "colours"]  # nothing half-written
+
+
+def test_the_seed_decides_the_weights(red_and_green, tmp_path):
+    weights = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train_classifier(tiny_config(red_and_green, tmp_path / name, num_epochs=1, seed=seed))
+        model = AutoModelForImageClassification.from_pretrained(tmp_path / name)
+        weights.append(torch.cat([parameter.flatten() for parameter in model.parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_an_existing_folder_is_not_overwritten(red_and_green, tmp_path):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(FileExistsError, match="taken exists already"):
+        train_classifier(tiny_config(red_and_green, tmp_path / "taken"))
+
+
+def test_augmentation_moves_whole_images_and_mirrors_half():
+    torch.manual_seed(0)
+    images = torch.zeros(400, 1, 7, 7)
+    images[:, :, 3, 3], images[:, :, 3, 4] = 1.0, 2.0
+    moved = augment(images, max_shift=2, horizontal_flip=True)
+    assert moved.shape == images.shape
+    assert torch.equal(moved.sum(dim=(1, 2, 3)), images.sum(dim=(1, 2, 3)))  # a shift of 2 loses nothing here
+    first = (moved == 1).nonzero()[:, 2:]
+    second = (moved == 2).nonzero()[:, 2:]
+    steps = (second - first).unique(dim=0, return_counts=True)
+    assert steps[0].tolist() == [[0, -1], [0, 1]]  # neighbours stay neighbours, mirrored or not
+    assert 150 < steps[1][0] < 250
+    assert first.amin(dim=0).tolist() == [1, 1] and first.amax(dim=0).tolist() == [5, 5]
+
+
+def test_augmentation_without_options_changes_nothing():
+    images = torch.arange(2 * 3 * 4 * 5, dtype=torch.uint8).view(2, 3, 4, 5)
+    assert torch.equal(augment(images, max_shift=0, horizontal_flip=False), images)
+
+
+@pytest.mark.parametrize("name", ["fashion_classifier", "fashion_judge"])
+def test_the_recipes_build_small_networks(name):
+    config = load_recipe(ClassifierConfig, name, ["output_dir=unused"])
+    model = build_classifier(config.model, list("abcdefghij"))
+    images = torch.rand(2, 3, 32, 32)
+    assert model.eval()(pixel_values=images).logits.shape == (2, 10)
+    assert model.num_parameters() < 4e6
+
+
+def test_judge_and_perceptual_network_have_nothing_in_common():
+    classifier, judge = (
+        load_recipe(ClassifierConfig, f"fashion_{name}", ["output_dir=unused"]) for name in ("classifier", "judge")
+    )
+    assert classifier.model.model_type != judge.model.model_type
+    assert classifier.seed != judge.seed
+
+
+def test_the_command_names_what_is_wrong(tmp_path):
+    with pytest.raises(RecipeError, match="learning_rates.*Did you mean 'learning_rate'"):
+        main(["fashion_classifier", "--set", "output_dir=x", "--set", "learning_rates=1"])

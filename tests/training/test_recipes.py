@@ -1,0 +1,106 @@
+"""titok_hf.training.recipes: YAML and overrides become typed dataclasses, or one clear error."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pytest
+
+from titok_hf.training.recipes import RECIPES_FOLDER, RecipeError, load_recipe, recipe_to_yaml
+
+
+@dataclass
+class Optimizer:
+    learning_rate: float = 1e-4
+    betas: tuple[float, ...] = (0.9, 0.99)
+
+
+@dataclass
+class Training:
+    output_dir: str
+    num_steps: int
+    precision: Literal["no", "bf16"] = "no"
+    compile: bool = False
+    limit: int | None = None
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 1:
+            raise ValueError(f"num_steps is {self.num_steps}; it has to be at least 1.")
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("output_dir: out\nnum_steps: 10\noptimizer:\n  betas: [0.9, 1]\noptions: {depths: [1, 2]}\n")
+    return path
+
+
+def test_values_come_from_the_file_then_from_overrides(recipe):
+    overrides = ["num_steps=20", "optimizer.learning_rate=1e-3", "limit=5", "num_steps=30", "compile=true"]
+    training = load_recipe(Training, recipe, overrides)
+    assert training == Training(
+        output_dir="out",
+        num_steps=30,
+        compile=True,
+        limit=5,
+        optimizer=Optimizer(learning_rate=1e-3, betas=(0.9, 1.0)),
+        options={"depths": [1, 2]},
+    )
+    assert isinstance(training.optimizer.betas, tuple)
+
+
+def test_a_recipe_survives_being_written(recipe, tmp_path):
+    training = load_recipe(Training, recipe, ["options.name=a"])
+    written = tmp_path / "written.yaml"
+    written.write_text(recipe_to_yaml(training))
+    assert load_recipe(Training, written) == training
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("nun_steps=3", "no key 'nun_steps'. Did you mean 'num_steps'"),
+        ("optimizer.learning_rat=3", "no key 'optimizer.learning_rat'. Did you mean 'learning_rate'"),
+        ("zzz=3", "Known keys: output_dir, num_steps"),
+        ("num_steps=many", "num_steps is 'many' .str.; expected a value of the type int"),
+        ("num_steps=1.5", "num_steps is 1.5"),
+        ("num_steps=true", "num_steps is True"),
+        ("num_steps=0", "num_steps is 0; it has to be at least 1"),
+        ("output_dir=3", "output_dir is 3 .int.; expected a value of the type str"),
+        ("compile=1", "compile is 1"),
+        ("limit=a", "limit is 'a'"),
+        ("precision=fp8", "expected one of 'no', 'bf16'"),
+        ("optimizer=3", "optimizer is 3 .int.; expected a group of keys"),
+        ("optimizer.betas=[0.9, a]", r"optimizer.betas\[1\] is 'a'"),
+        ("optimizer.betas=0.9", "expected a list"),
+        ("options=3", "expected a mapping"),
+        ("num_steps.x=3", "'num_steps' is a value, not a group of keys"),
+        ("num_steps", "not of the form key=value"),
+        ("num_steps=[", "not valid YAML"),
+    ],
+)
+def test_a_wrong_override_is_refused_by_name(recipe, override, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(Training, recipe, [override])
+
+
+def test_missing_values_and_recipes_are_named(recipe, tmp_path):
+    recipe.write_text("num_steps: 3\n")
+    with pytest.raises(RecipeError, match="needs a value for output_dir"):
+        load_recipe(Training, recipe)
+    with pytest.raises(RecipeError, match="no recipe 'fashion_clasifier'. Use one of .*fashion_classifier"):
+        load_recipe(Training, "fashion_clasifier")
+    with pytest.raises(RecipeError, match="does not exist"):
+        load_recipe(Training, tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(("text", "message"), [("a: [", "not valid YAML"), ("- 1", "holds a list")])
+def test_a_file_that_is_no_mapping_is_refused(recipe, text, message):
+    recipe.write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(Training, recipe)
+
+
+def test_recipes_lie_in_the_package():
+    assert (RECIPES_FOLDER / "fashion_classifier.yaml").is_file()
