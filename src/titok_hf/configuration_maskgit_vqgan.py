@@ -1,3 +1,5 @@
+# Copyright 2026 The titok-hf authors.
+# Licensed under the Apache License, Version 2.0: see the file LICENSE.
 """Configuration of the MaskGIT-VQGAN, the two-dimensional image tokenizer that teaches the two-stage TiTok models."""
 
 from huggingface_hub.dataclasses import strict
@@ -18,7 +20,7 @@ class MaskGitVQGANConfig(PreTrainedConfig):
         channel_multipliers (`list[int]`, defaults to `(1, 1, 2, 2, 4)`): feature channels of each resolution level,
             finest first, as multiples of `base_channels`. Between two levels the resolution halves.
         num_resnet_blocks (`int`, defaults to 2): residual blocks a level, and in the middle.
-        num_groups (`int`, defaults to 32): groups of every group normalisation; must divide the channels of each level.
+        num_groups (`int`, defaults to 32): groups of every group normalisation; must divide every level's channels.
         group_norm_eps (`float`, defaults to 1e-6): epsilon of every group normalisation.
         codebook_size (`int`, defaults to 1024): number of codes.
         codebook_dim (`int`, defaults to 256): size of a code, and channels of the latent map.

@@ -1,3 +1,5 @@
+# Copyright 2026 The titok-hf authors.
+# Licensed under the Apache License, Version 2.0: see the file LICENSE.
 """The MaskGIT-VQGAN: image to a square of codes and back, all convolutions.
 
 It plays two parts here. As a whole it is the teacher of the first training stage of the two-stage TiTok models, which

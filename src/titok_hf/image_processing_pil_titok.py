@@ -1,0 +1,317 @@
+# Copyright 2026 The titok-hf authors.
+# Licensed under the Apache License, Version 2.0: see the file LICENSE.
+"""Pictures to model input and back, with Pillow and NumPy alone.
+
+Whatever a picture comes as, it first becomes an 8-bit RGB array; then it is resized, cropped and scaled to [0, 1].
+TiTok knows no mean and no standard deviation.
+"""
+
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from transformers.image_processing_backends import PilBackend
+from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+
+# diffusers finds the loader of a pipeline component by the name of its base class in the component's module.
+from transformers.image_processing_utils import ImageProcessingMixin as ImageProcessingMixin
+from transformers.image_utils import (
+    ChannelDimension,
+    ImageInput,
+    PILImageResampling,
+    SizeDict,
+    infer_channel_dimension_format,
+    load_image,
+)
+from transformers.processing_utils import ImagesKwargs, Unpack
+
+# Of an image this many times as long as it is short, the centre square comes from its middle section alone. Resized
+# whole it could fill the memory: one row of 100,000 pixels would become 256 x 25,600,000.
+MAX_ASPECT_RATIO = 32
+
+URL_PREFIXES = ("http://", "https://", "data:image/")
+
+
+class TiTokImageProcessorKwargs(ImagesKwargs, total=False):
+    """
+    The arguments of every image processor of transformers, and:
+
+    do_exif_transpose (`bool`, *optional*, defaults to `True`):
+        Whether to turn a picture upright as its EXIF orientation says. The original implementation never does.
+    """
+
+    do_exif_transpose: bool | None
+
+
+class TiTokImageProcessorMixin(BaseImageProcessor):
+    """All of TiTok's image processing but the resampling, which is the part of the backend."""
+
+    valid_kwargs = TiTokImageProcessorKwargs
+
+    do_exif_transpose = True
+    do_convert_rgb = True
+    do_resize = True
+    size = {"shortest_edge": 256}
+    default_to_square = False
+    resample = PILImageResampling.BICUBIC
+    do_center_crop = True
+    crop_size = None
+    do_rescale = True
+    rescale_factor = 1 / 255
+    do_normalize = False
+
+    def preprocess(self, images: ImageInput, *args: Any, **kwargs: Unpack[TiTokImageProcessorKwargs]) -> BatchFeature:
+        """
+        Prepare one image or many.
+
+        Returns:
+            `pixel_values`: float32 in [0, 1], one array (3, height, width) an image; with `return_tensors="pt"` one
+            tensor (batch, 3, height, width).
+        Raises:
+            ValueError: for an empty list, an unreadable file, an array without a colour axis, sample values outside of
+                the range of their type, or an image smaller than the crop.
+            TypeError: for anything that is not an image.
+        """
+        if "size" in kwargs:
+            kwargs.setdefault("crop_size", None)  # a size of this call brings its own crop
+        return super().preprocess(images, *args, **kwargs)
+
+    def post_process(
+        self, pixel_values: torch.Tensor | np.ndarray, output_type: str = "pil"
+    ) -> list[Image.Image] | np.ndarray | torch.Tensor:
+        """
+        Model output to pictures. Values are clamped to [0, 1]. PIL images are rounded to 8 bits; the original
+        implementation rounds for its evaluation of reconstructions, but truncates the images that it samples.
+
+        Args:
+            pixel_values: float, shape (batch, channels, height, width), about [0, 1]; channels is 3, or 1 for grey.
+            output_type: `"pil"`, `"np"` or `"pt"`.
+        Returns:
+            a list of PIL images; or a float32 array (batch, height, width, channels) in [0, 1]; or a float32 tensor
+            (batch, channels, height, width) in [0, 1] on the device of `pixel_values`.
+        Raises:
+            ValueError: for another output type or shape, or (PIL images and arrays) for values that are not finite.
+        """
+        if output_type not in ("pil", "np", "pt"):
+            raise ValueError(f'output_type is {output_type!r}; expected "pil", "np" or "pt".')
+        if pixel_values.ndim != 4 or pixel_values.shape[1] not in (1, 3):
+            raise ValueError(
+                f"pixel_values has shape {tuple(pixel_values.shape)}; expected (batch, 3 or 1, height, width)."
+            )
+        tensor = torch.as_tensor(pixel_values).detach().float().clamp(0, 1)
+        if output_type == "pt":
+            return tensor
+        array = tensor.permute(0, 2, 3, 1).cpu().numpy()
+        if not np.isfinite(array).all():
+            raise ValueError(
+                "pixel_values has values that are not finite numbers. If the model runs in float16, try bfloat16."
+            )
+        if output_type == "np":
+            return array
+        array = np.rint(array * 255).astype(np.uint8)
+        return [Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image) for image in array]
+
+    def fetch_images(self, image_url_or_urls: Any) -> Any:
+        """Replace paths and URLs by PIL images, in any nesting of lists."""
+        if isinstance(image_url_or_urls, list | tuple):
+            return [self.fetch_images(image) for image in image_url_or_urls]
+        if isinstance(image_url_or_urls, str) and image_url_or_urls.startswith(URL_PREFIXES):
+            return load_image(image_url_or_urls)
+        if isinstance(image_url_or_urls, str | Path):
+            return read_image(Path(image_url_or_urls))
+        return image_url_or_urls
+
+    def process_image(
+        self,
+        image: Image.Image | np.ndarray | torch.Tensor,
+        do_convert_rgb: bool | None = None,
+        do_exif_transpose: bool | None = None,
+        input_data_format: str | ChannelDimension | None = None,
+        **kwargs: Any,
+    ) -> np.ndarray:
+        """One image as an array of uint8, shape (channels, height, width); 3 channels with `do_convert_rgb`."""
+        if isinstance(image, Image.Image):
+            array = pil_to_array(image, bool(do_convert_rgb), bool(do_exif_transpose))
+        elif isinstance(image, np.ndarray | torch.Tensor):
+            array = channels_first(image, input_data_format)
+        else:
+            raise TypeError(
+                f"Got an image of type {type(image).__name__}; expected a PIL image, a NumPy array, a torch tensor, a "
+                "path or a URL."
+            )
+        if not array.size:
+            raise ValueError(f"Got an image without pixels, shape {array.shape}.")
+        if do_convert_rgb and len(array) != 3:
+            array = np.repeat(array, 3, axis=0) if len(array) == 1 else array[:3]
+        return array
+
+    def center_crop(self, image: Any, size: SizeDict, **kwargs: Any) -> Any:
+        """Cut `size` from the centre of an array or tensor (..., height, width); half pixels go to the even side."""
+        height, width = image.shape[-2:]
+        if height < size.height or width < size.width:
+            raise ValueError(
+                f"An image of {height} x {width} pixels is too small for a crop of {size.height} x {size.width}. Set "
+                "do_resize, or choose a smaller crop_size."
+            )
+        top, left = round((height - size.height) / 2), round((width - size.width) / 2)
+        return image[..., top : top + size.height, left : left + size.width]
+
+    def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3) -> list[Any]:
+        flat = list(single_images(self.fetch_images(images)))
+        if not flat:
+            raise ValueError("Got no images: the list is empty.")
+        return flat
+
+    def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:
+        kwargs = super()._standardize_kwargs(**kwargs)
+        size = kwargs["size"]
+        if kwargs["crop_size"] is None and size is not None:
+            kwargs["crop_size"] = SizeDict(
+                height=size.height or size.shortest_edge, width=size.width or size.shortest_edge
+            )
+        return kwargs
+
+    def _preprocess(self, images: list[Any], *args: Any, **kwargs: Any) -> BatchFeature:
+        size, crop_size = kwargs["size"], kwargs["crop_size"]
+        if kwargs["do_resize"] and kwargs["do_center_crop"] and size.shortest_edge:
+            if max(crop_size.height, crop_size.width) <= size.shortest_edge:
+                images = [trim_long_edge(image) for image in images]
+        return super()._preprocess(images, *args, **kwargs)
+
+
+class TiTokImageProcessorPil(TiTokImageProcessorMixin, PilBackend):
+    """
+    Turns pictures into TiTok's `pixel_values` and back, with Pillow: RGB, upright, shorter edge to `size` (bicubic,
+    antialiased), centre crop, values in [0, 1].
+
+    An image may be a PIL image of any mode that Pillow can show in RGB, a NumPy array or torch tensor (H, W),
+    (H, W, C) or (C, H, W) with 1, 3 or 4 channels, a path, or a URL; a batch may be an array (B, ...) of these or a
+    (nested) list. Alpha channels are dropped, not blended. Sample values mean:
+
+    * 8 bits, and all integers that are not named below: 0 to 255;
+    * 16 bits (arrays of uint16, PIL modes `I;16` and `I`): 0 to 65535, scaled to 8 bits. (The original implementation
+      leaves them to Pillow's `convert("RGB")`, which turns all above 255 white.);
+    * floats: 0 to 1; PIL mode `F`: 0 to 255, as Pillow has it;
+    * booleans: black and white.
+
+    Args:
+        size (`int` or `dict[str, int]`, defaults to `{"shortest_edge": 256}`): length of the shorter edge after
+            resizing; the longer one is truncated to whole pixels.
+        crop_size (`int` or `dict[str, int]`, *optional*): what is cut from the centre; default: the square of `size`.
+        resample (`PILImageResampling`, defaults to bicubic): resampling filter, antialiased.
+        do_exif_transpose (`bool`, defaults to `True`): turn PIL images and files upright as their EXIF orientation
+            says. (Images from a URL are always upright.)
+        kwargs: the other arguments of transformers' image processors.
+
+    ```python
+    pixel_values = processor(images, return_tensors="pt").pixel_values   # (batch, 3, 256, 256) in [0, 1]
+    pictures = processor.post_process(pixel_values)                      # list of PIL images
+    ```
+    """
+
+    def __init__(self, **kwargs: Unpack[TiTokImageProcessorKwargs]) -> None:
+        super().__init__(**kwargs)
+
+
+def read_image(path: Path) -> Image.Image:
+    """Read a picture file completely. A missing file raises FileNotFoundError, an unreadable picture ValueError."""
+    content = path.read_bytes()
+    try:
+        image = Image.open(BytesIO(content))
+        image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} is not a picture that Pillow can read: {error}") from error
+    return image
+
+
+def single_images(images: Any) -> Iterator[Any]:
+    """Walk through nested lists, and through the first axis of arrays with four axes."""
+    is_batch = isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 4
+    if is_batch or isinstance(images, list | tuple):
+        for image in images:
+            yield from single_images(image)
+    else:
+        yield images
+
+
+def pil_to_array(image: Image.Image, convert_rgb: bool, exif_transpose: bool) -> np.ndarray:
+    """PIL image to uint8, shape (channels, height, width); `convert_rgb` gives one channel for 16 bits and floats."""
+    if exif_transpose:
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        # Pillow's own conversion would cut off at 255.
+        return to_uint8(np.array(image), full_scale=255 if image.mode == "F" else 65535)[None]
+    if convert_rgb and image.mode != "RGB":
+        image = pil_to_rgb(image)
+    array = np.array(image)
+    if array.dtype == bool:
+        array = to_uint8(array, full_scale=1)
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def pil_to_rgb(image: Image.Image) -> Image.Image:
+    """Convert to RGB without blending; an unsupported mode raises ValueError."""
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # the way round about Pillow's warning; the colours are the same
+    try:
+        return image.convert("RGB")
+    except ValueError as error:
+        raise ValueError(f"Pillow cannot convert an image of mode {image.mode!r} to RGB: {error}") from error
+
+
+def channels_first(image: np.ndarray | torch.Tensor, data_format: str | ChannelDimension | None) -> np.ndarray:
+    """Array or tensor (H, W), (H, W, C) or (C, H, W) to uint8, shape (C, H, W)."""
+    if isinstance(image, torch.Tensor):
+        image = image.detach().cpu()
+        image = (image.float() if image.is_floating_point() else image).numpy()
+    if image.ndim == 2:
+        image, data_format = image[None], ChannelDimension.FIRST
+    if image.ndim != 3:
+        raise ValueError(f"Got an image of shape {image.shape}; expected (H, W), (H, W, C) or (C, H, W).")
+    if data_format is None:
+        try:
+            data_format = infer_channel_dimension_format(image, num_channels=(1, 3, 4))
+        except ValueError as error:
+            raise ValueError(
+                f"Got an image of shape {image.shape}, in which no axis looks like colour. Give (H, W, C) or (C, H, W)"
+                " with 1, 3 or 4 channels; a batch of grey images as a list, or with an axis of length 1."
+            ) from error
+    if ChannelDimension(data_format) == ChannelDimension.LAST:
+        image = image.transpose(2, 0, 1)
+    if len(image) not in (1, 3, 4):
+        raise ValueError(f"Got an image of {len(image)} channels; expected 1 (grey), 3 (RGB) or 4 (RGBA).")
+    full_scale = {"b": 1, "f": 1, "u": 255, "i": 255}.get(image.dtype.kind)
+    if full_scale is None:
+        raise TypeError(f"Got an image of dtype {image.dtype}; expected integers, floats or booleans.")
+    return to_uint8(image, 65535 if image.dtype == np.uint16 else full_scale)
+
+
+def to_uint8(values: np.ndarray, full_scale: int) -> np.ndarray:
+    """Scale values in [0, full_scale] to [0, 255] and round; values outside raise ValueError."""
+    if values.dtype == np.uint8:
+        return values
+    if values.size:
+        lowest, highest = values.min(), values.max()
+        if not (lowest >= 0 and highest <= full_scale):  # so written, it catches NaN too
+            raise ValueError(
+                f"Got an image of dtype {values.dtype} with values from {lowest} to {highest}; "
+                f"expected 0 to {full_scale}. Rescale or clip it first."
+            )
+    if full_scale == 255 and values.dtype.kind in "iu":
+        return values.astype(np.uint8)
+    return np.rint(values.astype(np.float64) * (255 / full_scale)).astype(np.uint8)
+
+
+def trim_long_edge(image: Any) -> Any:
+    """Cut an array or tensor (..., height, width) to `MAX_ASPECT_RATIO`, the same amount at both ends."""
+    height, width = image.shape[-2:]
+    limit = MAX_ASPECT_RATIO * min(height, width)
+    top, left = max(0, (height - limit) // 2), max(0, (width - limit) // 2)
+    return image[..., top : height - top, left : width - left]
+
+
+__all__ = ["TiTokImageProcessorPil"]

@@ -1,0 +1,40 @@
+# Copyright 2026 The titok-hf authors.
+# Licensed under the Apache License, Version 2.0: see the file LICENSE.
+"""Pictures to model input and back, resized by torchvision, on a GPU if asked to."""
+
+from typing import Any
+
+import torch
+from transformers.image_processing_backends import TorchvisionBackend
+
+# diffusers finds the loader of a pipeline component by the name of its base class in the component's module.
+from transformers.image_processing_utils import ImageProcessingMixin as ImageProcessingMixin
+from transformers.processing_utils import Unpack
+from transformers.utils import is_torchvision_available
+
+from .image_processing_pil_titok import TiTokImageProcessorKwargs, TiTokImageProcessorMixin
+
+
+class TiTokImageProcessor(TiTokImageProcessorMixin, TorchvisionBackend):
+    """
+    [`TiTokImageProcessorPil`] with torchvision's resampling, which differs by at most a few of 255 steps; same
+    arguments, methods and kinds of images. With `device="cuda"` a call resizes on the GPU.
+
+    Raises:
+        ImportError: if torchvision is not installed.
+    """
+
+    def __init__(self, **kwargs: Unpack[TiTokImageProcessorKwargs]) -> None:
+        if not is_torchvision_available():
+            raise ImportError(
+                "TiTokImageProcessor needs torchvision, which is not installed. Install it, or use "
+                "TiTokImageProcessorPil, which does the same with Pillow; AutoImageProcessor chooses by itself."
+            )
+        super().__init__(**kwargs)
+
+    def process_image(self, image: Any, device: torch.device | str | None = None, **kwargs: Any) -> torch.Tensor:
+        """One image as a tensor of uint8 on `device`, shape (channels, height, width)."""
+        return torch.tensor(super().process_image(image, **kwargs), device=device)
+
+
+__all__ = ["TiTokImageProcessor"]
