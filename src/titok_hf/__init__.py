@@ -1,5 +1,3 @@
-# Copyright 2026 The titok-hf authors.
-# Licensed under the Apache License, Version 2.0: see the file LICENSE.
 """TiTok, the one-dimensional image tokenizer, for transformers and diffusers.
 
 `import titok_hf` is cheap: torch, transformers and diffusers are imported when a public name is first used.

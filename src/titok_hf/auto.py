@@ -1,5 +1,3 @@
-# Copyright 2026 The titok-hf authors.
-# Licensed under the Apache License, Version 2.0: see the file LICENSE.
 """Makes AutoConfig, AutoModel and AutoImageProcessor know the classes of this package.
 
 After `import titok_hf`, `AutoModel.from_pretrained(folder)` must find `TiTokModel`, whichever of titok_hf and
