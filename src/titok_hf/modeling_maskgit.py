@@ -49,8 +49,8 @@ MASKGIT_VARIANTS: dict[str, dict[str, Any]] = {
 class MaskGitTransformer1DOutput(BaseOutput):
     """
     Args:
-        logits (`torch.FloatTensor` of shape `(batch, num_latent_tokens, codebook_size)`): unnormalised log-probability of
-            each code at each position; mask and class tokens have no logits.
+        logits (`torch.FloatTensor` of shape `(batch, num_latent_tokens, codebook_size)`): unnormalised log-probability
+            of each code at each position; mask and class tokens have no logits.
     """
 
     logits: torch.FloatTensor
@@ -82,10 +82,8 @@ class MaskGitAttention(nn.Module):
         qkv = self.qkv_proj(hidden_states)
         heads = qkv.unflatten(2, (3, self.num_attention_heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, L, d)
         query, key, value = (heads.float() if self.float32_attention else heads).unbind()
-        context = F.scaled_dot_product_attention(
-            query, key, value, dropout_p=self.dropout if self.training else 0.0
-        )
-        # No cast where the projection is float32, as in the original; half-precision weights need their own dtype back.
+        context = F.scaled_dot_product_attention(query, key, value, dropout_p=self.dropout if self.training else 0.0)
+        # Nothing changes in float32, where the original has no cast; half-precision weights need their dtype back.
         return self.out_proj(context.transpose(1, 2).flatten(2).to(qkv.dtype))
 
 
@@ -167,7 +165,20 @@ class MaskGitUViTBlock(nn.Module):
         return hidden_states + self.dropout(self.mlp(self.norm2(hidden_states)))
 
 
-class MaskGitViTBackbone(nn.Module):
+class MaskGitBackbone(nn.Module):
+    """What both architectures share: the backward pass may compute activations anew instead of keeping them."""
+
+    gradient_checkpointing = False
+    _gradient_checkpointing_func: Callable[..., torch.Tensor]  # set by `enable_gradient_checkpointing`
+
+    def run(self, layer: nn.Module, *hidden_states: torch.Tensor) -> torch.Tensor:
+        """`layer(*hidden_states)`, checkpointed if asked for."""
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(layer, *hidden_states)
+        return layer(*hidden_states)
+
+
+class MaskGitViTBackbone(MaskGitBackbone):
     """BERT's encoder, from summed embeddings to hidden states.
 
     Args:
@@ -177,9 +188,6 @@ class MaskGitViTBackbone(nn.Module):
         intermediate_size: width inside the MLPs.
         dropout: probability of dropping an activation or an attention weight in training.
     """
-
-    gradient_checkpointing = False
-    _gradient_checkpointing_func: Callable[..., torch.Tensor]
 
     def __init__(
         self,
@@ -204,14 +212,11 @@ class MaskGitViTBackbone(nn.Module):
         """(batch, tokens, hidden_size) -> the same shape."""
         hidden_states = self.dropout(self.embedding_norm(hidden_states + self.token_type_embedding[0]))
         for layer in self.layers:
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                hidden_states = self._gradient_checkpointing_func(layer, hidden_states)
-            else:
-                hidden_states = layer(hidden_states)
+            hidden_states = self.run(layer, hidden_states)
         return hidden_states
 
 
-class MaskGitUViTBackbone(nn.Module):
+class MaskGitUViTBackbone(MaskGitBackbone):
     """U-ViT, from summed embeddings to hidden states: skip connections link the first half to the second.
 
     Args:
@@ -221,9 +226,6 @@ class MaskGitUViTBackbone(nn.Module):
         intermediate_size: width inside the MLPs.
         dropout: probability of dropping an activation or an attention weight in training.
     """
-
-    gradient_checkpointing = False
-    _gradient_checkpointing_func: Callable[..., torch.Tensor]
 
     def __init__(
         self,
@@ -245,28 +247,23 @@ class MaskGitUViTBackbone(nn.Module):
         """(batch, tokens, hidden_size) -> the same shape."""
         skips = []
         for block in self.in_blocks:
-            hidden_states = self._run(block, hidden_states)
+            hidden_states = self.run(block, hidden_states)
             skips.append(hidden_states)
-        hidden_states = self._run(self.middle_block, hidden_states)
+        hidden_states = self.run(self.middle_block, hidden_states)
         for block in self.out_blocks:
-            hidden_states = self._run(block, hidden_states, skips.pop())
+            hidden_states = self.run(block, hidden_states, skips.pop())
         return self.norm(hidden_states)
 
-    def _run(self, block: nn.Module, *hidden_states: torch.Tensor) -> torch.Tensor:
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            return self._gradient_checkpointing_func(block, *hidden_states)
-        return block(*hidden_states)
 
-
-BACKBONES: dict[str, type[nn.Module]] = {"vit": MaskGitViTBackbone, "uvit": MaskGitUViTBackbone}
+BACKBONES: dict[str, type[MaskGitBackbone]] = {"vit": MaskGitViTBackbone, "uvit": MaskGitUViTBackbone}
 
 
 class MaskGitTransformer1DModel(ModelMixin, ConfigMixin):
     """Predicts the codes of an image from those codes that are not masked, and from its class.
 
     One table embeds everything the network reads. Its rows are the codes `[0, codebook_size)`, the mask token
-    `codebook_size`, the classes, and last the label that stands for no class. The class goes in front of the codes as one
-    more token; its output is dropped.
+    `codebook_size`, the classes, and last the label that stands for no class. The class goes in front of the codes as
+    one more token; its output is dropped.
 
     The model starts from random weights: matrices, tables and tokens from a normal law of standard deviation 0.02
     truncated at twice that, biases 0, normalisations 1 (BERT's initialisation, which MaskGIT and U-ViT keep).
@@ -387,8 +384,8 @@ class MaskGitTransformer1DModel(ModelMixin, ConfigMixin):
             )
         if torch.compiler.is_compiling():
             return
-        _check_range("input_ids", input_ids, self.mask_token_id, "a code, or the mask token")
-        _check_range("class_labels", class_labels, num_classes, "a class, or no class")
+        _check_range("input_ids", input_ids, self.mask_token_id, "the mask token")
+        _check_range("class_labels", class_labels, num_classes, "no class")
 
     @torch.no_grad()
     def _initialise(self) -> None:
@@ -399,12 +396,13 @@ class MaskGitTransformer1DModel(ModelMixin, ConfigMixin):
                 nn.init.zeros_(parameter)
 
 
-def _check_range(name: str, values: torch.Tensor, largest: int, meaning: str) -> None:
+def _check_range(name: str, values: torch.LongTensor, largest: int, meaning_of_largest: str) -> None:
+    """Raises ValueError if a value is below 0 or above `largest`; tensors on an accelerator pass unread."""
     if values.device.type != "cpu" or not values.numel():
         return
-    low, high = values.min().item(), values.max().item()
-    if low < 0 or high > largest:
-        raise ValueError(
-            f"{name} has {low if low < 0 else high}, which this model does not know. "
-            f"Use integers from 0 to {largest}; the last is {meaning.split(', or ')[1]}."
-        )
+    for value in (values.min().item(), values.max().item()):
+        if not 0 <= value <= largest:
+            raise ValueError(
+                f"{name} has {value}, which this model does not know. Use integers from 0 to {largest}; "
+                f"{largest} is {meaning_of_largest}."
+            )

@@ -22,7 +22,12 @@ GUIDANCE_SCHEDULES = ("constant", "linear", "power-cosine")
 SAMPLER_VARIANTS: dict[str, dict[str, Any]] = {
     "l32": {"num_inference_steps": 8, "temperature": 9.5, "guidance_scale": 4.5, "guidance_schedule": "linear"},
     "b64": {"num_inference_steps": 8, "temperature": 11.0, "guidance_scale": 3.0, "guidance_schedule": "linear"},
-    "s128": {"num_inference_steps": 64, "temperature": 2.8, "guidance_scale": 6.9, "guidance_schedule": "power-cosine"},
+    "s128": {
+        "num_inference_steps": 64,
+        "temperature": 2.8,
+        "guidance_scale": 6.9,
+        "guidance_schedule": "power-cosine",
+    },
 }
 """The settings of the published ImageNet 256 benchmark, all with softmax temperature annealing. Those of the 512 pixel
 models were not published."""
@@ -32,12 +37,12 @@ models were not published."""
 class MaskGitSchedulerOutput(BaseOutput):
     """
     Args:
-        prev_sample (`torch.LongTensor` of shape `(batch, num_latent_tokens)`): the codes to go on with, the less confident
-            ones masked again.
-        pred_original_sample (`torch.LongTensor` of shape `(batch, num_latent_tokens)`): all codes as this step would have
-            them, none masked: a preview of the image.
-        pred_logits (`torch.FloatTensor` of shape `(batch, num_latent_tokens, codebook_size)`): the logits after the softmax
-            temperature, from which the codes were drawn.
+        prev_sample (`torch.LongTensor` of shape `(batch, num_latent_tokens)`): the codes to go on with, the less
+            confident ones masked again.
+        pred_original_sample (`torch.LongTensor` of shape `(batch, num_latent_tokens)`): all codes as this step would
+            have them, none masked: a preview of the image.
+        pred_logits (`torch.FloatTensor` of shape `(batch, num_latent_tokens, codebook_size)`): the logits after the
+            softmax temperature, from which the codes were drawn.
     """
 
     prev_sample: torch.LongTensor
@@ -75,13 +80,13 @@ def gumbel(uniforms: torch.Tensor) -> torch.Tensor:
 class MaskGitScheduler(SchedulerMixin, ConfigMixin):
     """Confidence-based parallel decoding of masked codes.
 
-    Each step draws a code for every masked position, keeps the most confident ones and masks the rest again, fewer from
-    step to step. What depends on the number of a step alone (`timesteps`, `mask_ratios`, `temperatures`,
-    `softmax_temperatures`, `guidance_scales`) is computed by `set_timesteps`, as plain Python numbers; `step` and `guide`
-    never wait for the device.
+    Each step draws a code for every masked position, keeps the most confident ones and masks the rest again, fewer
+    from step to step. What depends on the number of a step alone (`timesteps`, `mask_ratios`, `temperatures`,
+    `softmax_temperatures`, `guidance_scales`) is computed by `set_timesteps` as plain Python numbers; `step` and
+    `guide` never wait for the device.
 
-    A timestep is the share of tokens that are masked when its step begins, in (0, 1], decreasing from 1. Timesteps stay
-    on the CPU, so that reading one does not wait either.
+    A timestep is the scheduled share of masked tokens when its step begins, in (0, 1], decreasing from 1. Timesteps
+    stay on the CPU, so that reading one does not wait either.
 
     Args:
         mask_token_id: id of the mask token, outside the codebook.
@@ -156,16 +161,16 @@ class MaskGitScheduler(SchedulerMixin, ConfigMixin):
         self,
         num_inference_steps: int | None = None,
         device: str | torch.device | None = None,
-        num_masked_tokens: Sequence[int] | None = None,
+        num_masked_tokens: int | Sequence[int] | torch.Tensor | None = None,
     ) -> None:
         """Compute all that the steps need to know.
 
         Args:
             num_inference_steps: number of steps; None takes the configured one.
             device: where the codes will be.
-            num_masked_tokens: for editing an image, how many of its tokens are masked at the start, one number an
-                image. The schedule then runs over those tokens alone: the same share of them is filled in each
-                step as of all tokens otherwise, whatever share of the image they are. None means all tokens.
+            num_masked_tokens: for editing, how many tokens are masked at the start: one number, or one an image. The
+                schedule then runs over those tokens alone, so that each step fills the same share of them as it would
+                fill of a whole image, and every step has work to do. None means all tokens.
         Raises:
             ValueError: if the number of steps is below 1.
         """
@@ -187,8 +192,8 @@ class MaskGitScheduler(SchedulerMixin, ConfigMixin):
         self._index_of_timestep = {timestep: index for index, timestep in enumerate(self.timesteps.tolist())}
         self._mask_lengths = None
         if num_masked_tokens is not None:
-            tokens = torch.tensor(num_masked_tokens, dtype=torch.float64)
-            self._mask_lengths = (ratios[:, None, None] * tokens[:, None]).floor().long().to(device)  # (steps, B, 1)
+            tokens = torch.as_tensor(num_masked_tokens, dtype=torch.float64).cpu().reshape(-1, 1)
+            self._mask_lengths = (ratios[:, None, None] * tokens).floor().long().to(device)  # (steps, B or 1, 1)
 
     def scale_model_input(self, sample: torch.LongTensor, timestep: float | torch.Tensor) -> torch.LongTensor:
         """The codes as they are: codes have no scale. For interchangeability with other schedulers."""
@@ -232,13 +237,13 @@ class MaskGitScheduler(SchedulerMixin, ConfigMixin):
     ) -> MaskGitSchedulerOutput | tuple[torch.LongTensor, torch.LongTensor, torch.Tensor]:
         """Draw a code for every masked position and mask the less confident ones again; the last step keeps all.
 
-        Codes are drawn by adding Gumbel noise to the logits. A code's confidence is its logit plus fresh noise; positions
-        whose confidence is not above the n-th smallest are masked again. n is the scheduled number, but at least one
-        and less than are masked now, counted for each image by itself. Codes that are known never change.
+        Codes are drawn by adding Gumbel noise to the logits. A code's confidence is its logit plus fresh noise;
+        positions whose confidence is not above the n-th smallest are masked again. n is the scheduled number, but at
+        least one and less than are masked now, counted for each image by itself. Known codes never change.
 
         Args:
-            model_output: logits, guided if need be, float, shape (batch, num_latent_tokens, codebook_size). The arithmetic
-                runs in float32 at least.
+            model_output: logits, guided if need be, float, shape (batch, num_latent_tokens, codebook_size). The
+                arithmetic runs in float32 at least.
             timestep: one of `timesteps`.
             sample: codes, int64, shape (batch, num_latent_tokens), `mask_token_id` where unknown.
             generator: source of the noise. A list of one generator an image makes each image independent of the others
@@ -247,8 +252,8 @@ class MaskGitScheduler(SchedulerMixin, ConfigMixin):
                 `sample` for the confidences.
             return_dict: whether to return a dataclass rather than a tuple.
         Raises:
-            ValueError: if shapes do not fit, `timestep` is none of `timesteps`, or the list of generators has another
-                length than the batch.
+            ValueError: if shapes do not fit, `timestep` is none of `timesteps`, or the list of generators is not as
+                long as the batch.
         """
         index = self._index(timestep)
         self._check_shapes(model_output, sample)
@@ -287,14 +292,14 @@ class MaskGitScheduler(SchedulerMixin, ConfigMixin):
 
         Args:
             original_samples: codes, int64, shape (batch, num_latent_tokens).
-            timesteps: share of tokens to mask, in (0, 1], one number or float of shape (batch,). The number of tokens is
-                rounded, half to even, and at least 1.
+            timesteps: share of tokens to mask, in (0, 1], one number or float of shape (batch,). The number of tokens
+                is rounded, half to even, and at least 1.
             generator: source of the choice, as in `step`.
             noise: uniform draws of the codes' shape to use instead; their order gives the positions.
         Returns:
             the codes with `mask_token_id` at the chosen positions.
         Raises:
-            ValueError: if a single share is not in (0, 1], or the list of generators has another length than the batch.
+            ValueError: if a single share is not in (0, 1], or the list of generators is not as long as the batch.
         """
         if not isinstance(timesteps, torch.Tensor) and not 0 < timesteps <= 1:
             raise ValueError(f"The share of tokens to mask is {timesteps}. Use a number above 0 and up to 1.")
@@ -345,7 +350,7 @@ class MaskGitScheduler(SchedulerMixin, ConfigMixin):
                 f"model_output has shape {tuple(model_output.shape)} and sample {tuple(sample.shape)}. "
                 "Give logits (batch, num_latent_tokens, codebook_size) for codes (batch, num_latent_tokens)."
             )
-        if self._mask_lengths is not None and self._mask_lengths.shape[1] != len(sample):
+        if self._mask_lengths is not None and self._mask_lengths.shape[1] not in (1, len(sample)):
             raise ValueError(
                 f"sample has {len(sample)} images, but set_timesteps was given {self._mask_lengths.shape[1]} "
                 "num_masked_tokens. Give one number an image."
