@@ -1,0 +1,92 @@
+"""Where a saved pipeline lies, on disk or on the Hub, and what its index says. Needs no torch."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from packaging.version import Version
+
+from . import __version__
+
+INDEX_NAME = "model_index.json"
+VERSION_KEY = "_titok_hf_version"
+# Weights come as safetensors only. A pickle runs code when it is opened, so it is not even downloaded.
+_CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.md"]
+# "model.fp16.safetensors": the weights of a variant have its name between two dots.
+_VARIANT_FILES = ["*.*.safetensors"]
+
+
+def checkpoint_folder(model: str | os.PathLike, variant: str | None = None, **hub_arguments: Any) -> Path:
+    """
+    The local folder of a saved pipeline: `model` itself, or the cached copy of a Hub repository, downloaded if needed.
+
+    Args:
+        model: a folder, or the id of a Hub repository ("user/name").
+        variant: name of the weights' variant, such as "fp16"; by default the plain ones.
+        hub_arguments: passed to `huggingface_hub.snapshot_download` (cache_dir, force_download, local_files_only,
+            token, revision).
+
+    Raises:
+        OSError: neither a folder nor a repository, no `model_index.json` in it, or one that a newer titok_hf wrote.
+    """
+    if Path(model).is_dir():
+        folder = Path(model)
+    else:
+        folder = _download(str(model), variant, hub_arguments)
+    read_index(folder)
+    return folder
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """
+    The content of a pipeline folder's `model_index.json`.
+
+    Raises:
+        OSError: no index, one that is not JSON, or one that a newer version of this package wrote.
+    """
+    try:
+        index = json.loads((folder / INDEX_NAME).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise OSError(
+            f"{folder} is not a TiTok pipeline: it has no {INDEX_NAME}. Give a folder that "
+            "`TiTokPipeline.save_pretrained` wrote, or the id of a Hub repository."
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise OSError(f"{folder / INDEX_NAME} is damaged ({error}). Save or download the checkpoint again.") from error
+    if not isinstance(index, dict):
+        raise OSError(f"{folder / INDEX_NAME} is damaged: it holds no JSON object. Save or download it again.")
+    written_by = index.get(VERSION_KEY, __version__)
+    if Version(written_by).release > Version(__version__).release:
+        raise OSError(
+            f"{folder} was saved by titok_hf {written_by}, and this is {__version__}. Upgrade with "
+            "`pip install -U titok-hf`."
+        )
+    return index
+
+
+def _download(repository: str, variant: str | None, hub_arguments: dict[str, Any]) -> Path:
+    try:
+        folder = snapshot_download(
+            repository,
+            allow_patterns=_CHECKPOINT_FILES,
+            ignore_patterns=None if variant else _VARIANT_FILES,
+            **hub_arguments,
+        )
+    except HFValidationError:
+        raise OSError(
+            f"{repository!r} is neither a folder nor the id of a Hub repository. Check the path, or write the id as "
+            "user/name."
+        ) from None
+    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise OSError(
+            f"{repository!r} is no folder here, and the Hub did not give it ({reason}). Check the name, the revision, "
+            "your access and the network."
+        ) from error
+    return Path(folder)
+
+
+__all__ = ["INDEX_NAME", "VERSION_KEY", "checkpoint_folder", "read_index"]

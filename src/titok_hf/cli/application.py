@@ -1,0 +1,42 @@
+"""The commands of `titok-hf`, put together."""
+
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from .codes import decode, encode
+from .console import report_errors
+from .generate import generate
+from .info import info
+from .reconstruct import reconstruct
+
+app = typer.Typer(
+    name="titok-hf",
+    help="Pictures to a handful of codes, codes to pictures, and new pictures from nothing: TiTok.",
+    epilog="Start with: titok-hf generate all",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (generate, reconstruct, encode, decode, info):
+    app.command()(report_errors(command))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"titok-hf {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+__all__ = ["app"]

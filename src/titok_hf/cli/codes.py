@@ -1,0 +1,106 @@
+"""`titok-hf encode` and `titok-hf decode`: pictures as a small file of codes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.panel import Panel
+
+from ..atomic_files import write_atomically
+from ..pictures import contact_sheet
+from .codes_file import CodesFile
+from .console import progress_bar, results
+from .models import load_pipeline, model_name
+from .options import BatchSize, Device, Model, Pictures
+from .pictures import (
+    CONTACT_SHEET,
+    batches,
+    check_pictures_exist,
+    distinct_stems,
+    make_output_folder,
+    save_picture,
+)
+
+_SHEET_COLUMNS = 8
+_SHEET_PICTURES = 80
+
+
+def encode(
+    images: Pictures,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("codes.safetensors"),
+    batch_size: BatchSize = 32,
+    model: Model = None,
+    device: Device = None,
+) -> None:
+    """
+    Turn pictures into codes: one safetensors file with a row a picture, the files' names and the model's.
+
+    **Example**
+
+    `titok-hf encode pictures/*.png -o codes.safetensors`
+    """
+    check_pictures_exist(images)
+    pipe = load_pipeline(model, device)
+    rows = []
+    with progress_bar() as bar:
+        task = bar.add_task("encoding", total=len(images))
+        for batch in batches(images, batch_size):
+            rows.append(pipe.encode(batch, batch_size=batch_size).cpu())
+            bar.advance(task, len(batch))
+    file = CodesFile.of(pipe.tokenizer, rows, [str(path) for path in images], model_name(model))
+    try:
+        write_atomically(output, file.to_bytes())
+    except OSError as error:
+        raise OSError(f"{output} cannot be written ({error}). Choose another file with --output.") from error
+    results.print(
+        Panel.fit(
+            f"{len(images)} pictures, {file.bytes_per_picture} bytes each, in [bold]{output}[/]\n"
+            f"and back: [bold]titok-hf decode {output}[/]",
+            title="encoded",
+        )
+    )
+
+
+def decode(
+    codes: Annotated[
+        Path, typer.Argument(metavar="CODES", help="A file that `titok-hf encode` wrote.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")] = Path("decoded"),
+    batch_size: BatchSize = 32,
+    model: Model = None,
+    device: Device = None,
+) -> None:
+    """
+    Turn a file of codes back into pictures, each as a PNG file, and a contact sheet.
+
+    **Example**
+
+    `titok-hf decode codes.safetensors -o pictures`
+    """
+    file = CodesFile.read(codes)
+    pipe = load_pipeline(model, device)
+    file.check_belongs_to(pipe.tokenizer)
+    make_output_folder(output)
+    shown = []
+    rows = list(zip(distinct_stems([Path(name) for name in file.names]), file.tokens, strict=True))
+    with progress_bar() as bar:
+        task = bar.add_task("decoding", total=len(rows))
+        for batch in batches(rows, batch_size):
+            images = pipe.decode([tokens for _, tokens in batch], batch_size=batch_size)
+            for (stem, _), image in zip(batch, images, strict=True):
+                save_picture(image, output / f"{stem}-decoded.png")
+            shown += images[: _SHEET_PICTURES - len(shown)]
+            bar.advance(task, len(batch))
+    sheet = contact_sheet(shown, columns=min(len(shown), _SHEET_COLUMNS))
+    save_picture(sheet, output / CONTACT_SHEET)
+    results.print(
+        Panel.fit(
+            f"{len(rows)} pictures in [bold]{output}[/]\nall at a glance: [bold]{output / CONTACT_SHEET}[/]",
+            title="decoded",
+        )
+    )
+
+
+__all__ = ["decode", "encode"]

@@ -1,0 +1,120 @@
+"""The file of codes: safetensors with the tokens of many pictures and what is needed to know whose they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from titok_hf.modeling_titok import TiTokModel
+
+_FORMAT = "titok_hf.codes.v1"
+_UINT16_VALUES = 2**16
+
+
+@dataclass(frozen=True)
+class CodesFile:
+    """
+    Args:
+        tokens: codes, integers of shape (pictures, num_latent_tokens), or the float latents of a KL model, shape
+            (pictures, num_latent_tokens, codebook_dim).
+        names: a file name for each picture.
+        model: what the user called the model.
+        codebook: fingerprint of the model's codebook, None for KL models. Models that share a codebook share codes.
+    """
+
+    tokens: torch.Tensor
+    names: list[str]
+    model: str
+    codebook: str | None
+
+    @classmethod
+    def of(cls, tokenizer: TiTokModel, rows: Sequence[torch.Tensor], names: list[str], model: str) -> CodesFile:
+        """What `tokenizer` made of the pictures called `names`; codes take two bytes where the codebook allows."""
+        import torch
+
+        tokens = torch.cat(list(rows))
+        if not tokens.is_floating_point():
+            small = tokenizer.config.codebook_size <= _UINT16_VALUES
+            tokens = tokens.to(torch.uint16 if small else torch.int32)
+        return cls(tokens, names, model, codebook_fingerprint(tokenizer))
+
+    @classmethod
+    def read(cls, path: Path) -> CodesFile:
+        """
+        Read a file that `to_bytes` made.
+
+        Raises:
+            OSError: no such file, or not one of codes.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist. Make a file of codes with `titok-hf encode`.")
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                keys = list(file.keys())
+                if metadata.get("format") != _FORMAT or keys not in (["codes"], ["latents"]):
+                    raise OSError(f"{path} is no file of codes. Make one with `titok-hf encode`.")
+                tokens = file.get_tensor(keys[0])
+        except SafetensorError as error:
+            raise OSError(f"{path} is damaged or no safetensors file ({error}).") from error
+        names = json.loads(metadata["names"])
+        if len(names) != len(tokens) or not names:
+            raise OSError(f"{path} is damaged: it has {len(names)} names for {len(tokens)} rows of codes.")
+        if keys == ["codes"]:
+            tokens = tokens.long()
+        return cls(tokens, names, metadata["model"], metadata.get("codebook"))
+
+    def to_bytes(self) -> bytes:
+        """The content of the file."""
+        from safetensors.torch import save
+
+        metadata = {"format": _FORMAT, "model": self.model, "names": json.dumps(self.names)}
+        if self.codebook is not None:
+            metadata["codebook"] = self.codebook
+        key = "latents" if self.tokens.is_floating_point() else "codes"
+        return save({key: self.tokens.contiguous()}, metadata=metadata)
+
+    @property
+    def bytes_per_picture(self) -> int:
+        """What the tokens of one picture take."""
+        return self.tokens[0].numel() * self.tokens.element_size()
+
+    def check_belongs_to(self, tokenizer: TiTokModel) -> None:
+        """
+        Raises:
+            ValueError: the tokens were made with another codebook, or do not have the shape and range of this model's.
+        """
+        config = tokenizer.config
+        continuous = config.quantizer == "kl"
+        expected = (config.num_latent_tokens, config.codebook_dim) if continuous else (config.num_latent_tokens,)
+        fits = self.tokens.shape[1:] == expected and self.tokens.is_floating_point() == continuous
+        if not fits or self.codebook != codebook_fingerprint(tokenizer):
+            raise ValueError(
+                f"These codes were made by the model {self.model!r}, and this one would read them as something else. "
+                f"Pass --model {self.model}."
+            )
+        if not continuous and not 0 <= int(self.tokens.min()) <= int(self.tokens.max()) < config.codebook_size:
+            raise ValueError(
+                f"The codes span [{int(self.tokens.min())}, {int(self.tokens.max())}], but this model's lie in "
+                f"[0, {config.codebook_size}). The file is damaged; encode the pictures again."
+            )
+
+
+def codebook_fingerprint(tokenizer: TiTokModel) -> str | None:
+    """Sixteen hexadecimal digits that tell codebooks apart; None for a tokenizer without one."""
+    if tokenizer.config.quantizer == "kl":
+        return None
+    entries = tokenizer.quantizer.codebook.weight.detach().float().cpu().numpy()
+    return hashlib.sha256(entries.astype("<f4").tobytes()).hexdigest()[:16]
+
+
+__all__ = ["CodesFile", "codebook_fingerprint"]

@@ -1,0 +1,29 @@
+"""Arguments and options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Pictures = Annotated[
+    list[Path],
+    typer.Argument(metavar="IMAGE...", help="Picture files of any size and common format.", show_default=False),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="A folder or a Hub id. By default the model that comes with titok-hf.",
+        show_default=False,
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help='Where to compute: "cpu", "cuda", "cuda:1". By default a GPU if there is one.'),
+]
+BatchSize = Annotated[
+    int, typer.Option("--batch-size", min=1, help="Pictures computed at once; fewer need less memory.")
+]
+
+__all__ = ["BatchSize", "Device", "Model", "Pictures"]

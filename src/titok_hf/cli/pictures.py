@@ -1,0 +1,98 @@
+"""Picture files: reading what the user names, writing what the model makes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from ..atomic_files import write_atomically
+
+CONTACT_SHEET = "contact-sheet.png"
+
+
+def check_pictures_exist(paths: Sequence[Path]) -> None:
+    """
+    Look for all files before anything expensive begins.
+
+    Raises:
+        OSError: a path that is missing or a folder.
+    """
+    for path in paths:
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder. Name the pictures in it, for example {path}/*.png.")
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist. Check the path of this picture.")
+
+
+def check_pictures_are_whole(paths: Sequence[Path]) -> None:
+    """
+    Open all files to their end, so that a damaged one is found before anything is written.
+
+    Raises:
+        OSError: no picture, truncated, or larger than Pillow agrees to open.
+    """
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                image.load()
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise OSError(f"{path} is not a picture that can be read ({error}). Check the file.") from error
+
+
+def batches(items: Sequence, batch_size: int) -> Iterator[Sequence]:
+    """Consecutive slices of at most `batch_size` items."""
+    for start in range(0, len(items), batch_size):
+        yield items[start : start + batch_size]
+
+
+def make_output_folder(folder: Path) -> None:
+    """
+    Make the folder for the results, before the work that would be lost without it.
+
+    Raises:
+        OSError: it cannot be made, or not be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "writable", b"").unlink()
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written ({error}). Choose another folder with --output.") from error
+
+
+def save_picture(image: Image.Image, path: Path) -> Path:
+    """Write one picture; a file of that name is replaced only by a complete one."""
+    return write_atomically(path, image.save)
+
+
+def file_name_of(text: str) -> str:
+    """A text as part of a file name: small letters, digits and hyphens ("T-shirt/top" -> "t-shirt-top")."""
+    return re.sub(r"[^\w]+", "-", text.casefold()).strip("-") or "class"
+
+
+def distinct_stems(paths: Sequence[Path]) -> list[str]:
+    """The files' names without folder and suffix; repeated ones are numbered ("a", "a-2")."""
+    taken: set[str] = set()
+    stems = []
+    for path in paths:
+        stem, number = path.stem, 1
+        while stem in taken:
+            number += 1
+            stem = f"{path.stem}-{number}"
+        taken.add(stem)
+        stems.append(stem)
+    return stems
+
+
+__all__ = [
+    "CONTACT_SHEET",
+    "batches",
+    "check_pictures_are_whole",
+    "check_pictures_exist",
+    "distinct_stems",
+    "file_name_of",
+    "make_output_folder",
+    "save_picture",
+]

@@ -1,0 +1,97 @@
+"""`titok-hf reconstruct`: what a model keeps of a picture."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from ..pictures import contact_sheet
+from .console import progress_bar, results
+from .models import load_pipeline
+from .options import BatchSize, Device, Model, Pictures
+from .pictures import (
+    CONTACT_SHEET,
+    batches,
+    check_pictures_are_whole,
+    check_pictures_exist,
+    distinct_stems,
+    make_output_folder,
+    save_picture,
+)
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# Originals stand above their reconstructions; a sheet shows the first forty pairs.
+_SHEET_COLUMNS = 8
+_SHEET_PAIRS = 40
+
+
+def reconstruct(
+    images: Pictures,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")] = Path("reconstructed"),
+    batch_size: BatchSize = 32,
+    model: Model = None,
+    device: Device = None,
+) -> None:
+    """
+    Turn pictures into codes and back: one PNG file each, and a contact sheet of originals above reconstructions.
+
+    **Examples**
+
+    `titok-hf reconstruct photo.jpg`
+
+    `titok-hf reconstruct pictures/*.png -o out --model user/titok`
+    """
+    check_pictures_exist(images)
+    check_pictures_are_whole(images)
+    pipe = load_pipeline(model, device)
+    make_output_folder(output)
+    pairs: list[tuple[Image.Image, Image.Image]] = []
+    table = Table("picture", "reconstruction", "PSNR", title=f"{len(images)} reconstructed")
+    files = list(zip(images, distinct_stems(images), strict=True))
+    with progress_bar() as bar:
+        task = bar.add_task("reconstructing", total=len(files))
+        for batch in batches(files, batch_size):
+            originals = pipe.preprocess([path for path, _ in batch])
+            for (path, stem), original, reconstruction in zip(
+                batch, pipe.image_processor.post_process(originals), pipe.reconstruct(originals), strict=True
+            ):
+                target = save_picture(reconstruction, output / f"{stem}-reconstructed.png")
+                table.add_row(str(path), str(target), f"{_psnr(original, reconstruction):.1f} dB")
+                if len(pairs) < _SHEET_PAIRS:
+                    pairs.append((original, reconstruction))
+            bar.advance(task, len(batch))
+    save_picture(_sheet_of_pairs(pairs), output / CONTACT_SHEET)
+    results.print(table)
+    results.print(f"all at a glance: [bold]{output / CONTACT_SHEET}[/]")
+
+
+def _sheet_of_pairs(pairs: list[tuple[Image.Image, Image.Image]]) -> Image.Image:
+    """Rows of originals, each with the row of their reconstructions below; the last ones are filled up with white."""
+    from PIL import Image
+
+    columns = min(len(pairs), _SHEET_COLUMNS)
+    blank = Image.new("RGB", pairs[0][0].size, "white")
+    cells, labels = [], []
+    for row in batches(pairs, columns):
+        filling = [blank] * (columns - len(row))
+        cells += [original for original, _ in row] + filling + [copy for _, copy in row] + filling
+        labels += ["original", "TiTok"]
+    return contact_sheet(cells, columns=columns, labels=labels)
+
+
+def _psnr(original: Image.Image, reconstruction: Image.Image) -> float:
+    """Peak signal-to-noise ratio of two 8-bit pictures, in dB; infinite for equal ones."""
+    import numpy as np
+
+    difference = np.asarray(original, dtype=np.float64) - np.asarray(reconstruction, dtype=np.float64)
+    mean_squared_error = float(np.square(difference).mean())
+    return 10 * math.log10(255**2 / mean_squared_error) if mean_squared_error else math.inf
+
+
+__all__ = ["reconstruct"]

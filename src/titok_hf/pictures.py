@@ -1,0 +1,67 @@
+"""Contact sheets: many pictures in one, large enough to see."""
+
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+from .atomic_files import write_atomically
+
+# A cell of this many pixels is easy to look at: pictures of 32 pixels are shown four times as large.
+_COMFORTABLE_CELL = 128
+_GAP = 4
+_PAPER = (255, 255, 255)
+_INK = (40, 40, 40)
+
+
+def contact_sheet(
+    images: Sequence[Image.Image], columns: int, scale: int | None = None, labels: Sequence[str] | None = None
+) -> Image.Image:
+    """
+    Lay pictures of one size out in rows, from left to right and from top to bottom.
+
+    Args:
+        images: at least one picture, all of the size of the first.
+        columns: pictures in a row.
+        scale: how many times each picture is enlarged, without smoothing. By default as often as brings small pictures
+            near 128 pixels.
+        labels: a text for each row, written in a margin on the left.
+
+    Returns:
+        the sheet, RGB.
+
+    Raises:
+        ValueError: no pictures, sizes that differ, no column, or another number of labels than of rows.
+    """
+    images = list(images)
+    if not images:
+        raise ValueError("A contact sheet needs at least one picture, and the list is empty.")
+    if columns < 1:
+        raise ValueError(f"columns is {columns}. A contact sheet needs at least one.")
+    width, height = images[0].size
+    for image in images:
+        if image.size != (width, height):
+            raise ValueError(f"Pictures have sizes {(width, height)} and {image.size}. Give pictures of one size.")
+    rows = -(-len(images) // columns)
+    if labels is not None and len(labels) != rows:
+        raise ValueError(f"{len(labels)} labels were given for {rows} rows. Give one a row.")
+    scale = scale or max(1, round(_COMFORTABLE_CELL / max(width, height)))
+    width, height = width * scale, height * scale
+
+    font = ImageFont.load_default()
+    margin = _GAP
+    if labels:
+        margin = 3 * _GAP + max(int(font.getlength(label)) for label in labels)
+    sheet = Image.new("RGB", (margin + columns * (width + _GAP), _GAP + rows * (height + _GAP)), _PAPER)
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        enlarged = image.convert("RGB").resize((width, height), Image.Resampling.NEAREST)
+        sheet.paste(enlarged, (margin + column * (width + _GAP), _GAP + row * (height + _GAP)))
+    if labels:
+        draw = ImageDraw.Draw(sheet)
+        for row, label in enumerate(labels):
+            middle = _GAP + row * (height + _GAP) + height // 2
+            draw.text((_GAP, middle), label, fill=_INK, font=font, anchor="lm")
+    return sheet
+
+
+__all__ = ["contact_sheet", "write_atomically"]

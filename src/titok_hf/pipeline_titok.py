@@ -1,0 +1,557 @@
+"""TiTokPipeline: class label -> image, image -> codes -> image, and editing in between.
+
+The one place where tokenizer, generator and scheduler meet. Each is a model or a schedule by itself; what happens in
+which order is here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from PIL import Image
+from safetensors import SafetensorError
+from transformers.utils import is_torchvision_available
+
+from . import __version__
+from .atomic_files import folder_atomically
+from .checkpoint_files import INDEX_NAME, VERSION_KEY, checkpoint_folder
+from .class_names import ClassLabels, ClassNames
+from .image_processing_pil_titok import TiTokImageProcessorPil
+from .image_processing_titok import TiTokImageProcessor
+from .modeling_maskgit import MaskGitTransformer1DModel
+from .modeling_titok import TiTokModel
+from .scheduling_maskgit import MaskGitScheduler
+
+OutputType = Literal["pil", "np", "pt"]
+OneImage = Image.Image | np.ndarray | torch.Tensor | str | os.PathLike
+Images = OneImage | Sequence[OneImage]
+Generators = torch.Generator | Sequence[torch.Generator]
+StepCallback = Callable[
+    ["TiTokPipeline", int, torch.Tensor, dict[str, torch.Tensor]], "dict[str, torch.Tensor] | None"
+]
+
+_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
+_OUTPUT_TYPES = ("pil", "np", "pt")
+
+
+@dataclass
+class TiTokPipelineOutput(BaseOutput):
+    """
+    Args:
+        images (`list[PIL.Image.Image]`, `np.ndarray` or `torch.Tensor`): the pictures: RGB; or float in [0, 1] of
+            shape (batch, height, width, 3) for `"np"`, (batch, 3, height, width) for `"pt"`; the codes for `"latent"`.
+        codes (`torch.LongTensor` of shape `(batch, num_latent_tokens)`): what the pictures were decoded from.
+    """
+
+    images: list[Image.Image] | np.ndarray | torch.Tensor
+    codes: torch.Tensor
+
+
+class TiTokPipeline(DiffusionPipeline):
+    """
+    Images from class labels (TiTok, arXiv 2406.07550, section 3.3), images to codes and back, and images changed
+    through their codes.
+
+    Without `transformer` and `scheduler` it is a tokenizer alone: `encode`, `decode` and `reconstruct` work.
+
+    Args:
+        tokenizer: images to tokens and back.
+        image_processor: brings images to the tokenizer's size and range, and back.
+        transformer: predicts masked codes, given a class.
+        scheduler: how many codes are drawn in which step, with which noise and which guidance. Its configuration is
+            saved with the pipeline, so a plain call uses the settings that were published with the weights.
+        id2label: names of the classes. Synonyms are separated by commas, as in ImageNet ("tench, Tinca tinca").
+
+    Raises:
+        ValueError: parts that do not fit one another.
+
+    Example:
+        >>> pipe = TiTokPipeline.from_pretrained(bundled_checkpoint())
+        >>> image = pipe("Sneaker", generator=torch.Generator().manual_seed(0)).images[0]
+    """
+
+    model_cpu_offload_seq = "transformer->tokenizer"
+    _optional_components = ["transformer", "scheduler"]
+    _callback_tensor_inputs = ["codes", "predicted_codes"]
+
+    def __init__(
+        self,
+        tokenizer: TiTokModel,
+        image_processor: TiTokImageProcessor | TiTokImageProcessorPil,
+        transformer: MaskGitTransformer1DModel | None = None,
+        scheduler: MaskGitScheduler | None = None,
+        id2label: dict[int, str] | dict[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            tokenizer=tokenizer, image_processor=image_processor, transformer=transformer, scheduler=scheduler
+        )
+        # JSON has no integer keys: a saved mapping comes back with strings.
+        self.id2label = {int(label): name for label, name in (id2label or {}).items()}
+        self.register_to_config(id2label=self.id2label or None, **{VERSION_KEY: __version__})
+        self._check_parts()
+
+    # Loading and saving
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> TiTokPipeline:
+        """
+        Load a pipeline from a folder or from the Hub. Weights are read from safetensors only, never from pickles.
+
+        Args:
+            pretrained_model_name_or_path: a folder that `save_pretrained` wrote, or the id of a Hub repository.
+            kwargs: as for any diffusers pipeline: `dtype`, `variant`, `revision`, `token`, `cache_dir`,
+                `force_download`, `local_files_only`, `device_map`, or parts to use instead of the saved ones.
+
+        Raises:
+            OSError: no checkpoint there, a damaged one, or one that a newer titok_hf saved.
+            ValueError: `use_safetensors=False`.
+        """
+        if kwargs.pop("use_safetensors", None) is False:
+            raise ValueError(
+                "use_safetensors is False, but pickles run code when opened and are not read. Leave it out."
+            )
+        hub_arguments = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
+        folder = checkpoint_folder(pretrained_model_name_or_path, variant=kwargs.get("variant"), **hub_arguments)
+        try:
+            if "image_processor" not in kwargs:
+                # The twin that works here, whichever of the two the checkpoint was saved with.
+                processor = TiTokImageProcessor if is_torchvision_available() else TiTokImageProcessorPil
+                kwargs["image_processor"] = processor.from_pretrained(folder, subfolder="image_processor")
+            pipe = super().from_pretrained(folder, use_safetensors=True, **kwargs)
+        except SafetensorError as error:
+            raise OSError(
+                f"The weights in {folder} are damaged ({error}). Save or download the checkpoint again."
+            ) from error
+        pipe.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
+        return pipe
+
+    @classmethod
+    def download(cls, pretrained_model_name: str | os.PathLike, **kwargs: Any) -> str:
+        """
+        Download a pipeline from the Hub into the cache: configurations, safetensors and the card, nothing executable.
+
+        Returns:
+            the local folder.
+
+        Raises:
+            OSError: no such repository, no access, or no network.
+        """
+        hub_arguments = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
+        return str(checkpoint_folder(pretrained_model_name, variant=kwargs.get("variant"), **hub_arguments))
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """
+        Save all parts and the index as safetensors and JSON. The folder changes only when everything has been written.
+
+        Args:
+            save_directory: the folder; other files in it stay.
+            safe_serialization: there for the signature of diffusers; pickles are refused.
+            variant: name of the weights' variant, such as "fp16".
+            max_shard_size: largest size of a weights file ("5GB").
+            push_to_hub: whether to upload as well; `kwargs` go to `push_to_hub` then.
+
+        Raises:
+            ValueError: `safe_serialization=False`.
+            OSError: the folder cannot be written.
+        """
+        if not safe_serialization:
+            raise ValueError("safe_serialization is False, but pickles are not written. Leave it out.")
+        with folder_atomically(save_directory, last=INDEX_NAME) as folder:
+            super().save_pretrained(folder, variant=variant, max_shard_size=max_shard_size)
+        if push_to_hub:
+            repository = kwargs.pop("repo_id", os.path.basename(os.path.abspath(save_directory)))
+            self.push_to_hub(repository, variant=variant, **kwargs)
+
+    # Classes
+
+    @property
+    def classes(self) -> ClassNames:
+        """The classes that the generator knows, by number and by name."""
+        self._check_can_generate()
+        return ClassNames(self.id2label, self.transformer.config.num_classes)
+
+    def get_label_ids(self, class_labels: ClassLabels) -> list[int]:
+        """Numbers of classes that are given by number or by name; see [`ClassNames.label_ids`]."""
+        return self.classes.label_ids(class_labels)
+
+    # Images to tokens and back
+
+    def preprocess(self, images: Images) -> torch.Tensor:
+        """
+        Images of any size to what the tokenizer takes.
+
+        Args:
+            images: one or several, as [`TiTokImageProcessor`] takes them: PIL images, arrays, tensors, paths or URLs.
+                A batch of float tensors that already has the tokenizer's shape passes through as it is.
+
+        Returns:
+            pixel values, float32 in [0, 1], shape (batch, 3, image_size, image_size).
+
+        Raises:
+            ValueError, TypeError: no images, or something that is not an image.
+            FileNotFoundError: a path that does not exist.
+        """
+        if isinstance(images, torch.Tensor) and images.is_floating_point() and images.shape[1:] == self._image_shape:
+            return images.float()
+        return self.image_processor(_as_list(images), return_tensors="pt").pixel_values
+
+    @property
+    def _image_shape(self) -> tuple[int, int, int]:
+        config = self.tokenizer.config
+        return (config.num_channels, config.image_size, config.image_size)
+
+    @torch.no_grad()
+    def encode(self, images: Images, batch_size: int = 32, generator: torch.Generator | None = None) -> torch.Tensor:
+        """
+        Images to tokens.
+
+        Args:
+            images: as for `preprocess`.
+            batch_size: images that are in the tokenizer at once; memory grows with it, results do not depend on it.
+            generator: for KL tokenizers, the source of a sample; without one the mean is taken. VQ tokenizers have no
+                chance in them.
+
+        Returns:
+            codes, int64, shape (batch, num_latent_tokens); for KL tokenizers latents, float, shape
+            (batch, num_latent_tokens, codebook_dim). On the device of the pipeline.
+
+        Raises:
+            ValueError: as `preprocess`.
+        """
+        tokens = []
+        with self._tokenizer_at_work() as device:
+            for batch in _batches(_as_list(images), batch_size):
+                pixel_values = self.preprocess(batch).to(device, self.tokenizer.dtype)
+                encoded = self.tokenizer.encode(
+                    pixel_values, sample_posterior=generator is not None, generator=generator
+                )
+                tokens.append(encoded.latents if encoded.codes is None else encoded.codes)
+        return torch.cat(tokens)
+
+    @torch.no_grad()
+    def decode(
+        self, tokens: torch.Tensor | np.ndarray | Sequence, output_type: OutputType = "pil", batch_size: int = 32
+    ) -> list[Image.Image] | np.ndarray | torch.Tensor:
+        """
+        Tokens to images.
+
+        Args:
+            tokens: what `encode` returns: codes (batch, num_latent_tokens), or latents
+                (batch, num_latent_tokens, codebook_dim) for KL tokenizers.
+            output_type: `"pil"`, a list of images; `"np"`, float (batch, height, width, 3); `"pt"`, float
+                (batch, 3, height, width). Values lie in [0, 1].
+            batch_size: images that are in the tokenizer at once.
+
+        Raises:
+            ValueError: tokens of a wrong shape, codes outside the codebook, an unknown `output_type`, or a stage-1
+                tokenizer, which ends in proxy codes.
+        """
+        _check_output_type(output_type, _OUTPUT_TYPES)
+        tokens = _as_tensor(tokens)
+        if not len(tokens):
+            raise ValueError("There are no tokens to decode. Give at least one image's.")
+        images = []
+        with self._tokenizer_at_work() as device:
+            for batch in _batches(tokens, batch_size):
+                images.append(self._decode_batch(batch.to(device), output_type))
+        if output_type == "pil":
+            return [image for batch in images for image in batch]
+        return np.concatenate(images) if output_type == "np" else torch.cat(images)
+
+    def reconstruct(
+        self, images: Images, output_type: OutputType = "pil", batch_size: int = 32
+    ) -> list[Image.Image] | np.ndarray | torch.Tensor:
+        """
+        Images to tokens and back: what the tokenizer keeps of them. Arguments are those of `encode` and `decode`.
+        """
+        _check_output_type(output_type, _OUTPUT_TYPES)
+        return self.decode(self.encode(images, batch_size), output_type, batch_size)
+
+    def _decode_batch(self, tokens: torch.Tensor, output_type: str) -> list[Image.Image] | np.ndarray | torch.Tensor:
+        if self.tokenizer.config.quantizer == "kl":
+            decoded = self.tokenizer.decode(latents=tokens.to(self.tokenizer.dtype))
+        else:
+            decoded = self.tokenizer.decode(codes=tokens.long())
+        if decoded.pixel_values is None:
+            raise ValueError("This is a stage-1 tokenizer: it ends in proxy codes, not pixels. Use a stage-2 model.")
+        return self.image_processor.post_process(decoded.pixel_values.float(), output_type=output_type)
+
+    @contextmanager
+    def _tokenizer_at_work(self) -> Iterator[torch.device]:
+        """Gives the device of the tokenizer, which is brought there if models are offloaded to the CPU.
+
+        Offloading hooks act on `forward`, and the tokenizer is used through `encode` and `decode`.
+        """
+        hook = getattr(self.tokenizer, "_hf_hook", None)
+        device = self._execution_device
+        if hook is not None:
+            hook.pre_forward(self.tokenizer)
+        yield device
+        self.maybe_free_model_hooks()
+
+    # Generation
+
+    @property
+    def guidance_scale(self) -> float:
+        """The guidance scale of the current or last call."""
+        return self._guidance_scale
+
+    @property
+    def num_timesteps(self) -> int:
+        """The number of sampling steps of the current or last call."""
+        return self._num_timesteps
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_labels: ClassLabels,
+        num_images_per_class: int = 1,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        temperature: float | None = None,
+        generator: Generators | None = None,
+        init_codes: torch.Tensor | None = None,
+        strength: float | None = None,
+        mask: torch.Tensor | None = None,
+        output_type: Literal["pil", "np", "pt", "latent"] = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("codes",),
+    ) -> TiTokPipelineOutput | tuple:
+        """
+        Make images of classes, from nothing or from the codes of images.
+
+        Settings that are None are those of the scheduler's configuration: the ones published with the weights.
+
+        Args:
+            class_labels: number or name of a class, or a list of them.
+            num_images_per_class: images for each entry of `class_labels`, one after the other.
+            num_inference_steps: sampling steps.
+            guidance_scale: strength of the classifier-free guidance.
+            temperature: weight of the Gumbel noise at the first step.
+            generator: source of all chance. A list of one an image makes each image independent of the others.
+            init_codes: codes of images to start from, int64, shape (entries of `class_labels`, num_latent_tokens). One
+                row serves all classes, and one class all rows.
+            strength: the share of `init_codes` that is masked at random and made anew, in (0, 1].
+            mask: instead of `strength`, the positions to make anew: bool, shape of `init_codes`.
+            output_type: as for `decode`, or `"latent"` for the codes alone.
+            return_dict: whether to return a dataclass rather than a tuple of its fields.
+            callback_on_step_end: called as `callback(pipe, step, timestep, tensors)` after each step; a dictionary
+                that it returns may hold other `codes` to go on with.
+            callback_on_step_end_tensor_inputs: what `tensors` holds: `"codes"`, with mask tokens for what is unknown,
+                and `"predicted_codes"`, the whole image as this step has it: `pipe.decode` shows it.
+
+        Raises:
+            ValueError: a pipeline that cannot generate, or arguments that do not fit.
+        """
+        self._check_can_generate()
+        _check_output_type(output_type, (*_OUTPUT_TYPES, "latent"))
+        self._check_callback_inputs(callback_on_step_end_tensor_inputs)
+        scheduler = self._scheduler_with(guidance_scale=guidance_scale, temperature=temperature)
+        labels, codes, mask = self._inputs(class_labels, num_images_per_class, init_codes, strength, mask)
+        generator = _check_generator(generator, len(labels))
+        editing = init_codes is not None
+        if editing and mask is None:
+            codes = scheduler.add_noise(codes, strength, generator=generator)
+        elif editing:
+            codes = codes.masked_fill(mask, self.transformer.mask_token_id)
+        num_masked = (codes == self.transformer.mask_token_id).sum(dim=1).tolist() if editing else None
+        scheduler.set_timesteps(num_inference_steps, device=codes.device, num_masked_tokens=num_masked)
+        self._guidance_scale, self._num_timesteps = scheduler.config.guidance_scale, len(scheduler.timesteps)
+
+        for index, timestep in enumerate(self.progress_bar(scheduler.timesteps)):
+            logits = self._predict(codes, labels, scheduler, timestep)
+            step = scheduler.step(logits, timestep, codes, generator=generator)
+            codes = step.prev_sample
+            if callback_on_step_end is not None:
+                available = {"codes": codes, "predicted_codes": step.pred_original_sample}
+                tensors = {name: available[name] for name in callback_on_step_end_tensor_inputs}
+                codes = (callback_on_step_end(self, index, timestep, tensors) or {}).get("codes", codes)
+
+        images = codes if output_type == "latent" else self.decode(codes, output_type)
+        self.maybe_free_model_hooks()
+        output = TiTokPipelineOutput(images=images, codes=codes)
+        return output if return_dict else output.to_tuple()
+
+    def _predict(
+        self, codes: torch.Tensor, labels: torch.Tensor, scheduler: MaskGitScheduler, timestep: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits of one step, (batch, num_latent_tokens, codebook_size).
+
+        Guided ones come from one forward pass of twice the batch; where guidance would change nothing, there is none.
+        """
+        if not scheduler.needs_unconditional(timestep):
+            return self.transformer(codes, class_labels=labels).logits
+        no_class = torch.full_like(labels, self.transformer.null_class_label)
+        logits = self.transformer(codes.repeat(2, 1), class_labels=torch.cat([labels, no_class])).logits
+        conditional, unconditional = logits.chunk(2)
+        return scheduler.guide(conditional, unconditional, timestep)
+
+    def _scheduler_with(self, **settings: float | None) -> MaskGitScheduler:
+        """A scheduler for this call alone: what a call overrides must not stay behind in the pipeline."""
+        overrides = {name: value for name, value in settings.items() if value is not None}
+        return type(self.scheduler).from_config(self.scheduler.config, **overrides)
+
+    def _inputs(
+        self,
+        class_labels: ClassLabels,
+        num_images_per_class: int,
+        init_codes: torch.Tensor | None,
+        strength: float | None,
+        mask: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Labels (batch,), codes (batch, num_latent_tokens) to start from, and which of them to mask."""
+        if num_images_per_class < 1:
+            raise ValueError(f"num_images_per_class is {num_images_per_class}. Use at least 1.")
+        device = self._execution_device
+        labels = torch.tensor(self.get_label_ids(class_labels), device=device)
+        num_tokens, mask_token_id = self.tokenizer.config.num_latent_tokens, self.transformer.mask_token_id
+        if init_codes is None:
+            if strength is not None or mask is not None:
+                raise ValueError(
+                    "strength and mask say what to change of init_codes, and there are none. Pass init_codes."
+                )
+            codes = torch.full((len(labels), num_tokens), mask_token_id, device=device)
+        else:
+            codes, mask = self._editing_inputs(init_codes, strength, mask)
+        rows = max(len(labels), len(codes))
+        if {len(labels), len(codes)} - {1, rows}:
+            raise ValueError(
+                f"class_labels has {len(labels)} entries and init_codes {len(codes)} rows. "
+                "Give equal numbers, or one of either."
+            )
+
+        def spread(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(device).expand(rows, *tensor.shape[1:]).repeat_interleave(num_images_per_class, dim=0)
+
+        return spread(labels), spread(codes), None if mask is None else spread(mask)
+
+    def _editing_inputs(
+        self, init_codes: torch.Tensor, strength: float | None, mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if (strength is None) == (mask is None):
+            raise ValueError("init_codes needs exactly one of strength and mask, to say what to make anew. Pass one.")
+        if strength is not None and not 0 < strength <= 1:
+            raise ValueError(f"strength is {strength}, but it is a share of the codes. Use a number above 0, up to 1.")
+        codes = _as_tensor(init_codes)
+        config = self.tokenizer.config
+        if (
+            codes.ndim != 2
+            or codes.shape[1] != config.num_latent_tokens
+            or not len(codes)
+            or codes.is_floating_point()
+        ):
+            raise ValueError(
+                f"init_codes has shape {tuple(codes.shape)} and dtype {codes.dtype}, but codes are integers of shape "
+                f"(batch, {config.num_latent_tokens}). Use what `pipe.encode` returns."
+            )
+        codes = codes.long()
+        if not 0 <= int(codes.min()) <= int(codes.max()) < config.codebook_size:
+            raise ValueError(
+                f"init_codes span [{int(codes.min())}, {int(codes.max())}], but codes lie in [0, "
+                f"{config.codebook_size}). Say with mask, not in the codes, which to make anew."
+            )
+        if mask is not None:
+            mask = _as_tensor(mask).to(codes.device)
+            if mask.dtype != torch.bool or mask.shape != codes.shape:
+                raise ValueError(
+                    f"mask has shape {tuple(mask.shape)} and dtype {mask.dtype}, but it must be bool and of the shape "
+                    f"of init_codes, {tuple(codes.shape)}."
+                )
+        return codes, mask
+
+    # Checks
+
+    def _check_parts(self) -> None:
+        if (self.transformer is None) != (self.scheduler is None):
+            raise ValueError("transformer and scheduler come together. Pass both, or neither for a tokenizer alone.")
+        if self.tokenizer is None or self.transformer is None:
+            return
+        config, generator = self.tokenizer.config, self.transformer.config
+        if config.quantizer == "kl":
+            raise ValueError("The tokenizer is a KL model and has no codes to generate. Leave transformer out.")
+        for name in ("num_latent_tokens", "codebook_size"):
+            if getattr(config, name) != getattr(generator, name):
+                raise ValueError(
+                    f"{name} is {getattr(config, name)} in the tokenizer and {getattr(generator, name)} in the "
+                    "transformer. Use the generator that was trained on this tokenizer's codes."
+                )
+        if self.scheduler.config.mask_token_id != self.transformer.mask_token_id:
+            raise ValueError(
+                f"mask_token_id is {self.scheduler.config.mask_token_id} in the scheduler and "
+                f"{self.transformer.mask_token_id} in the transformer. Use MaskGitScheduler("
+                f"mask_token_id={self.transformer.mask_token_id})."
+            )
+
+    def _check_can_generate(self) -> None:
+        if self.tokenizer.config.quantizer == "kl":
+            raise ValueError("The tokenizer is a KL model: it has no codes to generate. Only encode and decode work.")
+        if self.transformer is None:
+            raise ValueError(
+                "This pipeline is a tokenizer alone. Give it a transformer and a scheduler to generate images."
+            )
+
+    def _check_callback_inputs(self, names: Sequence[str]) -> None:
+        unknown = [name for name in names if name not in self._callback_tensor_inputs]
+        if unknown:
+            raise ValueError(
+                f"callback_on_step_end_tensor_inputs has {', '.join(unknown)}. There are: "
+                f"{', '.join(self._callback_tensor_inputs)}."
+            )
+
+
+def _check_output_type(output_type: str, known: Sequence[str]) -> None:
+    if output_type not in known:
+        raise ValueError(f"output_type is {output_type!r}, which does not exist. Use one of {', '.join(known)}.")
+
+
+def _check_generator(generator: Generators | None, batch_size: int) -> torch.Generator | list[torch.Generator] | None:
+    if generator is None or isinstance(generator, torch.Generator):
+        return generator
+    if len(generator) != batch_size:
+        raise ValueError(f"generator is a list of {len(generator)} for {batch_size} images. Give one an image.")
+    return list(generator)
+
+
+def _batches(items: Sequence | torch.Tensor, batch_size: int) -> Iterator:
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}. Use at least 1.")
+    for start in range(0, len(items), batch_size):
+        yield items[start : start + batch_size]
+
+
+def _as_list(images: Images) -> Sequence:
+    """One image or several to a sequence of single images."""
+    is_array = isinstance(images, (np.ndarray, torch.Tensor))
+    if isinstance(images, (Image.Image, str, os.PathLike)) or (is_array and images.ndim < 4):
+        return [images]
+    if len(images) == 0:
+        raise ValueError("There are no images. Give at least one.")
+    return images
+
+
+def _as_tensor(values: torch.Tensor | np.ndarray | Sequence) -> torch.Tensor:
+    """Tokens in any container; a list may hold one tensor an image."""
+    if isinstance(values, Sequence) and values and isinstance(values[0], torch.Tensor):
+        return torch.stack(list(values))
+    return torch.as_tensor(values)
+
+
+__all__ = ["TiTokPipeline", "TiTokPipelineOutput"]
