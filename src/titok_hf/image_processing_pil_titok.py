@@ -36,7 +36,7 @@ MAX_ASPECT_RATIO = 32
 URL_PREFIXES = ("http://", "https://", "data:image/")
 
 
-class TiTokImageProcessorKwargs(ImagesKwargs, total=False):
+class TiTokImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]  # mypy does not read the base
     """
     The arguments of every image processor of transformers, and:
 

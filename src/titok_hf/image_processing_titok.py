@@ -32,9 +32,9 @@ class TiTokImageProcessor(TiTokImageProcessorMixin, TorchvisionBackend):
             )
         super().__init__(**kwargs)
 
-    def process_image(self, image: Any, device: torch.device | str | None = None, **kwargs: Any) -> torch.Tensor:
-        """One image as a tensor of uint8 on `device`, shape (channels, height, width)."""
-        return torch.tensor(super().process_image(image, **kwargs), device=device)
+    def process_image(self, *args: Any, **kwargs: Any) -> Any:
+        """One image as a tensor of uint8 on the device of the call, shape (channels, height, width)."""
+        return torch.tensor(super().process_image(*args, **kwargs), device=kwargs.get("device"))
 
 
 __all__ = ["TiTokImageProcessor"]

@@ -271,7 +271,7 @@ class MaskGitVQGANDecoder(MaskGitVQGANPreTrainedModel):
         hidden_states = self.conv_in(convolution_input(latents, self.dtype))
         for block in (*self.mid_blocks, *self.up_blocks):
             hidden_states = block(hidden_states)
-        return self.conv_out(F.silu(self.norm_out(hidden_states)))
+        return self.conv_out(F.silu(self.norm_out(hidden_states))).contiguous()
 
 
 def convolution_input(features: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -1,0 +1,276 @@
+"""The MaskGIT-VQGAN: shapes, quantiser, gradients, saving, bad input. (Equality with the original: tests/original.)"""
+
+import math
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+
+from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig
+from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANDecoder, MaskGitVQGANModel, MaskGitVQGANResnetBlock
+
+TINY = {
+    "base_channels": 8,
+    "channel_multipliers": [1, 2, 2],
+    "num_resnet_blocks": 1,
+    "num_groups": 4,
+    "codebook_size": 32,
+    "codebook_dim": 6,
+}
+
+
+@pytest.fixture
+def model() -> MaskGitVQGANModel:
+    return MaskGitVQGANModel(MaskGitVQGANConfig(**TINY)).eval()
+
+
+def images(batch: int = 2, height: int = 16, width: int = 16, channels: int = 3) -> torch.Tensor:
+    return torch.rand(batch, channels, height, width)
+
+
+# Configuration
+
+
+def test_default_network_has_the_size_of_the_published_one():
+    with torch.device("meta"):
+        model = MaskGitVQGANModel(MaskGitVQGANConfig())
+    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    assert sizes == {"encoder": 23_775_104, "decoder": 30_478_339, "quantizer": 262_144}
+    assert len(model.state_dict()) == 168
+    assert model.config.downsample_factor == 16
+    assert model.config.level_channels == [128, 128, 256, 256, 512]
+
+
+def test_config_survives_saving(tmp_path):
+    config = MaskGitVQGANConfig(**TINY, num_channels=1, codebook_loss_weight=1)
+    config.save_pretrained(tmp_path)
+    assert MaskGitVQGANConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_groups": 3}, "num_groups is 3, which does not divide the 8 channels"),
+        ({"codebook_size": 0}, "codebook_size is 0"),
+        ({"num_resnet_blocks": 0}, "num_resnet_blocks is 0"),
+        ({"channel_multipliers": []}, "channel_multipliers is"),
+        ({"channel_multipliers": [1, 0]}, "channel_multipliers is"),
+        ({"codebook_dim": "six"}, "codebook_dim"),
+    ],
+)
+def test_impossible_sizes_are_refused(change, message):
+    with pytest.raises((ValueError, StrictDataclassError), match=message):
+        MaskGitVQGANConfig(**{**TINY, **change})
+
+
+# Network
+
+
+@pytest.mark.parametrize(
+    ("config", "height", "width"),
+    [
+        ({}, 16, 16),
+        ({}, 8, 20),
+        ({"channel_multipliers": [2]}, 5, 7),
+        ({"channel_multipliers": (1, 3), "num_resnet_blocks": 3, "num_channels": 1}, 6, 2),
+    ],
+)
+def test_shapes_follow_the_configuration(config, height, width):
+    config = MaskGitVQGANConfig(**{**TINY, **config})
+    model = MaskGitVQGANModel(config).eval()
+    rows, columns = height // config.downsample_factor, width // config.downsample_factor
+    pixel_values = images(2, height, width, config.num_channels)
+    encoded = model.encode(pixel_values)
+    assert encoded.latents.shape == (2, config.codebook_dim, rows, columns)
+    assert encoded.codes.shape == (2, rows * columns)
+    assert encoded.codes.dtype == torch.int64
+    assert model(pixel_values).pixel_values.shape == pixel_values.shape
+    assert MaskGitVQGANDecoder(config)(encoded.latents).shape == pixel_values.shape
+
+
+def test_width_changing_block_adds_the_shortcut_of_its_own_output():
+    config = MaskGitVQGANConfig(**TINY)
+    block = MaskGitVQGANResnetBlock(config, 8, 16)
+    x = torch.randn(1, 8, 4, 4)
+    silu = nn.functional.silu
+    output = block.conv2(silu(block.norm2(block.conv1(silu(block.norm1(x))))))
+    torch.testing.assert_close(block(x), output + block.shortcut(output))
+    assert block.shortcut.in_channels == 16
+    same_width = MaskGitVQGANResnetBlock(config, 8, 8)
+    assert same_width.shortcut is None
+    nn.init.zeros_(same_width.conv2.weight)
+    assert torch.equal(same_width(x), x)
+
+
+def test_decoded_images_are_clamped_and_the_bare_decoder_is_not(model):
+    nn.init.constant_(model.decoder.conv_out.bias, 3.0)
+    latents = torch.randn(1, 6, 4, 4)
+    raw = model.decoder(latents)
+    assert raw.max() > 1
+    assert torch.equal(model.decode(latents=latents).pixel_values, raw.clamp(0, 1))
+
+
+def test_outputs_name_the_images_first_and_become_tuples(model):
+    pixel_values = images()
+    output = model(pixel_values)
+    assert list(output) == ["pixel_values", "latents", "codes"]
+    pixels, _, codes = model(pixel_values, return_dict=False)
+    assert torch.equal(pixels, output.pixel_values)
+    assert torch.equal(model.encode(pixel_values, return_dict=False)[1], codes)
+    assert torch.equal(model.decode(codes=codes, return_dict=False)[0], pixels)
+
+
+# Quantiser
+
+
+def test_codes_are_the_nearest_rows_of_the_codebook(model):
+    latents = torch.randn(3, 6, 4, 5)
+    quantized, codes = model.quantizer(latents)
+    codebook = model.quantizer.codebook.weight
+    distances = (latents.permute(0, 2, 3, 1)[..., None, :].double() - codebook.double()).square().sum(dim=-1)
+    assert torch.equal(codes, distances.argmin(dim=-1))
+    assert codes.unique().numel() > 5
+    assert torch.equal(quantized, codebook[codes].permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_distances_are_float32_under_autocast_and_in_half_precision(model, dtype):
+    # Codes far from zero and close to each other: in half precision all distances would be equal.
+    model.quantizer.codebook.weight.data = 32 + torch.arange(32).view(32, 1).expand(32, 6) / 4
+    latents = model.quantizer.look_up(torch.arange(32).view(1, 4, 8)).detach()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(model.quantizer.nearest_codes(latents).flatten(), torch.arange(32))
+    half = model.to(dtype).quantizer
+    assert torch.equal(half.nearest_codes(latents.to(dtype)).flatten(), torch.arange(32))
+
+
+def test_codes_and_latents_decode_to_the_same_bits(model):
+    encoded = model.encode(images())
+    pixels = model.decode(latents=encoded.latents).pixel_values
+    assert torch.equal(model.decode(codes=encoded.codes).pixel_values, pixels)
+    assert torch.equal(model.decode(codes=encoded.codes.view(2, 4, 4)).pixel_values, pixels)
+    assert torch.equal(model.decode(codes=encoded.codes.to(torch.uint16)).pixel_values, pixels)
+
+
+def test_a_map_that_is_not_square_decodes_with_its_shape(model):
+    pixel_values = images(1, 8, 16)
+    output = model(pixel_values)
+    assert torch.equal(model.decode(codes=output.codes.view(1, 2, 4)).pixel_values, output.pixel_values)
+
+
+def test_loss_weighs_the_codebook_term(model):
+    pixel_values = images()
+    latents = model.encoder(pixel_values).detach().requires_grad_()
+    quantized, _ = model.quantizer(latents)
+    loss = model.quantizer.loss(latents, quantized)
+    error = (latents - quantized).detach()
+    torch.testing.assert_close(loss, 1.25 * error.square().mean())
+    loss.backward()
+    torch.testing.assert_close(latents.grad, 2 * error / error.numel())
+    model.zero_grad()
+    (1.0 * nn.functional.mse_loss(model.quantizer(latents)[0], latents.detach())).backward()
+    unweighted = model.quantizer.codebook.weight.grad.clone()
+    model.zero_grad()
+    model(pixel_values, return_loss=True).loss.backward()
+    torch.testing.assert_close(model.quantizer.codebook.weight.grad, 0.25 * unweighted)
+    assert model(pixel_values).loss is None
+
+
+def test_gradients_pass_straight_through_the_quantiser(model):
+    features = []
+    model.encoder.register_forward_hook(lambda module, arguments, output: features.append(output))
+    latents = model.encode(images()).latents
+    weight = torch.randn_like(latents)
+    (gradient,) = torch.autograd.grad((latents * weight).sum(), features[0])
+    assert torch.equal(gradient, weight)
+
+
+# As a transformers model
+
+
+def test_reloaded_model_gives_the_same_bits(model, tmp_path):
+    pixel_values = images()
+    model.save_pretrained(tmp_path)
+    reloaded = MaskGitVQGANModel.from_pretrained(tmp_path)
+    assert torch.equal(reloaded(pixel_values).pixel_values, model(pixel_values).pixel_values)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_close_to_float32(model, dtype):
+    pixel_values = images()
+    expected = model(pixel_values).pixel_values
+    codes = model.encode(pixel_values).codes
+    half = model.to(dtype)
+    assert half(pixel_values).pixel_values.dtype == dtype
+    torch.testing.assert_close(half.decode(codes=codes).pixel_values.float(), expected, atol=0.05, rtol=0)
+
+
+def test_activation_checkpointing_leaves_gradients_alone(model):
+    pixel_values = images()
+
+    def gradients() -> list[torch.Tensor]:
+        model.zero_grad()
+        output = model(pixel_values, return_loss=True)
+        (output.loss + output.pixel_values.mean()).backward()
+        return [parameter.grad.clone() for parameter in model.parameters()]
+
+    model.train()
+    expected = gradients()
+    model.activation_checkpointing_enable()
+    assert model.decoder.mid_blocks[0].gradient_checkpointing
+    for got, want in zip(gradients(), expected, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_every_weight_missing_in_a_checkpoint_is_initialised(tmp_path):
+    config = MaskGitVQGANConfig(**{**TINY, "base_channels": 32, "codebook_size": 500})
+    MaskGitVQGANModel(config).save_pretrained(tmp_path, state_dict={"encoder.conv_in.weight": torch.ones(32, 3, 3, 3)})
+    model = MaskGitVQGANModel.from_pretrained(tmp_path)
+    assert model.encoder.conv_in.weight.eq(1).all()
+    for module in model.modules():
+        if isinstance(module, nn.GroupNorm):
+            assert module.weight.eq(1).all()
+            assert module.bias.eq(0).all()
+    convolution = model.decoder.mid_blocks[0].conv1.weight
+    assert convolution.std().item() == pytest.approx((64 * 9) ** -0.5, rel=0.05)
+    assert model.decoder.conv_in.bias.eq(0).all()
+    bound = math.sqrt(3 / 500)
+    assert model.quantizer.codebook.weight.abs().max().item() == pytest.approx(bound, rel=0.01)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("pixel_values", "message"),
+    [
+        (torch.rand(1, 1, 16, 16), r"shape \(1, 1, 16, 16\); expected \(batch, 3, height, width\)"),
+        (torch.rand(3, 16, 16), r"shape \(3, 16, 16\)"),
+        (torch.rand(1, 3, 16, 18), "16 x 18 pixels; both sides must be multiples of 4"),
+        (torch.rand(1, 3, 0, 16), "0 x 16 pixels"),
+        (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), "dtype torch.uint8; expected floats"),
+    ],
+)
+def test_wrong_images_are_refused(model, pixel_values, message):
+    with pytest.raises(ValueError, match=message):
+        model.encode(pixel_values)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "neither was given"),
+        ({"codes": torch.zeros(1, 4).long(), "latents": torch.rand(1, 6, 2, 2)}, "both was given"),
+        ({"codes": torch.tensor([[0, 1, 2, 32]])}, r"values from 0 to 32; expected \[0, 32\)"),
+        ({"codes": torch.tensor([[0, 1, 2, -1]])}, "values from -1 to 2"),
+        ({"codes": torch.zeros(1, 5).long()}, "5 positions an image, which is no square"),
+        ({"codes": torch.zeros(4).long()}, r"shape \(4,\)"),
+        ({"codes": torch.zeros(1, 4)}, "dtype torch.float32; expected integers"),
+        ({"latents": torch.rand(1, 5, 2, 2)}, r"expected \(batch, 6, height, width\)"),
+        ({"latents": torch.zeros(1, 6, 2, 2).long()}, "Integers go to the argument codes"),
+    ],
+)
+def test_wrong_codes_and_latents_are_refused(model, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        model.decode(**arguments)
