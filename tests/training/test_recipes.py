@@ -11,7 +11,8 @@ from titok_hf.training.recipes import RECIPES_FOLDER, RecipeError, load_recipe, 
 @dataclass
 class Optimizer:
     learning_rate: float = 1e-4
-    betas: tuple[float, ...] = (0.9, 0.99)
+    betas: tuple[float, float] = (0.9, 0.99)
+    milestones: tuple[int, ...] = ()
 
 
 @dataclass
@@ -37,17 +38,36 @@ def recipe(tmp_path):
 
 
 def test_values_come_from_the_file_then_from_overrides(recipe):
-    overrides = ["num_steps=20", "optimizer.learning_rate=1e-3", "limit=5", "num_steps=30", "compile=true"]
+    overrides = [
+        "num_steps=20",
+        "optimizer.milestones=[1, 2, 3]",
+        "optimizer.learning_rate=1e-3",
+        "limit=5",
+        "num_steps=30",
+        "compile=true",
+    ]
     training = load_recipe(Training, recipe, overrides)
     assert training == Training(
         output_dir="out",
         num_steps=30,
         compile=True,
         limit=5,
-        optimizer=Optimizer(learning_rate=1e-3, betas=(0.9, 1.0)),
+        optimizer=Optimizer(learning_rate=1e-3, betas=(0.9, 1.0), milestones=(1, 2, 3)),
         options={"depths": [1, 2]},
     )
     assert isinstance(training.optimizer.betas, tuple)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1e-4", 1e-4), ("-2.5E+3", -2500.0), (".5", 0.5), ("3", 3.0), (".inf", float("inf"))]
+)
+def test_numbers_are_written_as_people_write_them(recipe, text, value):
+    assert load_recipe(Training, recipe, [f"optimizer.learning_rate={text}"]).optimizer.learning_rate == value
+
+
+def test_no_is_a_word(recipe):
+    training = load_recipe(Training, recipe, ["precision=no", "output_dir=yes", "compile=false"])
+    assert (training.precision, training.output_dir, training.compile) == ("no", "yes", False)
 
 
 def test_a_recipe_survives_being_written(recipe, tmp_path):
@@ -74,6 +94,7 @@ def test_a_recipe_survives_being_written(recipe, tmp_path):
         ("optimizer=3", "optimizer is 3 .int.; expected a group of keys"),
         ("optimizer.betas=[0.9, a]", r"optimizer.betas\[1\] is 'a'"),
         ("optimizer.betas=0.9", "expected a list"),
+        ("optimizer.betas=[0.9]", "expected a list of 2 values"),
         ("options=3", "expected a mapping"),
         ("num_steps.x=3", "'num_steps' is a value, not a group of keys"),
         ("num_steps", "not of the form key=value"),

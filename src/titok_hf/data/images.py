@@ -188,3 +188,13 @@ def _png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     PILImage.fromarray(image).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
+
+
+__all__ = [
+    "FASHION_MNIST_CLASSES",
+    "ResizeMode",
+    "class_names",
+    "image_batches",
+    "images_to_tensor",
+    "load_image_dataset",
+]

@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForImageClassification
 
-from titok_hf.evaluation.measure import MeasureConfig, measure, measured_with
 from titok_hf.pictures import write_atomically
 from titok_hf.pipeline_titok import TiTokPipeline
+
+from .measure import MeasureConfig, measure, measured_with
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -52,3 +52,6 @@ class JudgeMeter:
         }
         accuracy = self._hits.sum().item() / self._totals.sum().item()
         return {"accuracy": accuracy, "lowest_class": min(by_class.values()), "by_class": by_class}
+
+
+__all__ = ["JudgeMeter"]

@@ -14,11 +14,13 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from titok_hf import __version__
 from titok_hf.data.images import ResizeMode, class_names, image_batches, load_image_dataset
-from titok_hf.evaluation.classification import JudgeMeter
-from titok_hf.evaluation.memorization import NearestNeighbors, find_nearest_neighbors, memorization_report
-from titok_hf.evaluation.reconstruction import CodebookUsage, ReconstructionMeter, center_crop, count_codes
 from titok_hf.pictures import contact_sheet
+
+from .classification import JudgeMeter
+from .memorization import NearestNeighbors, find_nearest_neighbors, memorization_report
+from .reconstruction import CodebookUsage, ReconstructionMeter, center_crop, count_codes
 
 if TYPE_CHECKING:
     from titok_hf.pipeline_titok import TiTokPipeline
@@ -131,8 +133,12 @@ def generate(pipeline: TiTokPipeline, labels: torch.Tensor, config: MeasureConfi
 
 def measured_with() -> dict[str, str]:
     """Versions of everything that the numbers depend on."""
-    packages = ("titok-hf", "torch", "transformers", "diffusers", "datasets", "torchmetrics")
-    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+    packages = ("torch", "transformers", "diffusers", "datasets", "torchmetrics")
+    return {
+        "titok-hf": __version__,
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }
 
 
 def _measure_reconstruction(
@@ -224,3 +230,6 @@ def _sheet_of_pairs(left: torch.Tensor, right: torch.Tensor, order: torch.Tensor
     """The first pairs of `order`, an even number of columns: each image of `left` followed by its mate of `right`."""
     shown = order[: SHEET_ROWS * SHEET_COLUMNS // 2]
     return contact_sheet(_to_pictures(torch.stack([left[shown], right[shown]], dim=1).flatten(0, 1)), SHEET_COLUMNS)
+
+
+__all__ = ["MeasureConfig", "Measurement", "generate", "measure", "measured_with", "reconstruct"]

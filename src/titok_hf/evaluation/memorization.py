@@ -104,3 +104,6 @@ def copy_share(neighbors: NearestNeighbors) -> float:
     """The share of queries, in [0, 1], that are a suspiciously near copy of one reference image."""
     nearest, second = neighbors.distances.unbind(dim=1)
     return (nearest < COPY_RATIO * second).float().mean().item()
+
+
+__all__ = ["NearestNeighbors", "copy_share", "find_nearest_neighbors", "memorization_report"]

@@ -99,3 +99,13 @@ class CodebookUsage:
 def count_codes(codes: torch.Tensor, codebook_size: int) -> torch.Tensor:
     """Occurrences of each code: int64, shape (codebook_size,), for int64 codes of any shape in [0, codebook_size)."""
     return torch.bincount(codes.flatten(), minlength=codebook_size).cpu()
+
+
+__all__ = [
+    "CodebookUsage",
+    "ReconstructionMeter",
+    "center_crop",
+    "count_codes",
+    "peak_signal_to_noise_ratio",
+    "structural_similarity",
+]

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed, tqdm
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 from transformers import (
     AutoConfig,
     AutoModelForImageClassification,
@@ -27,19 +25,11 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-from titok_hf.data.images import class_names, images_to_tensor, load_image_dataset
-from titok_hf.training.recipes import load_recipe, recipe_to_yaml
+from titok_hf.atomic_files import folder_atomically
 
-
-@dataclass
-class ClassifierDataConfig:
-    """The images: where they come from and how they are brought to size (see `images_to_tensor`)."""
-
-    source: str
-    image_size: int
-    resize_mode: Literal["resize", "pad"] = "resize"
-    train_split: str = "train"
-    test_split: str = "test"
+from .configs import ImageDataConfig
+from .images import flip_half, load_split, to_pixel_values
+from .recipes import RecipeError, load_recipe, recipe_to_yaml
 
 
 @dataclass
@@ -59,12 +49,11 @@ class ClassifierConfig:
         learning_rate: peak of the cosine schedule, which starts and ends at 0.
         warmup_ratio: share of all steps that raise the learning rate, in [0, 1].
         max_shift: images are moved by up to that many pixels in each direction, black coming in.
-        horizontal_flip: whether half of the training images are mirrored.
         batch_size: images per step and process.
     """
 
     output_dir: str
-    data: ClassifierDataConfig
+    data: ImageDataConfig
     model: ClassifierModelConfig
     num_epochs: int
     batch_size: int = 256
@@ -73,7 +62,6 @@ class ClassifierConfig:
     warmup_ratio: float = 0.1
     label_smoothing: float = 0.0
     max_shift: int = 0
-    horizontal_flip: bool = False
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     seed: int = 0
 
@@ -83,8 +71,8 @@ class ClassifierConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it has to be larger than 0.")
 
 
-def augment(images: torch.Tensor, max_shift: int, horizontal_flip: bool) -> torch.Tensor:
-    """Moves each image by its own random number of pixels, and mirrors half of them.
+def shift_randomly(images: torch.Tensor, max_shift: int) -> torch.Tensor:
+    """Moves each image by its own random number of pixels, up to `max_shift` in each direction.
 
     Args:
         images: shape (batch, channels, height, width), any dtype; 0 is black.
@@ -96,9 +84,6 @@ def augment(images: torch.Tensor, max_shift: int, horizontal_flip: bool) -> torc
     offsets = torch.randint(2 * max_shift + 1, (2, batch, 1), device=device)
     rows = offsets[0] + torch.arange(height, device=device)  # (B, H)
     columns = offsets[1] + torch.arange(width, device=device)  # (B, W)
-    if horizontal_flip:
-        mirrored = torch.rand(batch, 1, device=device) < 0.5
-        columns = torch.where(mirrored, columns.flip(1), columns)
     padded = F.pad(images, [max_shift] * 4)
     sample = torch.arange(batch, device=device)[:, None, None]
     moved = padded[sample, :, rows[:, :, None], columns[:, None, :]]  # (B, H, W, C)
@@ -127,11 +112,6 @@ def measure_accuracy(model: torch.nn.Module, loader: DataLoader, accelerator: Ac
     return torch.cat(hits).float().mean().item()
 
 
-def to_pixel_values(images: torch.Tensor) -> torch.Tensor:
-    """uint8 images in [0, 255] as float32 in [0, 1], in the memory format that convolutions like best."""
-    return (images.float() / 255).contiguous(memory_format=torch.channels_last)
-
-
 def train_classifier(config: ClassifierConfig) -> float:
     """Trains a classifier and saves it as safetensors, with its recipe and its accuracy beside it.
 
@@ -144,8 +124,8 @@ def train_classifier(config: ClassifierConfig) -> float:
         raise FileExistsError(f"{config.output_dir} exists already. Choose another output_dir, or remove it.")
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     set_seed(config.seed)
-    train_set, names = _load_split(config.data, config.data.train_split)
-    test_set, _ = _load_split(config.data, config.data.test_split)
+    train_set, names = load_split(config.data, config.data.train_split)
+    test_set, _ = load_split(config.data, config.data.test_split)
     train_loader = DataLoader(train_set, config.batch_size, shuffle=True, drop_last=True)
     test_loader = DataLoader(test_set, config.batch_size)
     model = build_classifier(config.model, names).to(memory_format=torch.channels_last)
@@ -159,7 +139,9 @@ def train_classifier(config: ClassifierConfig) -> float:
         model.train()
         progress = tqdm(train_loader, desc=f"epoch {epoch + 1}/{config.num_epochs}", mininterval=2)
         for images, labels in progress:
-            images = augment(images, config.max_shift, config.horizontal_flip)
+            images = shift_randomly(images, config.max_shift)
+            if config.data.horizontal_flip:
+                images = flip_half(images)
             logits = model(pixel_values=to_pixel_values(images)).logits
             loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
             accelerator.backward(loss)
@@ -176,21 +158,11 @@ def train_classifier(config: ClassifierConfig) -> float:
     return accuracy
 
 
-def _load_split(config: ClassifierDataConfig, split: str) -> tuple[TensorDataset, list[str]]:
-    dataset = load_image_dataset(config.source, split)
-    return TensorDataset(*images_to_tensor(dataset, config.image_size, config.resize_mode)), class_names(dataset)
-
-
 def _save(model: PreTrainedModel, config: ClassifierConfig, accuracy: float) -> None:
-    """Writes into a folder beside the final one and renames it, so that no half-written result is ever seen."""
-    output_dir = Path(config.output_dir)
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output_dir.parent) as temporary:
-        folder = Path(temporary) / output_dir.name
+    with folder_atomically(config.output_dir, last="config.json") as folder:
         model.save_pretrained(folder)
         (folder / "recipe.yaml").write_text(recipe_to_yaml(config), encoding="utf-8")
         (folder / "metrics.json").write_text(json.dumps({"test_accuracy": accuracy}) + "\n", encoding="utf-8")
-        os.replace(folder, output_dir)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -199,7 +171,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("recipe", help="name of a recipe of this package, or the path of a YAML file")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of it")
     options = parser.parse_args(arguments)
-    train_classifier(load_recipe(ClassifierConfig, options.recipe, options.set))
+    try:
+        train_classifier(load_recipe(ClassifierConfig, options.recipe, options.set))
+    except (RecipeError, FileNotFoundError, FileExistsError) as error:
+        parser.exit(2, f"{error}\n")
+
+
+__all__ = [
+    "ClassifierConfig",
+    "ClassifierModelConfig",
+    "build_classifier",
+    "measure_accuracy",
+    "shift_randomly",
+    "train_classifier",
+]
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,23 @@ import yaml
 Recipe = TypeVar("Recipe")
 
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
+
+
+class _RecipeLoader(yaml.SafeLoader):
+    """YAML with the numbers and truth values of version 1.2: `1e-4` is a number and `no` is text, not false."""
+
+
+_BOOL, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
+_RecipeLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_BOOL, _FLOAT)]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_RecipeLoader.add_implicit_resolver(_BOOL, re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_RecipeLoader.add_implicit_resolver(
+    _FLOAT,
+    re.compile(r"^[-+]?((\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?|\.inf|\.nan)$"),
+    list("-+.0123456789"),
+)
 
 
 class RecipeError(ValueError):
@@ -39,7 +57,7 @@ def load_recipe(cls: type[Recipe], name_or_path: str | Path, overrides: Sequence
     """
     path = find_recipe(name_or_path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _RecipeLoader)
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not valid YAML: {error}") from error
     values = {} if values is None else values
@@ -109,7 +127,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     if not separator or not all(key.split(".")):
         raise RecipeError(f"The override {override!r} is not of the form key=value or group.key=value.")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _RecipeLoader)
     except yaml.YAMLError as error:
         raise RecipeError(f"The value of the override {override!r} is not valid YAML: {error}") from error
     *groups, name = key.split(".")
@@ -132,25 +150,26 @@ def _convert(value: Any, annotation: Any, key: str) -> Any:
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
         return build_recipe(annotation, _accept(value, isinstance(value, dict), "a group of keys", key), f"{key}.")
     if origin in (list, tuple):
-        _accept(value, isinstance(value, (list, tuple)), "a list", key)
-        return origin(_convert(item, arguments[0], f"{key}[{index}]") for index, item in enumerate(value))
+        return _convert_to_sequence(value, origin, arguments, key)
     if origin is dict:
         _accept(value, isinstance(value, dict), "a mapping", key)
         return {name: _convert(item, arguments[1], f"{key}.{name}") for name, item in value.items()}
     if annotation is float:
-        return _convert_to_float(value, key)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return float(_accept(value, is_number, "a number", key))
     # bool is a subclass of int, but `steps: true` is a mistake.
     fits = isinstance(value, annotation) and (annotation is bool or not isinstance(value, bool))
     return _accept(value, fits, f"a value of the type {annotation.__name__}", key)
 
 
-def _convert_to_float(value: Any, key: str) -> float:
-    if isinstance(value, str):  # YAML 1.1 reads 1e-4, without a dot, as text
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    return float(_accept(value, isinstance(value, (int, float)) and not isinstance(value, bool), "a number", key))
+def _convert_to_sequence(value: Any, origin: type, arguments: tuple[Any, ...], key: str) -> Any:
+    _accept(value, isinstance(value, (list, tuple)), "a list", key)
+    if origin is tuple and arguments[-1] is not Ellipsis:  # tuple[float, float]
+        _accept(value, len(value) == len(arguments), f"a list of {len(arguments)} values", key)
+    else:  # list[float], tuple[float, ...]
+        arguments = arguments[:1] * len(value)
+    items = zip(value, arguments, strict=True)
+    return origin(_convert(item, argument, f"{key}[{index}]") for index, (item, argument) in enumerate(items))
 
 
 def _convert_to_union(value: Any, arguments: tuple[Any, ...], annotation: Any, key: str) -> Any:
@@ -180,3 +199,6 @@ def _to_plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_to_plain(item) for item in value]
     return value
+
+
+__all__ = ["RECIPES_FOLDER", "RecipeError", "build_recipe", "find_recipe", "load_recipe", "recipe_to_yaml"]
