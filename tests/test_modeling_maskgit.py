@@ -1,0 +1,290 @@
+"""MaskGitTransformer1DModel on tiny sizes: its equations, its inputs, and what diffusers and accelerate expect."""
+
+import accelerate
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import BertConfig, BertModel
+
+from titok_hf.modeling_maskgit import MASKGIT_VARIANTS, MaskGitTransformer1DModel
+
+TINY = {
+    "codebook_size": 20,
+    "num_latent_tokens": 6,
+    "num_classes": 3,
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+}
+
+
+def tiny_model(architecture, **overrides):
+    """A model in eval mode whose weights are large enough for every part of it to show in the logits."""
+    model = MaskGitTransformer1DModel(architecture=architecture, **{**TINY, **overrides}).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+@pytest.fixture(params=["vit", "uvit"])
+def model(request):
+    return tiny_model(request.param)
+
+
+@pytest.fixture
+def inputs(model):
+    input_ids = torch.tensor([[20, 3, 20, 7, 19, 0], [20, 20, 20, 20, 20, 20]])
+    return {"input_ids": input_ids, "class_labels": torch.tensor([2, model.null_class_label])}
+
+
+def test_vit_equals_bert(inputs):
+    model = tiny_model("vit")
+    bert = BertModel(
+        BertConfig(
+            vocab_size=20 + 1 + 3 + 1,
+            hidden_size=32,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            intermediate_size=48,
+            max_position_embeddings=7,
+            layer_norm_eps=1e-12,
+        ),
+        add_pooling_layer=False,
+    ).eval()
+    ours = model.state_dict()
+    names = {"embeddings.word_embeddings.weight": "token_embedding.weight"}
+    names["embeddings.position_embeddings.weight"] = "position_embedding"
+    names["embeddings.token_type_embeddings.weight"] = "backbone.token_type_embedding"
+    for leaf in ("weight", "bias"):
+        names[f"embeddings.LayerNorm.{leaf}"] = f"backbone.embedding_norm.{leaf}"
+        for i in range(4):
+            theirs, layer = f"encoder.layer.{i}", f"backbone.layers.{i}"
+            names[f"{theirs}.attention.output.dense.{leaf}"] = f"{layer}.attention.out_proj.{leaf}"
+            names[f"{theirs}.attention.output.LayerNorm.{leaf}"] = f"{layer}.attention_norm.{leaf}"
+            names[f"{theirs}.intermediate.dense.{leaf}"] = f"{layer}.mlp.fc1.{leaf}"
+            names[f"{theirs}.output.dense.{leaf}"] = f"{layer}.mlp.fc2.{leaf}"
+            names[f"{theirs}.output.LayerNorm.{leaf}"] = f"{layer}.mlp_norm.{leaf}"
+    state_dict = {theirs: ours[name] for theirs, name in names.items()}
+    for i in range(4):
+        for leaf in ("weight", "bias"):
+            fused = ours[f"backbone.layers.{i}.attention.qkv_proj.{leaf}"]
+            for part, tensor in zip(("query", "key", "value"), fused.chunk(3), strict=True):
+                state_dict[f"encoder.layer.{i}.attention.self.{part}.{leaf}"] = tensor
+    bert.load_state_dict(state_dict)
+
+    tokens = torch.cat([20 + 1 + inputs["class_labels"][:, None], inputs["input_ids"]], dim=1)
+    expected = model.lm_head(bert(tokens).last_hidden_state[:, 1:])
+    torch.testing.assert_close(model(**inputs).logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_uvit_equals_its_equations(inputs):
+    model = tiny_model("uvit")
+    weights = model.state_dict()
+
+    def linear(x, name):
+        return F.linear(x, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
+
+    def norm(x, name):
+        return F.layer_norm(x, (32,), weights[f"{name}.weight"], weights[f"{name}.bias"], 1e-5)
+
+    def block(x, name):
+        query, key, value = linear(norm(x, f"{name}.norm1"), f"{name}.attention.qkv_proj").chunk(3, dim=-1)
+        heads = []
+        for head in range(4):
+            q, k, v = (part[..., 8 * head : 8 * (head + 1)] for part in (query, key, value))
+            heads.append((q @ k.mT / 8**0.5).softmax(-1) @ v)
+        x = x + linear(torch.cat(heads, dim=-1), f"{name}.attention.out_proj")
+        return x + linear(F.gelu(linear(norm(x, f"{name}.norm2"), f"{name}.mlp.fc1")), f"{name}.mlp.fc2")
+
+    tokens = torch.cat([20 + 1 + inputs["class_labels"][:, None], inputs["input_ids"]], dim=1)
+    x = weights["token_embedding.weight"][tokens] + weights["position_embedding"]
+    first = block(x, "backbone.in_blocks.0")
+    second = block(first, "backbone.in_blocks.1")
+    x = block(second, "backbone.middle_block")
+    for i, skip in enumerate((second, first)):
+        name = f"backbone.out_blocks.{i}"
+        x = block(linear(torch.cat([x, skip], dim=-1), f"{name}.skip_proj"), name)
+    expected = linear(norm(x, "backbone.norm"), "lm_head")[:, 1:]
+    torch.testing.assert_close(model(**inputs).logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("variant", "num_latent_tokens", "num_parameters"),
+    [
+        ("l32", 32, 177_202_432),
+        ("b64", 64, 177_202_432 + 32 * 768),
+        ("s128", 128, 294_990_848),
+        ("l64_512", 64, 177_202_432 + 32 * 768),
+        ("b128_512", 128, 294_990_848),
+    ],
+)
+def test_variants_have_the_published_size(variant, num_latent_tokens, num_parameters):
+    with torch.device("meta"):
+        model = MaskGitTransformer1DModel.from_variant(variant)
+    assert model.num_parameters() == num_parameters
+    assert model.config.num_latent_tokens == num_latent_tokens
+    assert (model.config.codebook_size, model.config.num_classes, model.mask_token_id) == (4096, 1000, 4096)
+
+
+def test_variants_take_overrides():
+    model = MaskGitTransformer1DModel.from_variant("l32", **TINY)
+    assert model.config.architecture == "vit" and model.config.hidden_size == 32
+
+
+def test_logits_cover_codes_only(model, inputs):
+    output = model(**inputs)
+    assert output.logits.shape == (2, 6, 20)
+    assert torch.equal(model(**inputs, return_dict=False)[0], output.logits)
+
+
+def test_every_position_sees_the_class_and_every_other_position(model, inputs):
+    reference = model(**inputs).logits[0]
+    other_class = model(inputs["input_ids"], torch.tensor([0, 0])).logits[0]
+    assert ((other_class - reference).abs().amax(-1) > 1e-3).all()
+    for position in range(6):
+        changed = inputs["input_ids"].clone()
+        changed[0, position] = 11
+        difference = (model(changed, inputs["class_labels"]).logits[0] - reference).abs().amax(-1)
+        assert (difference > 1e-4).all()
+
+
+def test_images_of_a_batch_are_independent(model, inputs):
+    alone = model(inputs["input_ids"][:1], inputs["class_labels"][:1]).logits
+    torch.testing.assert_close(model(**inputs).logits[:1], alone)
+
+
+def test_initial_weights_follow_bert():
+    model = MaskGitTransformer1DModel(architecture="uvit", **{**TINY, "hidden_size": 256})
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            assert parameter.abs().max() <= 0.04, name
+            # A normal law cut at two deviations keeps 0.88 of its deviation.
+            assert parameter.std().item() == pytest.approx(0.88 * 0.02, rel=0.1), name
+        else:
+            assert torch.equal(parameter, torch.full_like(parameter, float(name.endswith("weight")))), name
+
+
+@pytest.mark.parametrize("architecture", ["vit", "uvit"])
+def test_dropout_acts_in_training_only(architecture):
+    model = tiny_model(architecture, dropout=0.5)
+    ids, labels = torch.full((1, 6), 20), torch.tensor([1])
+    assert torch.equal(model(ids, labels).logits, model(ids, labels).logits)
+    model.train()
+    assert not torch.equal(model(ids, labels).logits, model(ids, labels).logits)
+
+
+def test_published_uvit_trains_without_dropout():
+    assert MASKGIT_VARIANTS["s128"]["dropout"] == 0.0
+    model = tiny_model("uvit", dropout=0.0).train()
+    ids, labels = torch.full((1, 6), 20), torch.tensor([1])
+    assert torch.equal(model(ids, labels).logits, model(ids, labels).logits)
+
+
+def test_saved_model_computes_the_same(model, inputs, tmp_path):
+    model.save_pretrained(tmp_path)
+    reloaded = MaskGitTransformer1DModel.from_pretrained(tmp_path)
+    assert torch.equal(reloaded(**inputs).logits, model(**inputs).logits)
+    assert dict(reloaded.config).items() >= TINY.items()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_close(model, inputs, dtype):
+    expected = model(**inputs).logits
+    logits = model.to(dtype)(**inputs).logits
+    assert logits.dtype == dtype
+    assert (logits.float() - expected).norm() / expected.norm() < 0.05
+
+
+def test_autocast_trains(model, inputs):
+    model.train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model(**inputs).logits
+    logits.float().square().mean().backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients.values())
+
+
+@pytest.mark.parametrize("architecture", ["vit", "uvit"])
+def test_gradient_checkpointing_changes_no_gradient(architecture):
+    model = tiny_model(architecture, dropout=0.0).train()
+    ids, labels = torch.full((2, 6), 20), torch.tensor([0, 1])
+
+    def gradients():
+        model.zero_grad()
+        model(ids, labels).logits.square().mean().backward()
+        return [parameter.grad.clone() for parameter in model.parameters()]
+
+    expected = gradients()
+    calls = []
+    model.enable_gradient_checkpointing(lambda layer, *args: calls.append(layer) or layer(*args))
+    gradients()
+    assert len(calls) == (4 if architecture == "vit" else 5)
+    model.enable_gradient_checkpointing()
+    for gradient, reference in zip(gradients(), expected, strict=True):
+        torch.testing.assert_close(gradient, reference)
+
+
+def test_compiles_without_a_graph_break(model, inputs):
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(**inputs).logits, model(**inputs).logits)
+
+
+def test_weights_can_be_offloaded(model, inputs):
+    expected = model(**inputs).logits
+    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert torch.equal(model(**inputs).logits, expected)
+
+
+def test_device_maps_do_not_split_layers(model):
+    size = sum(parameter.numel() * 4 for parameter in model.parameters())
+    device_map = accelerate.infer_auto_device_map(
+        model, {"cpu": size // 2, "disk": size}, no_split_module_classes=model._no_split_modules
+    )
+    assert set(device_map.values()) == {"cpu", "disk"}
+    layers = ("layers.", "_blocks.", "middle_block.")
+    inside_layers = [name for name in device_map if any(layer in name + "." for layer in layers)]
+    assert inside_layers and all("attention" not in name and "mlp" not in name for name in inside_layers)
+
+
+@pytest.mark.parametrize("num_tokens", [5, 7])
+def test_wrong_number_of_tokens_is_refused(model, num_tokens):
+    with pytest.raises(ValueError, match=rf"\(1, {num_tokens}\).*\(batch, 6\)"):
+        model(torch.zeros(1, num_tokens, dtype=torch.long), torch.tensor([0]))
+
+
+def test_codes_without_a_batch_are_refused(model):
+    with pytest.raises(ValueError, match=r"shape \(6,\)"):
+        model(torch.zeros(6, dtype=torch.long), torch.tensor([0]))
+
+
+@pytest.mark.parametrize("code", [-1, 21])
+def test_unknown_codes_are_refused(model, code):
+    with pytest.raises(ValueError, match=f"input_ids has {code}.*0 to 20; 20 is the mask token"):
+        model(torch.tensor([[0, 1, 2, 3, 20, code]]), torch.tensor([0]))
+
+
+@pytest.mark.parametrize("label", [-1, 4])
+def test_unknown_classes_are_refused(model, label):
+    with pytest.raises(ValueError, match=f"class_labels has {label}.*0 to 3; 3 is no class"):
+        model(torch.zeros(1, 6, dtype=torch.long), torch.tensor([label]))
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([0]), torch.tensor([[0], [1]]), torch.tensor(0)])
+def test_one_label_an_image_is_wanted(model, labels):
+    with pytest.raises(ValueError, match="one label an image"):
+        model(torch.zeros(2, 6, dtype=torch.long), labels)
+
+
+def test_sizes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="'unet'.*'vit', 'uvit'"):
+        MaskGitTransformer1DModel(architecture="unet")
+    with pytest.raises(ValueError, match="hidden_size is 30.*4 attention heads"):
+        MaskGitTransformer1DModel(**{**TINY, "hidden_size": 30})
+    with pytest.raises(ValueError, match="num_hidden_layers is 3.*even"):
+        MaskGitTransformer1DModel(architecture="uvit", **{**TINY, "num_hidden_layers": 3})
+    with pytest.raises(ValueError, match="'xl'.*l32"):
+        MaskGitTransformer1DModel.from_variant("xl")
