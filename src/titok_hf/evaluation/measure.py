@@ -133,12 +133,9 @@ def generate(pipeline: TiTokPipeline, labels: torch.Tensor, config: MeasureConfi
 
 def measured_with() -> dict[str, str]:
     """Versions of everything that the numbers depend on."""
-    packages = ("torch", "transformers", "diffusers", "datasets", "torchmetrics")
-    return {
-        "titok-hf": __version__,
-        "python": platform.python_version(),
-        **{package: version(package) for package in packages},
-    }
+    libraries = ("torch", "transformers", "diffusers", "datasets", "torchmetrics")
+    ours = {"titok-hf": __version__, "python": platform.python_version()}
+    return ours | {library: version(library) for library in libraries}
 
 
 def _measure_reconstruction(
