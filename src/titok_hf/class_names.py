@@ -3,11 +3,12 @@
 import difflib
 import operator
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
 
-ClassLabels = int | str | Sequence[int | str] | np.ndarray | torch.Tensor
+ClassLabels: TypeAlias = int | str | Sequence[int | str] | np.ndarray | torch.Tensor
 
 
 class ClassNames:

@@ -9,6 +9,7 @@ from .atomic_files import write_atomically
 # A cell of this many pixels is easy to look at: pictures of 32 pixels are shown four times as large.
 _COMFORTABLE_CELL = 128
 _GAP = 4
+_FONT_SIZE = 14
 _PAPER = (255, 255, 255)
 _INK = (40, 40, 40)
 
@@ -47,7 +48,7 @@ def contact_sheet(
     scale = scale or max(1, round(_COMFORTABLE_CELL / max(width, height)))
     width, height = width * scale, height * scale
 
-    font = ImageFont.load_default()
+    font = ImageFont.load_default(size=_FONT_SIZE)
     margin = _GAP
     if labels:
         margin = 3 * _GAP + max(int(font.getlength(label)) for label in labels)

@@ -10,35 +10,31 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from PIL import Image
-from safetensors import SafetensorError
-from transformers.utils import is_torchvision_available
 
 from . import __version__
-from .atomic_files import folder_atomically
-from .checkpoint_files import INDEX_NAME, VERSION_KEY, checkpoint_folder
+from .checkpoint_files import VERSION_KEY
 from .class_names import ClassLabels, ClassNames
 from .image_processing_pil_titok import TiTokImageProcessorPil
 from .image_processing_titok import TiTokImageProcessor
 from .modeling_maskgit import MaskGitTransformer1DModel
 from .modeling_titok import TiTokModel
+from .pipeline_files import TiTokPipelineFiles
 from .scheduling_maskgit import MaskGitScheduler
 
 OutputType = Literal["pil", "np", "pt"]
-OneImage = Image.Image | np.ndarray | torch.Tensor | str | os.PathLike
-Images = OneImage | Sequence[OneImage]
-Generators = torch.Generator | Sequence[torch.Generator]
-StepCallback = Callable[
+OneImage: TypeAlias = Image.Image | np.ndarray | torch.Tensor | str | os.PathLike
+Images: TypeAlias = OneImage | Sequence[OneImage]
+Generators: TypeAlias = torch.Generator | Sequence[torch.Generator]
+StepCallback: TypeAlias = Callable[
     ["TiTokPipeline", int, torch.Tensor, dict[str, torch.Tensor]], "dict[str, torch.Tensor] | None"
 ]
 
-_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
 _OUTPUT_TYPES = ("pil", "np", "pt")
 
 
@@ -55,7 +51,7 @@ class TiTokPipelineOutput(BaseOutput):
     codes: torch.Tensor
 
 
-class TiTokPipeline(DiffusionPipeline):
+class TiTokPipeline(TiTokPipelineFiles):
     """
     Images from class labels (TiTok, arXiv 2406.07550, section 3.3), images to codes and back, and images changed
     through their codes.
@@ -99,88 +95,6 @@ class TiTokPipeline(DiffusionPipeline):
         self.register_to_config(id2label=self.id2label or None, **{VERSION_KEY: __version__})
         self._check_parts()
 
-    # Loading and saving
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> TiTokPipeline:
-        """
-        Load a pipeline from a folder or from the Hub. Weights are read from safetensors only, never from pickles.
-
-        Args:
-            pretrained_model_name_or_path: a folder that `save_pretrained` wrote, or the id of a Hub repository.
-            kwargs: as for any diffusers pipeline: `dtype`, `variant`, `revision`, `token`, `cache_dir`,
-                `force_download`, `local_files_only`, `device_map`, or parts to use instead of the saved ones.
-
-        Raises:
-            OSError: no checkpoint there, a damaged one, or one that a newer titok_hf saved.
-            ValueError: `use_safetensors=False`.
-        """
-        if kwargs.pop("use_safetensors", None) is False:
-            raise ValueError(
-                "use_safetensors is False, but pickles run code when opened and are not read. Leave it out."
-            )
-        hub_arguments = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
-        folder = checkpoint_folder(pretrained_model_name_or_path, variant=kwargs.get("variant"), **hub_arguments)
-        try:
-            if "image_processor" not in kwargs:
-                # The twin that works here, whichever of the two the checkpoint was saved with.
-                processor = TiTokImageProcessor if is_torchvision_available() else TiTokImageProcessorPil
-                kwargs["image_processor"] = processor.from_pretrained(folder, subfolder="image_processor")
-            pipe = super().from_pretrained(folder, use_safetensors=True, **kwargs)
-        except SafetensorError as error:
-            raise OSError(
-                f"The weights in {folder} are damaged ({error}). Save or download the checkpoint again."
-            ) from error
-        pipe.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
-        return pipe
-
-    @classmethod
-    def download(cls, pretrained_model_name: str | os.PathLike, **kwargs: Any) -> str:
-        """
-        Download a pipeline from the Hub into the cache: configurations, safetensors and the card, nothing executable.
-
-        Returns:
-            the local folder.
-
-        Raises:
-            OSError: no such repository, no access, or no network.
-        """
-        hub_arguments = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
-        return str(checkpoint_folder(pretrained_model_name, variant=kwargs.get("variant"), **hub_arguments))
-
-    def save_pretrained(
-        self,
-        save_directory: str | os.PathLike,
-        safe_serialization: bool = True,
-        variant: str | None = None,
-        max_shard_size: int | str | None = None,
-        push_to_hub: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        """
-        Save all parts and the index as safetensors and JSON. The folder changes only when everything has been written.
-
-        Args:
-            save_directory: the folder; other files in it stay.
-            safe_serialization: there for the signature of diffusers; pickles are refused.
-            variant: name of the weights' variant, such as "fp16".
-            max_shard_size: largest size of a weights file ("5GB").
-            push_to_hub: whether to upload as well; `kwargs` go to `push_to_hub` then.
-
-        Raises:
-            ValueError: `safe_serialization=False`.
-            OSError: the folder cannot be written.
-        """
-        if not safe_serialization:
-            raise ValueError("safe_serialization is False, but pickles are not written. Leave it out.")
-        with folder_atomically(save_directory, last=INDEX_NAME) as folder:
-            super().save_pretrained(folder, variant=variant, max_shard_size=max_shard_size)
-        if push_to_hub:
-            repository = kwargs.pop("repo_id", os.path.basename(os.path.abspath(save_directory)))
-            self.push_to_hub(repository, variant=variant, **kwargs)
-
-    # Classes
-
     @property
     def classes(self) -> ClassNames:
         """The classes that the generator knows, by number and by name."""
@@ -190,8 +104,6 @@ class TiTokPipeline(DiffusionPipeline):
     def get_label_ids(self, class_labels: ClassLabels) -> list[int]:
         """Numbers of classes that are given by number or by name; see [`ClassNames.label_ids`]."""
         return self.classes.label_ids(class_labels)
-
-    # Images to tokens and back
 
     def preprocess(self, images: Images) -> torch.Tensor:
         """
@@ -267,13 +179,13 @@ class TiTokPipeline(DiffusionPipeline):
         tokens = _as_tensor(tokens)
         if not len(tokens):
             raise ValueError("There are no tokens to decode. Give at least one image's.")
-        images = []
+        batches: list[Any] = []
         with self._tokenizer_at_work() as device:
             for batch in _batches(tokens, batch_size):
-                images.append(self._decode_batch(batch.to(device), output_type))
+                batches.append(self._decode_batch(batch.to(device), output_type))
         if output_type == "pil":
-            return [image for batch in images for image in batch]
-        return np.concatenate(images) if output_type == "np" else torch.cat(images)
+            return [image for images in batches for image in images]
+        return np.concatenate(batches) if output_type == "np" else torch.cat(batches)
 
     def reconstruct(
         self, images: Images, output_type: OutputType = "pil", batch_size: int = 32
@@ -305,8 +217,6 @@ class TiTokPipeline(DiffusionPipeline):
             hook.pre_forward(self.tokenizer)
         yield device
         self.maybe_free_model_hooks()
-
-    # Generation
 
     @property
     def guidance_scale(self) -> float:
@@ -378,10 +288,9 @@ class TiTokPipeline(DiffusionPipeline):
 
         for index, timestep in enumerate(self.progress_bar(scheduler.timesteps)):
             logits = self._predict(codes, labels, scheduler, timestep)
-            step = scheduler.step(logits, timestep, codes, generator=generator)
-            codes = step.prev_sample
+            codes, predicted_codes, _ = scheduler.step(logits, timestep, codes, generator, return_dict=False)
             if callback_on_step_end is not None:
-                available = {"codes": codes, "predicted_codes": step.pred_original_sample}
+                available = {"codes": codes, "predicted_codes": predicted_codes}
                 tensors = {name: available[name] for name in callback_on_step_end_tensor_inputs}
                 codes = (callback_on_step_end(self, index, timestep, tensors) or {}).get("codes", codes)
 
@@ -477,8 +386,6 @@ class TiTokPipeline(DiffusionPipeline):
                 )
         return codes, mask
 
-    # Checks
-
     def _check_parts(self) -> None:
         if (self.transformer is None) != (self.scheduler is None):
             raise ValueError("transformer and scheduler come together. Pass both, or neither for a tokenizer alone.")
@@ -537,14 +444,15 @@ def _batches(items: Sequence | torch.Tensor, batch_size: int) -> Iterator:
         yield items[start : start + batch_size]
 
 
-def _as_list(images: Images) -> Sequence:
+def _as_list(images: Images) -> Sequence[OneImage]:
     """One image or several to a sequence of single images."""
-    is_array = isinstance(images, (np.ndarray, torch.Tensor))
-    if isinstance(images, (Image.Image, str, os.PathLike)) or (is_array and images.ndim < 4):
+    if isinstance(images, (Image.Image, str, os.PathLike)):
+        return [images]
+    if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim < 4:
         return [images]
     if len(images) == 0:
         raise ValueError("There are no images. Give at least one.")
-    return images
+    return cast(Sequence[OneImage], images)
 
 
 def _as_tensor(values: torch.Tensor | np.ndarray | Sequence) -> torch.Tensor:

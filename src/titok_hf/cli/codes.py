@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.panel import Panel
@@ -22,6 +22,9 @@ from .pictures import (
     make_output_folder,
     save_picture,
 )
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _SHEET_COLUMNS = 8
 _SHEET_PICTURES = 80
@@ -54,10 +57,11 @@ def encode(
         write_atomically(output, file.to_bytes())
     except OSError as error:
         raise OSError(f"{output} cannot be written ({error}). Choose another file with --output.") from error
+    and_back = f"titok-hf decode {output}" + (f" --model {model}" if model else "")
     results.print(
         Panel.fit(
             f"{len(images)} pictures, {file.bytes_per_picture} bytes each, in [bold]{output}[/]\n"
-            f"and back: [bold]titok-hf decode {output}[/]",
+            f"and back: [bold]{and_back}[/]",
             title="encoded",
         )
     )
@@ -83,7 +87,7 @@ def decode(
     pipe = load_pipeline(model, device)
     file.check_belongs_to(pipe.tokenizer)
     make_output_folder(output)
-    shown = []
+    shown: list[Image.Image] = []
     rows = list(zip(distinct_stems([Path(name) for name in file.names]), file.tokens, strict=True))
     with progress_bar() as bar:
         task = bar.add_task("decoding", total=len(rows))

@@ -46,7 +46,7 @@ class _Picture:
 def generate(
     classes: Annotated[
         list[str],
-        typer.Argument(metavar="CLASS...", help="Names or numbers of classes, or **all**.", show_default=False),
+        typer.Argument(metavar="CLASS", help="Names or numbers of classes, or **all**.", show_default=False),
     ],
     num_images: Annotated[int, typer.Option("--num-images", "-n", min=1, help="Pictures of each class.")] = 4,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")] = Path("generated"),

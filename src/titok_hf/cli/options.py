@@ -7,7 +7,7 @@ import typer
 
 Pictures = Annotated[
     list[Path],
-    typer.Argument(metavar="IMAGE...", help="Picture files of any size and common format.", show_default=False),
+    typer.Argument(metavar="IMAGE", help="Picture files of any size and common format.", show_default=False),
 ]
 Model = Annotated[
     str | None,

@@ -52,7 +52,9 @@ def reconstruct(
     pipe = load_pipeline(model, device)
     make_output_folder(output)
     pairs: list[tuple[Image.Image, Image.Image]] = []
-    table = Table("picture", "reconstruction", "PSNR", title=f"{len(images)} reconstructed")
+    table = Table(title=f"{len(images)} reconstructed")
+    for heading in ("picture", "reconstruction", "PSNR"):
+        table.add_column(heading, overflow="fold")
     files = list(zip(images, distinct_stems(images), strict=True))
     with progress_bar() as bar:
         task = bar.add_task("reconstructing", total=len(files))

@@ -1,0 +1,103 @@
+"""How a TiTokPipeline gets to disk and back: whole or not at all, safetensors only, and never from a newer version."""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from diffusers import DiffusionPipeline
+from safetensors import SafetensorError
+from transformers.utils import is_torchvision_available
+
+from .atomic_files import folder_atomically
+from .checkpoint_files import INDEX_NAME, checkpoint_folder
+from .image_processing_pil_titok import TiTokImageProcessorPil
+from .image_processing_titok import TiTokImageProcessor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
+
+
+class TiTokPipelineFiles(DiffusionPipeline):
+    """Loading, downloading and saving of [`TiTokPipeline`]."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> "Self":
+        """
+        Load a pipeline from a folder or from the Hub. Weights are read from safetensors only, never from pickles.
+
+        Args:
+            pretrained_model_name_or_path: a folder that `save_pretrained` wrote, or the id of a Hub repository.
+            kwargs: as for any diffusers pipeline: `dtype`, `variant`, `revision`, `token`, `cache_dir`,
+                `force_download`, `local_files_only`, `device_map`, or parts to use instead of the saved ones.
+
+        Raises:
+            OSError: no checkpoint there, a damaged one, or one that a newer titok_hf saved.
+            ValueError: `use_safetensors=False`.
+        """
+        if kwargs.pop("use_safetensors", None) is False:
+            raise ValueError(
+                "use_safetensors is False, but pickles run code when opened and are not read. Leave it out."
+            )
+        hub_arguments = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
+        folder = checkpoint_folder(pretrained_model_name_or_path, variant=kwargs.get("variant"), **hub_arguments)
+        try:
+            if "image_processor" not in kwargs:
+                # The twin that works here, whichever of the two the checkpoint was saved with.
+                processor = TiTokImageProcessor if is_torchvision_available() else TiTokImageProcessorPil
+                kwargs["image_processor"] = processor.from_pretrained(folder, subfolder="image_processor")
+            pipe = super().from_pretrained(folder, use_safetensors=True, **kwargs)
+        except SafetensorError as error:
+            raise OSError(
+                f"The weights in {folder} are damaged ({error}). Save or download the checkpoint again."
+            ) from error
+        pipe.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
+        return pipe
+
+    @classmethod
+    def download(cls, pretrained_model_name: str | os.PathLike, **kwargs: Any) -> str:
+        """
+        Download a pipeline from the Hub into the cache: configurations, safetensors and the card, nothing executable.
+
+        Returns:
+            the local folder.
+
+        Raises:
+            OSError: no such repository, no access, or no network.
+        """
+        hub_arguments = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
+        return str(checkpoint_folder(pretrained_model_name, variant=kwargs.get("variant"), **hub_arguments))
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """
+        Save all parts and the index as safetensors and JSON. The folder changes only when everything has been written.
+
+        Args:
+            save_directory: the folder; other files in it stay.
+            safe_serialization: there for the signature of diffusers; pickles are refused.
+            variant: name of the weights' variant, such as "fp16".
+            max_shard_size: largest size of a weights file ("5GB").
+            push_to_hub: whether to upload as well; `kwargs` go to `push_to_hub` then.
+
+        Raises:
+            ValueError: `safe_serialization=False`.
+            OSError: the folder cannot be written.
+        """
+        if not safe_serialization:
+            raise ValueError("safe_serialization is False, but pickles are not written. Leave it out.")
+        with folder_atomically(save_directory, last=INDEX_NAME) as folder:
+            super().save_pretrained(folder, variant=variant, max_shard_size=max_shard_size)
+        if push_to_hub:
+            repository = kwargs.pop("repo_id", os.path.basename(os.path.abspath(save_directory)))
+            self.push_to_hub(repository, variant=variant, **kwargs)
+
+
+__all__ = ["TiTokPipelineFiles"]
