@@ -1,0 +1,45 @@
+"""The masked-token objective of the generator (MaskGIT, arXiv 2202.04200, section 3.1)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+def random_mask(batch_size: int, num_tokens: int, device: torch.device) -> torch.Tensor:
+    """
+    Which tokens of each example are hidden: a share acos(u) / (pi / 2) for a uniform u, at least one token.
+
+    Returns:
+        bool, shape (batch_size, num_tokens).
+    """
+    share = torch.rand(batch_size, 1, device=device).acos() / (math.pi / 2)
+    num_masked = (num_tokens * share.clamp(1e-6, 1)).round().clamp(min=1)
+    return torch.rand(batch_size, num_tokens, device=device).argsort(dim=1) < num_masked
+
+
+def masked_token_loss(
+    logits: torch.Tensor, codes: torch.Tensor, mask: torch.Tensor, label_smoothing: float, unmasked_weight: float
+) -> dict[str, torch.Tensor]:
+    """
+    Cross-entropy of the true codes; hidden tokens weigh 1, visible ones `unmasked_weight`.
+
+    Args:
+        logits: float, shape (batch, num_tokens, codebook_size).
+        codes: the true ones, int64, shape (batch, num_tokens).
+        mask: True where the model saw a mask token, bool, shape (batch, num_tokens).
+        label_smoothing: share of the target that is spread over all codes, in [0, 1].
+    Returns:
+        scalars `loss` in nats, and `accuracy`, the share of hidden tokens whose code has the largest logit.
+    """
+    logits = logits.float()
+    token_loss = F.cross_entropy(logits.transpose(1, 2), codes, label_smoothing=label_smoothing, reduction="none")
+    weights = mask + unmasked_weight * ~mask
+    hits = (logits.argmax(dim=-1) == codes) & mask
+    return {
+        "loss": (token_loss * weights).sum() / (weights.sum() + 1e-8),
+        "accuracy": hits.sum() / mask.sum(),
+    }
+
+
+__all__ = ["masked_token_loss", "random_mask"]
