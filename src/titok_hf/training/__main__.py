@@ -11,7 +11,7 @@ from .recipes import RecipeError, find_recipe, load_recipe
 
 def main(arguments: list[str] | None = None) -> None:
     """Trains what the recipe's `kind` says; a second call with the same recipe goes on where the first one stopped."""
-    parser = argparse.ArgumentParser(prog="python -m titok_hf.training", description="Train a tokenizer or a generator.")
+    parser = argparse.ArgumentParser(prog="titok_hf.training", description="Train a tokenizer or a generator.")
     parser.add_argument("recipe", help="name of a recipe of this package, or the path of a YAML file")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of it")
     options = parser.parse_args(arguments)

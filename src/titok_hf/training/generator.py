@@ -75,7 +75,8 @@ class GeneratorTask:
         torch.manual_seed(0)
         mask = random_mask(*self.test_codes.shape, device=torch.device("cpu"))
         sums = {"loss": 0.0, "accuracy": 0.0}
-        batches = list(zip(*(t.split(_ENCODING_BATCH) for t in (self.test_codes, self.test_labels, mask)), strict=True))
+        tensors = (self.test_codes, self.test_labels, mask)
+        batches = list(zip(*(tensor.split(_ENCODING_BATCH) for tensor in tensors), strict=True))
         for batch in batches:
             codes, labels, hidden = (tensor.to(self.accelerator.device) for tensor in batch)
             for name, value in self._masked_loss(self.model, codes, labels, hidden).items():
@@ -126,7 +127,7 @@ class GeneratorTask:
 
 def _check_tokenizer(tokenizer: TiTokModel, recipe: GeneratorRecipe) -> None:
     if tokenizer.config.quantizer != "vq":
-        raise RecipeError(f"tokenizer {recipe.tokenizer} is a KL model; a generator of codes needs one with a codebook.")
+        raise RecipeError(f"tokenizer {recipe.tokenizer} is a KL model; a generator needs one with a codebook.")
     if tokenizer.config.image_size != recipe.data.image_size:
         raise RecipeError(
             f"data.image_size is {recipe.data.image_size}, but tokenizer {recipe.tokenizer} takes "

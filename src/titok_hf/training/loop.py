@@ -1,4 +1,4 @@
-"""The loop around every loss: devices, precision, schedule, averaged weights, logs, pictures, checkpoints, resumption."""
+"""The loop around every loss: devices, precision, schedule, averaged weights, logs, pictures, checkpoints."""
 
 import math
 import os
@@ -53,8 +53,8 @@ class Task(Protocol):
 
 class ShuffledStream(Sampler[int]):
     """
-    Indices of an endless sequence of shuffled epochs, of which any stretch can be had without walking there: epoch n is
-    the permutation that seed + n gives. That is what makes resumption exact.
+    Indices of an endless sequence of shuffled epochs, of which any stretch can be had without walking there: epoch n
+    is the permutation that seed + n gives. That is what makes resumption exact.
     """
 
     def __init__(self, num_examples: int, seed: int, start: int, stop: int):
@@ -134,8 +134,7 @@ class TrainingLoop:
             fused=True,
         )
         self.model, self.optimizer = accelerator.prepare(task.model, optimizer)
-        # Left unprepared: a prepared schedule advances once a process and step, so that its length would depend on their
-        # number.
+        # Left unprepared: a prepared schedule advances once a process and step, so its length would depend on their number.
         self.schedule = get_cosine_with_min_lr_schedule_with_warmup(
             optimizer,
             num_warmup_steps=optimization.warmup_steps,

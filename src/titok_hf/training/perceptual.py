@@ -15,8 +15,8 @@ class PerceptualLoss(nn.Module):
     recipe, with ConvNeXt-S) and, where asked, of its hidden states, each normalised over channels as in LPIPS
     (arXiv 1801.03924).
 
-    The classifier's own size, mean and standard deviation are applied if an image processor is saved beside it; without
-    one it takes values in [0, 1] of any size.
+    The classifier's own size, mean and standard deviation are applied if an image processor is saved beside it;
+    without one it takes values in [0, 1] of any size.
 
     Raises:
         OSError: `config.model` is neither a folder nor a Hub id with a classifier.
