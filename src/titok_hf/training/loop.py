@@ -134,7 +134,7 @@ class TrainingLoop:
             fused=True,
         )
         self.model, self.optimizer = accelerator.prepare(task.model, optimizer)
-        # Left unprepared: a prepared schedule advances once a process and step, so its length would depend on their number.
+        # Left unprepared: a prepared schedule advances once a process and step, and would end sooner with more of them.
         self.schedule = get_cosine_with_min_lr_schedule_with_warmup(
             optimizer,
             num_warmup_steps=optimization.warmup_steps,
