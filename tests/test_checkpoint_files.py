@@ -1,0 +1,105 @@
+"""Finding a saved pipeline, here or on the Hub."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from hub_server import hub_server
+from titok_hf import __version__
+from titok_hf.checkpoint_files import INDEX_NAME, VERSION_KEY, checkpoint_folder, read_index
+
+
+def write_index(folder, **content):
+    (folder / INDEX_NAME).write_text(json.dumps(content))
+    return folder
+
+
+def test_a_folder_with_an_index_is_taken_as_it_is(tmp_path):
+    write_index(tmp_path, a=1)
+    assert checkpoint_folder(tmp_path) == tmp_path == checkpoint_folder(str(tmp_path))
+    assert read_index(tmp_path) == {"a": 1}
+
+
+def test_a_folder_that_is_no_pipeline_is_refused(tmp_path):
+    with pytest.raises(OSError, match="is not a TiTok pipeline: it has no model_index.json"):
+        checkpoint_folder(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", b"\xff\xfe"])
+def test_a_damaged_index_is_refused(tmp_path, content):
+    (tmp_path / INDEX_NAME).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(OSError, match="model_index.json is damaged"):
+        checkpoint_folder(tmp_path)
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path):
+    write_index(tmp_path, **{VERSION_KEY: "999.0"})
+    with pytest.raises(OSError, match=rf"saved by titok_hf 999\.0, and this is {__version__}.*pip install -U"):
+        checkpoint_folder(tmp_path)
+
+
+@pytest.mark.parametrize("version", [__version__, "0.0.1"])
+def test_checkpoints_of_this_version_and_older_ones_are_read(tmp_path, version):
+    assert checkpoint_folder(write_index(tmp_path, **{VERSION_KEY: version})) == tmp_path
+
+
+@pytest.mark.parametrize("model", ["./no/such/folder", "a b", "/nowhere"])
+def test_neither_folder_nor_repository(model):
+    with pytest.raises(OSError, match="is neither a folder nor the id of a Hub repository"):
+        checkpoint_folder(model)
+
+
+def test_a_repository_that_is_not_cached_needs_the_network():
+    with pytest.raises(OSError, match="the Hub did not give it"):  # the tests run offline
+        checkpoint_folder("nobody/nothing")
+
+
+def download(endpoint, tmp_path, *arguments):
+    """`checkpoint_folder` in a process that knows another Hub; the client reads its address once, when imported."""
+    program = (
+        "import json, sys; from titok_hf.checkpoint_files import checkpoint_folder;"
+        "print(checkpoint_folder(sys.argv[1], **json.loads(sys.argv[2])))"
+    )
+    environment = {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(tmp_path / "cache"),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+    }
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_the_hub_gives_what_the_pipeline_reads_and_nothing_that_runs_code(tmp_path, variant):
+    source = tmp_path / "source"
+    names = ["README.md", "pipeline.py", "tokenizer/config.json", "tokenizer/model.safetensors"]
+    names += ["tokenizer/model.fp16.safetensors", "tokenizer/pytorch_model.bin", "tokenizer/weights.pkl"]
+    for name in names:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(name)
+    write_index(source)
+    with hub_server(source, "user/titok") as (endpoint, fetched):
+        result = download(endpoint, tmp_path, "user/titok", json.dumps({"variant": variant}))
+    assert result.returncode == 0, result.stderr
+    expected = {INDEX_NAME, "README.md", "tokenizer/config.json", "tokenizer/model.safetensors"}
+    assert set(fetched) == expected | ({"tokenizer/model.fp16.safetensors"} if variant else set())
+    folder = result.stdout.strip()
+    assert {
+        os.path.relpath(os.path.join(top, name), folder) for top, _, files in os.walk(folder) for name in files
+    } == (set(fetched))
+
+
+def test_a_repository_that_does_not_exist_is_one_clear_error(tmp_path):
+    with hub_server(tmp_path, "user/titok") as (endpoint, _):
+        result = download(endpoint, tmp_path, "user/other", "{}")
+    assert result.returncode == 1
+    assert "OSError: 'user/other' is no folder here, and the Hub did not give it" in result.stderr

@@ -1,0 +1,338 @@
+"""The pipeline: generation, editing, images to tokens and back."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tiny_pipeline import ID2LABEL, generators, tiny_image_processor, tiny_pipeline, tiny_tokenizer
+from titok_hf.pipeline_titok import TiTokPipeline
+from titok_hf.scheduling_maskgit import MaskGitScheduler
+
+
+@pytest.fixture
+def pipe():
+    return tiny_pipeline()
+
+
+@pytest.fixture
+def kl_pipe():
+    return TiTokPipeline(tiny_tokenizer(quantizer="kl"), tiny_image_processor())
+
+
+def pictures(count, size=(40, 50)):
+    values = np.random.default_rng(0).integers(0, 256, (count, *size, 3), dtype=np.uint8)
+    return [Image.fromarray(value) for value in values]
+
+
+def random_codes(rows, seed=0):
+    return torch.randint(16, (rows, 8), generator=torch.Generator().manual_seed(seed))
+
+
+def codes_of(pipe, labels, *seeds, **arguments):
+    return pipe(labels, generator=generators(*seeds), output_type="latent", **arguments).codes
+
+
+def forward_batches(pipe):
+    """The batch sizes of all forward passes of the generator from now on."""
+    sizes = []
+    pipe.transformer.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    return sizes
+
+
+def test_labels_by_number_and_name_give_pictures_in_order(pipe):
+    output = pipe(["tabby", 1], num_images_per_class=2, generator=generators(0, 1, 2, 3))
+    assert [image.size for image in output.images] == [(32, 32)] * 4 and output.codes.shape == (4, 8)
+    assert torch.equal(output.codes[:2], codes_of(pipe, [0, 0], 0, 1))
+    assert torch.equal(output.codes[2:], codes_of(pipe, [1, 1], 2, 3))
+    assert not torch.equal(output.codes[2:], codes_of(pipe, [0, 0], 2, 3))  # the class matters
+
+
+def test_codes_are_complete_and_pictures_are_their_decoding(pipe):
+    output = pipe([0, 1, 2], generator=torch.Generator().manual_seed(0), output_type="pt")
+    assert output.codes.dtype == torch.int64 and 0 <= output.codes.min() and output.codes.max() < 16
+    pixel_values = pipe.tokenizer.decode(codes=output.codes).pixel_values
+    assert torch.equal(output.images, pixel_values.clamp(0, 1))
+
+
+def test_output_types_agree(pipe):
+    outputs = {kind: pipe(1, generator=generators(5), output_type=kind).images for kind in ("pil", "np", "pt")}
+    assert outputs["np"].shape == (1, 32, 32, 3) and outputs["pt"].shape == (1, 3, 32, 32)
+    assert np.array_equal(outputs["np"], outputs["pt"].permute(0, 2, 3, 1).numpy())
+    assert np.array_equal(np.asarray(outputs["pil"][0]), np.rint(outputs["np"][0] * 255).astype(np.uint8))
+    images, codes = pipe(1, generator=generators(5), output_type="latent", return_dict=False)
+    assert torch.equal(images, codes) and torch.equal(images, codes_of(pipe, 1, 5))
+
+
+def test_an_images_own_generator_makes_it_independent_of_its_batch(pipe):
+    together = codes_of(pipe, [0, 1, 2, 0], 3, 4, 5, 6)
+    alone = torch.cat([codes_of(pipe, label, seed) for label, seed in zip([0, 1, 2, 0], [3, 4, 5, 6], strict=True)])
+    assert torch.equal(together, alone)
+    assert torch.equal(together.flip(0), codes_of(pipe, [0, 2, 1, 0], 6, 5, 4, 3))
+    assert len(together.unique(dim=0)) == 4
+
+
+def test_settings_of_a_call_are_those_of_a_scheduler_saved_with_them(pipe):
+    settings = {"num_inference_steps": 3, "guidance_scale": 7.0, "temperature": 0.5}
+    called = codes_of(pipe, [0, 1, 2], 0, 1, 2, **settings)
+    assert (pipe.guidance_scale, pipe.num_timesteps) == (7.0, 3)
+    assert torch.equal(called, codes_of(tiny_pipeline(**settings), [0, 1, 2], 0, 1, 2))
+    plain = codes_of(pipe, [0, 1, 2], 0, 1, 2)
+    assert torch.equal(plain, codes_of(tiny_pipeline(), [0, 1, 2], 0, 1, 2))  # nothing of the call stays behind
+    assert not torch.equal(called, plain)
+
+
+def test_guidance_is_one_batched_pass_and_none_where_it_is_useless(pipe):
+    sizes = forward_batches(pipe)
+    codes_of(pipe, [0, 1], 0, 1)
+    assert sizes == [2, 4, 4, 4]  # the linear schedule starts at 0
+    sizes.clear()
+    codes_of(pipe, [0, 1], 0, 1, guidance_scale=0.0)
+    assert sizes == [2, 2, 2, 2]
+
+
+def test_guidance_pushes_away_from_the_unconditional_logits(pipe):
+    codes, labels = torch.full((2, 8), 16), torch.tensor([0, 2])
+    scheduler = MaskGitScheduler(mask_token_id=16, guidance_scale=2.0, guidance_schedule="constant")
+    conditional = pipe.transformer(codes, class_labels=labels).logits
+    unconditional = pipe.transformer(codes, class_labels=torch.tensor([3, 3])).logits
+    guided = pipe._predict(codes, labels, scheduler, scheduler.timesteps[0])
+    torch.testing.assert_close(guided, conditional + 2 * (conditional - unconditional))
+
+
+def test_the_callback_sees_every_step(pipe):
+    seen = []
+
+    def callback(pipe, step, timestep, tensors):
+        seen.append((step, float(timestep), tensors["codes"].clone(), pipe.decode(tensors["predicted_codes"])))
+
+    names = ["codes", "predicted_codes"]
+    output = pipe(0, generator=generators(0), callback_on_step_end=callback, callback_on_step_end_tensor_inputs=names)
+    assert [step for step, *_ in seen] == [0, 1, 2, 3]
+    assert seen[0][1] == 1.0 and all(earlier[1] > later[1] for earlier, later in zip(seen, seen[1:], strict=False))
+    num_masked = [(codes == 16).sum().item() for _, _, codes, _ in seen]
+    assert num_masked == sorted(num_masked, reverse=True) and num_masked[0] > 0 and num_masked[-1] == 0
+    assert torch.equal(seen[-1][2], output.codes)
+    assert np.array_equal(np.asarray(seen[-1][3][0]), np.asarray(output.images[0]))  # the preview of the last step
+
+
+def test_the_callback_can_change_the_codes(pipe):
+    chosen = random_codes(1)
+    output = pipe(0, callback_on_step_end=lambda pipe, step, timestep, tensors: {"codes": chosen})
+    assert torch.equal(output.codes, chosen)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"class_labels": "tabbi"}, "Nearest names: tabby"),
+        ({"class_labels": 3}, "from 0 to 2"),
+        ({"class_labels": []}, "class_labels is empty"),
+        ({"class_labels": 0, "num_images_per_class": 0}, "num_images_per_class is 0"),
+        ({"class_labels": 0, "num_inference_steps": 0}, "num_inference_steps is 0"),
+        ({"class_labels": 0, "temperature": -1.0}, r"temperature is -1\.0"),
+        ({"class_labels": 0, "output_type": "jpg"}, "output_type is 'jpg'.*pil, np, pt, latent"),
+        ({"class_labels": [0, 1], "generator": generators(0)}, "list of 1 for 2 images"),
+        ({"class_labels": 0, "callback_on_step_end_tensor_inputs": ["logits"]}, "has logits"),
+        ({"class_labels": 0, "strength": 0.5}, "Pass init_codes"),
+        ({"class_labels": 0, "init_codes": random_codes(1)}, "exactly one of strength and mask"),
+        ({"class_labels": 0, "init_codes": random_codes(1), "strength": 0.0}, r"strength is 0\.0"),
+        ({"class_labels": 0, "init_codes": random_codes(1), "strength": 1.5}, r"strength is 1\.5"),
+        ({"class_labels": 0, "init_codes": random_codes(1)[:, :4], "strength": 0.5}, r"shape \(1, 4\)"),
+        ({"class_labels": 0, "init_codes": random_codes(1).float(), "strength": 0.5}, "dtype torch.float32"),
+        ({"class_labels": 0, "init_codes": random_codes(1) + 16, "strength": 0.5}, r"codes lie in \[0, 16\)"),
+        ({"class_labels": [0, 1], "init_codes": random_codes(3), "strength": 0.5}, "2 entries and init_codes 3 rows"),
+        ({"class_labels": 0, "init_codes": random_codes(1), "mask": torch.ones(1, 8)}, "must be bool"),
+        ({"class_labels": 0, "init_codes": random_codes(1), "mask": torch.ones(1, 4).bool()}, r"shape \(1, 4\)"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(pipe, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        pipe(**arguments)
+
+
+@pytest.mark.parametrize("strength, num_changed", [(0.01, 1), (0.25, 2), (0.5, 4), (1.0, 8)])
+def test_strength_is_the_share_of_codes_that_is_made_anew(pipe, strength, num_changed):
+    init_codes = random_codes(3)
+    masked_at_first = []
+
+    def callback(pipe, step, timestep, tensors):
+        masked_at_first.append(tensors["codes"] != init_codes)
+
+    output = codes_of(
+        pipe, [0, 1, 2], 0, 1, 2, init_codes=init_codes, strength=strength, callback_on_step_end=callback
+    )
+    touched = torch.stack([*masked_at_first, output != init_codes]).any(dim=0)
+    assert touched.sum(dim=1).max() <= num_changed
+    assert (output[~touched] == init_codes[~touched]).all() and output.max() < 16
+
+
+def test_unmasked_codes_never_change(pipe):
+    init_codes, mask = random_codes(4), torch.rand(4, 8) < 0.5
+    mask[3] = False  # an image that is kept as it is
+
+    def callback(pipe, step, timestep, tensors):
+        assert torch.equal(tensors["codes"][~mask], init_codes[~mask])
+
+    output = codes_of(pipe, [0, 1, 2, 0], 0, 1, 2, 3, init_codes=init_codes, mask=mask, callback_on_step_end=callback)
+    assert torch.equal(output[~mask], init_codes[~mask]) and output.max() < 16
+    assert not torch.equal(output[mask], init_codes[mask])
+
+
+def test_an_edit_is_independent_of_its_batch(pipe):
+    init_codes = random_codes(3)
+    together = codes_of(pipe, [2, 1, 0], 0, 1, 2, init_codes=init_codes, strength=0.6)
+    for row, label in enumerate([2, 1, 0]):
+        alone = codes_of(pipe, label, row, init_codes=init_codes[row : row + 1], strength=0.6)
+        assert torch.equal(alone[0], together[row])
+
+
+def test_one_image_serves_many_classes_and_one_class_many_images(pipe):
+    mask = torch.tensor([[True, False] * 4])
+    one = random_codes(1)
+    variations = codes_of(pipe, [0, 1], 0, 1, 2, 3, init_codes=one, mask=mask, num_images_per_class=2)
+    assert variations.shape == (4, 8) and (variations[:, 1::2] == one[:, 1::2]).all()
+    many = random_codes(3)
+    edited = codes_of(pipe, "tabby", 0, 1, 2, init_codes=many.numpy(), mask=mask.expand(3, -1))
+    assert torch.equal(edited[:, 1::2], many[:, 1::2])
+
+
+def test_masking_everything_is_generation_from_nothing(pipe):
+    everything = torch.ones(2, 8, dtype=torch.bool)
+    edited = codes_of(pipe, [0, 1], 0, 1, init_codes=random_codes(2), mask=everything)
+    assert torch.equal(edited, codes_of(pipe, [0, 1], 0, 1))
+
+
+def test_encode_is_the_tokenizer_on_prepared_images(pipe):
+    images = pictures(3)
+    pixel_values = tiny_image_processor()(images, return_tensors="pt").pixel_values
+    expected = pipe.tokenizer.encode(pixel_values).codes
+    assert torch.equal(pipe.preprocess(images), pixel_values)
+    assert torch.equal(pipe.encode(images), expected)
+    assert torch.equal(pipe.encode(pixel_values), expected)
+    assert torch.equal(pipe.encode(np.stack([np.asarray(image) for image in images])), expected)
+    assert torch.equal(pipe.encode(images[1]), expected[1:2])
+    assert len(expected.unique(dim=0)) > 1
+
+
+def test_paths_are_images_too(pipe, tmp_path):
+    paths = [tmp_path / f"{index}.png" for index in range(2)]
+    for image, path in zip(pictures(2), paths, strict=True):
+        image.save(path)
+    assert torch.equal(pipe.encode(paths), pipe.encode(pictures(2)))
+    assert torch.equal(pipe.encode(str(paths[1])), pipe.encode(pictures(2)[1]))
+
+
+def test_no_more_than_one_batch_is_in_the_tokenizer(pipe):
+    sizes = {"encoder": [], "decoder": []}
+    for side, seen in sizes.items():
+        getattr(pipe.tokenizer, side).register_forward_pre_hook(
+            lambda module, inputs, seen=seen: seen.append(len(inputs[0]))
+        )
+    images = pictures(5)
+    in_batches = pipe.reconstruct(images, output_type="pt", batch_size=2)
+    assert sizes == {"encoder": [2, 2, 1], "decoder": [2, 2, 1]}
+    torch.testing.assert_close(in_batches, pipe.reconstruct(images, output_type="pt"))
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        pipe.encode(images, batch_size=0)
+
+
+def test_decode_takes_codes_in_any_container(pipe):
+    codes = random_codes(3)
+    expected = pipe.decode(codes, "pt")
+    assert torch.equal(expected, pipe.tokenizer.decode(codes=codes).pixel_values.clamp(0, 1))
+    for container in (codes.numpy().astype(np.uint16), codes.tolist(), list(codes), codes.int()):
+        assert torch.equal(pipe.decode(container, "pt"), expected)
+
+
+@pytest.mark.parametrize("images", [[], np.empty((0, 8, 8, 3))])
+def test_no_images_are_refused(pipe, images):
+    with pytest.raises(ValueError, match="There are no images"):
+        pipe.encode(images)
+
+
+def test_wrong_tokens_are_refused(pipe):
+    for tokens, message in (
+        (random_codes(1) + 16, r"lie in \[0, 16\)"),
+        (random_codes(1)[:, :3], r"shape \(1, 3\)"),
+        (torch.empty(0, 8), "no tokens"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pipe.decode(tokens)
+    with pytest.raises(ValueError, match="output_type is 'latent'"):
+        pipe.reconstruct(pictures(1), output_type="latent")
+
+
+def test_a_kl_tokenizer_has_latents_in_place_of_codes(kl_pipe):
+    images = pictures(2)
+    latents = kl_pipe.encode(images)
+    assert latents.shape == (2, 8, 4) and latents.is_floating_point()
+    assert torch.equal(latents, kl_pipe.encode(images))  # the mean, unless a generator is given
+    samples = [kl_pipe.encode(images, generator=torch.Generator().manual_seed(0)) for _ in range(2)]
+    assert torch.equal(*samples) and not torch.equal(samples[0], latents)
+    assert torch.equal(kl_pipe.decode(latents, "pt"), kl_pipe.reconstruct(images, "pt"))
+    with pytest.raises(ValueError, match="KL model: it has no codes to generate"):
+        kl_pipe(0)
+
+
+def test_a_tokenizer_alone_is_a_pipeline(tmp_path):
+    pipe = TiTokPipeline(tiny_tokenizer(), tiny_image_processor())
+    pipe.save_pretrained(tmp_path / "tokenizer")
+    loaded = TiTokPipeline.from_pretrained(tmp_path / "tokenizer")
+    assert loaded.transformer is None and loaded.scheduler is None
+    assert torch.equal(loaded.encode(pictures(2)), pipe.encode(pictures(2)))
+    assert len(loaded.reconstruct(pictures(2))) == 2
+    with pytest.raises(ValueError, match="tokenizer alone"):
+        loaded(0)
+
+
+def test_a_stage_1_tokenizer_cannot_show_pixels():
+    pipe = TiTokPipeline(tiny_tokenizer(decoder_head="proxy_codes", proxy_codebook_size=32), tiny_image_processor())
+    with pytest.raises(ValueError, match="stage-1 tokenizer"):
+        pipe.decode(random_codes(1))
+
+
+@pytest.mark.parametrize(
+    "parts, message",
+    [
+        ({"scheduler": None}, "transformer and scheduler come together"),
+        ({"scheduler": MaskGitScheduler(mask_token_id=15)}, "mask_token_id is 15 in the scheduler and 16"),
+        ({"tokenizer": tiny_tokenizer(num_latent_tokens=4)}, "num_latent_tokens is 4 in the tokenizer and 8"),
+        ({"tokenizer": tiny_tokenizer(codebook_size=8)}, "codebook_size is 8 in the tokenizer and 16"),
+        ({"tokenizer": tiny_tokenizer(quantizer="kl")}, "KL model and has no codes to generate"),
+    ],
+)
+def test_parts_that_do_not_fit_one_another_are_refused(pipe, parts, message):
+    with pytest.raises(ValueError, match=message):
+        TiTokPipeline(**(pipe.components | parts))
+
+
+def test_from_pipe_shares_the_weights(pipe):
+    other = TiTokPipeline.from_pipe(pipe, scheduler=MaskGitScheduler(mask_token_id=16, num_inference_steps=2))
+    assert other.transformer is pipe.transformer and other.tokenizer is pipe.tokenizer
+    assert other.id2label == ID2LABEL and other.scheduler.config.num_inference_steps == 2
+    same = TiTokPipeline.from_pipe(pipe)
+    assert torch.equal(codes_of(same, [0, 1], 0, 1), codes_of(pipe, [0, 1], 0, 1))
+
+
+def test_half_precision_gives_float32_pictures(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    half = TiTokPipeline.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert half.tokenizer.dtype == half.transformer.dtype == torch.bfloat16
+    images = half(0, output_type="pt").images
+    assert images.dtype == torch.float32 and images.isfinite().all()
+    assert half.encode(pictures(2)).shape == (2, 8)
+    assert pipe.to(torch.bfloat16).reconstruct(pictures(1), "np").dtype == np.float32
+
+
+def test_offloaded_models_come_and_go(pipe):
+    expected = codes_of(pipe, [0, 1], 0, 1)
+    reconstructions = pipe.reconstruct(pictures(2), "pt")
+    pipe.enable_model_cpu_offload(device="cpu")  # the hooks are those of an accelerator; only the moves are free
+
+    def preview(pipe, step, timestep, tensors):
+        pipe.decode(tensors["codes"].clamp(max=15))
+
+    assert torch.equal(codes_of(pipe, [0, 1], 0, 1, callback_on_step_end=preview), expected)
+    assert torch.equal(pipe.reconstruct(pictures(2), "pt"), reconstructions)
+    assert pipe.tokenizer._hf_hook is not None and pipe.transformer._hf_hook is not None
