@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from titok_hf.auto import register_auto_classes_when_imported
+from titok_hf.other_formats import add_reader
 
 __version__ = "0.1.0"
 
@@ -52,3 +53,5 @@ def __dir__() -> list[str]:
 
 
 register_auto_classes_when_imported()
+# Models stand below that room and cannot import it: here `from_pretrained` learns who reads the original's files.
+add_reader("titok_hf.original.loading")

@@ -17,6 +17,8 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from torch import nn
 
+from .other_formats import ReadsOtherFormats
+
 _VIT = {
     "architecture": "vit",
     "hidden_size": 768,
@@ -258,7 +260,7 @@ class MaskGitUViTBackbone(MaskGitBackbone):
 BACKBONES: dict[str, type[MaskGitBackbone]] = {"vit": MaskGitViTBackbone, "uvit": MaskGitUViTBackbone}
 
 
-class MaskGitTransformer1DModel(ModelMixin, ConfigMixin):
+class MaskGitTransformer1DModel(ReadsOtherFormats, ModelMixin, ConfigMixin):
     """Predicts the codes of an image from those codes that are not masked, and from its class.
 
     One table embeds everything the network reads. Its rows are the codes `[0, codebook_size)`, the mask token

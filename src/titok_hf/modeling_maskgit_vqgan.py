@@ -22,6 +22,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_maskgit_vqgan import MaskGitVQGANConfig
+from .other_formats import ReadsOtherFormats
 
 
 @dataclass
@@ -281,7 +282,7 @@ def convolution_input(features: torch.Tensor, dtype: torch.dtype) -> torch.Tenso
     return features.to(dtype=dtype, memory_format=layout)
 
 
-class MaskGitVQGANModel(MaskGitVQGANPreTrainedModel):
+class MaskGitVQGANModel(ReadsOtherFormats, MaskGitVQGANPreTrainedModel):
     """
     The MaskGIT-VQGAN: encoder, vector quantiser, decoder.
 
@@ -336,7 +337,7 @@ class MaskGitVQGANModel(MaskGitVQGANPreTrainedModel):
         """
         if (codes is None) == (latents is None):
             given = "neither" if codes is None else "both"
-            raise ValueError(f"decode takes either codes or latents; {given} was given.")
+            raise ValueError(f"decode takes either codes or latents; got {given}.")
         if codes is not None:
             latents = self.quantizer.look_up(self._as_map(codes))
         self._check_latents(latents)

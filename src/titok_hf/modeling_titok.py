@@ -17,6 +17,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_titok import TiTokConfig
 from .modeling_maskgit_vqgan import MaskGitVQGANDecoder
+from .other_formats import ReadsOtherFormats
 
 
 @dataclass
@@ -430,11 +431,12 @@ class TiTokPixelDecoder(nn.Module):
 
     def forward(self, logits: torch.Tensor) -> torch.Tensor:
         """(batch, num_patches, proxy_codebook_size) -> (batch, num_channels, image_size, image_size), not clamped."""
-        soft_codes = logits.softmax(dim=-1) @ self.codebook.weight  # an expectation, so that gradients reach the logits
+        # An expectation over codes rather than the likeliest one, so that gradients reach the logits.
+        soft_codes = logits.softmax(dim=-1) @ self.codebook.weight
         return self.decoder(soft_codes.transpose(1, 2).unflatten(2, (self.grid_size, self.grid_size)))
 
 
-class TiTokModel(TiTokPreTrainedModel):
+class TiTokModel(ReadsOtherFormats, TiTokPreTrainedModel):
     """
     Turns square images into `num_latent_tokens` codes (or continuous tokens) and back.
 

@@ -16,6 +16,8 @@ from diffusers import ConfigMixin, SchedulerMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 
+from .other_formats import ReadsOtherFormats
+
 MASK_SCHEDULES = ("arccos", "cosine", "linear", "root")
 GUIDANCE_SCHEDULES = ("constant", "linear", "power-cosine")
 
@@ -77,7 +79,7 @@ def gumbel(uniforms: torch.Tensor) -> torch.Tensor:
     return -(-uniforms.clamp(min=1e-20).log()).clamp(min=1e-20).log()
 
 
-class MaskGitScheduler(SchedulerMixin, ConfigMixin):
+class MaskGitScheduler(ReadsOtherFormats, SchedulerMixin, ConfigMixin):
     """Confidence-based parallel decoding of masked codes.
 
     Each step draws a code for every masked position, keeps the most confident ones and masks the rest again, fewer

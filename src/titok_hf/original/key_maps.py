@@ -1,6 +1,6 @@
 """What the original implementations call our parameters: one table a model.
 
-A table names modules where both sides use the same parameter names below (`weight`, `bias`) and single tensors elsewhere.
+A table names modules where both sides use the same parameter names below (`weight`, `bias`), else single tensors.
 """
 
 from collections.abc import Iterator

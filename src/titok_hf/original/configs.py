@@ -1,0 +1,295 @@
+"""Configurations of the original implementation to ours and back.
+
+The original keeps one nested file for tokenizer, generator and data set, in which values may be references to others
+(`${model.vq_model.num_latent_tokens}`). Files of all ages are read: older ones lack keys, whose values were fixed
+then, and any may have keys that say nothing about a network.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from titok_hf.configuration_titok import TiTokConfig
+
+_REFERENCE = re.compile(r"\$\{([^{}]*)\}")
+
+# Width, depth and heads of what the original calls a size.
+_VIT_SIZES = {"small": (512, 8, 8), "base": (768, 12, 12), "large": (1024, 24, 16)}
+
+_QUANTIZERS = {"vq": "vq", "vae": "kl"}
+_ARCHITECTURES = {"ViT": "vit", "UViT": "uvit"}
+
+# Fields that do not change a trained network. `patch_size` only was the default of the encoder's and the decoder's.
+_NOT_OF_THE_NETWORK = {"initializer_range", "patch_size"}
+_OF_THE_CODEBOOK = {"codebook_size", "codebook_l2_norm", "commitment_cost"}
+
+
+def is_original_config(config: Any) -> bool:
+    """Whether the content of a `config.json` is the original's: it nests the tokenizer under `model.vq_model`."""
+    model = config.get("model") if isinstance(config, Mapping) else None
+    return isinstance(model, Mapping) and isinstance(model.get("vq_model"), Mapping)
+
+
+def resolve_references(config: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    A copy of a configuration with its `${...}` replaced by what they refer to.
+
+    Raises:
+        ValueError: a reference to nothing, or to itself.
+    """
+
+    def resolve(value: Any, under_way: tuple[str, ...] = ()) -> Any:
+        if isinstance(value, Mapping):
+            return {key: resolve(item, under_way) for key, item in value.items()}
+        if isinstance(value, list):
+            return [resolve(item, under_way) for item in value]
+        if not isinstance(value, str):
+            return value
+        whole = _REFERENCE.fullmatch(value)
+        if whole:
+            return look_up(whole[1], under_way)
+        return _REFERENCE.sub(lambda reference: str(look_up(reference[1], under_way)), value)
+
+    def look_up(path: str, under_way: tuple[str, ...]) -> Any:
+        if path in under_way:
+            raise ValueError(f"The original configuration refers to itself: {' -> '.join((*under_way, path))}.")
+        value: Any = config
+        for key in path.split("."):
+            if not isinstance(value, Mapping) or key not in value:
+                raise ValueError(f"The original configuration refers to {path!r}, which it does not have.")
+            value = value[key]
+        return resolve(value, (*under_way, path))
+
+    return resolve(config)
+
+
+def tokenizer_config(original: Mapping[str, Any]) -> TiTokConfig:
+    """
+    Our configuration of an original tokenizer.
+
+    Args:
+        original: the content of its `config.json` or YAML file.
+
+    Raises:
+        ValueError: not a configuration of a TiTok tokenizer, or of one that cannot work.
+    """
+    resolved = resolve_references(original)
+    section = _section(resolved, "model", "vq_model")
+    _require(section, "model.vq_model", "token_size", "vit_enc_model_size", "vit_dec_model_size", "num_latent_tokens")
+    quantizer = _choice(section, "quantize_mode", _QUANTIZERS, default="vq")
+    if quantizer == "vq":
+        _require(section, "model.vq_model", "codebook_size")
+    legacy = section.get("is_legacy", True)
+    two_stage = section.get("finetune_decoder", True)
+    if two_stage and not legacy:
+        raise ValueError(
+            "The original configuration has finetune_decoder with is_legacy off, but only legacy models have a pixel "
+            "decoder to fine-tune. Set finetune_decoder to false."
+        )
+    fields = {
+        "image_size": resolved.get("dataset", {}).get("preprocessing", {}).get("crop_size", 256),
+        "encoder_patch_size": section.get("vit_enc_patch_size", 16),
+        "decoder_patch_size": section.get("vit_dec_patch_size", 16),
+        "num_latent_tokens": section["num_latent_tokens"],
+        "quantizer": quantizer,
+        "codebook_dim": section["token_size"],
+        "decoder_head": "proxy_codes" if legacy else "pixels",
+        "pixel_decoder": {} if two_stage else None,
+        "legacy_latent_layout": legacy,
+    }
+    fields["patch_size"] = fields["encoder_patch_size"]
+    if quantizer == "vq":
+        fields |= {
+            "codebook_size": section["codebook_size"],
+            "codebook_l2_norm": section.get("use_l2_norm", False),
+            "commitment_cost": section.get("commitment_cost", 0.25),
+        }
+    for side, key in (("encoder", "vit_enc_model_size"), ("decoder", "vit_dec_model_size")):
+        width, depth, heads = _choice(section, key, _VIT_SIZES)
+        fields |= {
+            f"{side}_hidden_size": width,
+            f"{side}_num_hidden_layers": depth,
+            f"{side}_num_attention_heads": heads,
+        }
+    return TiTokConfig(**fields)
+
+
+def original_tokenizer_config(config: TiTokConfig) -> dict[str, Any]:
+    """
+    The original's configuration of one of our tokenizers, the inverse of [`tokenizer_config`].
+
+    Raises:
+        ValueError: a model that the original cannot describe, such as one of another width.
+    """
+    section: dict[str, Any] = {"quantize_mode": "vae" if config.quantizer == "kl" else "vq"}
+    if config.quantizer == "vq":
+        section |= {
+            "codebook_size": config.codebook_size,
+            "use_l2_norm": config.codebook_l2_norm,
+            "commitment_cost": config.commitment_cost,
+        }
+    section |= {
+        "token_size": config.codebook_dim,
+        "vit_enc_model_size": _vit_size(config, "encoder"),
+        "vit_dec_model_size": _vit_size(config, "decoder"),
+        "vit_enc_patch_size": config.encoder_patch_size,
+        "vit_dec_patch_size": config.decoder_patch_size,
+        "num_latent_tokens": config.num_latent_tokens,
+        "finetune_decoder": config.pixel_decoder is not None,
+        "is_legacy": config.decoder_head == "proxy_codes",
+    }
+    original = {"model": {"vq_model": section}, "dataset": {"preprocessing": {"crop_size": config.image_size}}}
+    _check_described(config, tokenizer_config(original))
+    return original
+
+
+def _check_described(config: TiTokConfig, described: TiTokConfig) -> None:
+    """Refuse a model of which its original configuration tells only a part."""
+    unused = _OF_THE_CODEBOOK if config.quantizer == "kl" else set()
+    ours, theirs = network_fields(config), network_fields(described)
+    lost = [name for name in ours if name not in unused and ours[name] != theirs[name]]
+    if lost:
+        raise ValueError(
+            f"The original format cannot say {', '.join(f'{name} {ours[name]!r}' for name in lost)}. "
+            "Only models of the published design can be exported."
+        )
+
+
+def network_fields(config: PreTrainedConfig) -> dict[str, Any]:
+    """What a configuration of ours says about its network, without what every configuration of transformers has."""
+    fields: dict[str, Any] = {}
+    for name in type(config).__annotations__.keys() - _NOT_OF_THE_NETWORK:
+        value = getattr(config, name)
+        if isinstance(value, PreTrainedConfig):
+            value = network_fields(value)
+        fields[name] = list(value) if isinstance(value, tuple) else value
+    return fields
+
+
+def generator_config(original: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Arguments of our `MaskGitTransformer1DModel` for an original generator.
+
+    Raises:
+        ValueError: not a configuration of a MaskGIT generator.
+    """
+    resolved = resolve_references(original)
+    section = _section(resolved, "model", "generator")
+    tokenizer = _section(resolved, "model", "vq_model")
+    _require(tokenizer, "model.vq_model", "codebook_size")
+    _require(section, "model.generator", "condition_num_classes")
+    num_latent_tokens = section.get("image_seq_len", tokenizer.get("num_latent_tokens"))
+    if num_latent_tokens is None:
+        raise ValueError(
+            "The original configuration lacks model.generator.image_seq_len, the number of latent tokens."
+        )
+    architecture = _choice(section, "model_type", _ARCHITECTURES, default="vit")
+    return {
+        "architecture": architecture,
+        "codebook_size": tokenizer["codebook_size"],
+        "num_latent_tokens": num_latent_tokens,
+        "num_classes": section["condition_num_classes"],
+        "hidden_size": section.get("hidden_size", 768),
+        "num_hidden_layers": section.get("num_hidden_layers", 24),
+        "num_attention_heads": section.get("num_attention_heads", 16),
+        "intermediate_size": section.get("intermediate_size", 3072),
+        # The original's U-ViT has no dropout, whatever its configuration says.
+        "dropout": section.get("dropout", 0.1) if architecture == "vit" else 0.0,
+    }
+
+
+def scheduler_config(original: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Arguments of our `MaskGitScheduler` that repeat the published benchmark of an original generator.
+
+    Raises:
+        ValueError: no sampler settings in the configuration.
+    """
+    resolved = resolve_references(original)
+    section, tokenizer = _section(resolved, "model", "generator"), _section(resolved, "model", "vq_model")
+    _require(section, "model.generator", "num_steps", "randomize_temperature", "guidance_scale", "guidance_decay")
+    _require(tokenizer, "model.vq_model", "codebook_size")
+    return {
+        "mask_token_id": tokenizer["codebook_size"],
+        "num_inference_steps": section["num_steps"],
+        "temperature": section["randomize_temperature"],
+        "guidance_scale": section["guidance_scale"],
+        "guidance_schedule": section["guidance_decay"],
+        # The benchmark anneals; it is an argument of the original's sampler and not part of its files.
+        "softmax_temperature_annealing": True,
+    }
+
+
+def original_generator_config(config: Mapping[str, Any], scheduler: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """
+    The original's configuration of one of our generators, the inverse of [`generator_config`].
+
+    Args:
+        config: that of the `MaskGitTransformer1DModel`.
+        scheduler: that of the `MaskGitScheduler`, if its settings are to be exported as well.
+    """
+    original_name = {ours: original for original, ours in _ARCHITECTURES.items()}
+    section = {"model_type": original_name[config["architecture"]]}
+    section |= {
+        name: config[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    }
+    section |= {
+        "dropout": config["dropout"],
+        "attn_drop": config["dropout"],
+        "class_label_dropout": 0.1,
+        "image_seq_len": config["num_latent_tokens"],
+        "condition_num_classes": config["num_classes"],
+    }
+    if scheduler is not None:
+        section |= {
+            "num_steps": scheduler["num_inference_steps"],
+            "randomize_temperature": scheduler["temperature"],
+            "guidance_scale": scheduler["guidance_scale"],
+            "guidance_decay": scheduler["guidance_schedule"],
+        }
+    tokenizer = {name: config[name] for name in ("codebook_size", "num_latent_tokens")}
+    return {"model": {"vq_model": tokenizer, "generator": section}}
+
+
+def _section(config: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
+    section: Any = config
+    for key in path:
+        section = section.get(key) if isinstance(section, Mapping) else None
+    if not isinstance(section, Mapping):
+        raise ValueError(
+            f"This is not a configuration of the original TiTok: it has no {'.'.join(path)}. "
+            f"Its keys: {', '.join(map(str, config))}."
+        )
+    return section
+
+
+def _require(section: Mapping[str, Any], where: str, *keys: str) -> None:
+    missing = [key for key in keys if key not in section]
+    if missing:
+        raise ValueError(
+            f"{where} of the original configuration lacks {', '.join(missing)}. Is it of another project? "
+            f"It has {', '.join(map(str, section))}."
+        )
+
+
+def _choice(section: Mapping[str, Any], key: str, choices: Mapping[str, Any], default: Any = None) -> Any:
+    if key not in section and default is not None:
+        return default
+    if section[key] not in choices:
+        raise ValueError(f"{key} is {section[key]!r} in the original configuration. Known: {', '.join(choices)}.")
+    return choices[section[key]]
+
+
+def _vit_size(config: TiTokConfig, side: str) -> str:
+    sizes = tuple(
+        getattr(config, f"{side}_{name}") for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")
+    )
+    for name, known in _VIT_SIZES.items():
+        if sizes == known:
+            return name
+    raise ValueError(
+        f"The {side} has width, layers and heads {sizes}, and the original knows only "
+        f"{', '.join(f'{name} {known}' for name, known in _VIT_SIZES.items())}. It cannot be exported."
+    )

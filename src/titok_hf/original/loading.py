@@ -1,0 +1,180 @@
+"""Reads original checkpoints into our models. `from_pretrained` of the models asks [`read`] first."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig
+from titok_hf.configuration_titok import TiTokConfig
+
+from .configs import generator_config, scheduler_config, tokenizer_config
+from .key_maps import (
+    GENERATOR_IGNORED,
+    generator_keys,
+    maskgit_vqgan_flax_keys,
+    maskgit_vqgan_keys,
+    titok_keys,
+)
+from .reading import HUB_ARGUMENTS, OriginalCheckpoint, find_original, read_state_dict
+from .released import RELEASED_GENERATORS, RELEASED_TOKENIZERS, RELEASED_VQGANS, STAGE_1_SUFFIX
+from .state_dict_adapter import StateDictAdapter
+
+
+def read(cls: type, source: Any, original_variant: str | None = None, **kwargs: Any) -> Any | None:
+    """
+    An instance of one of our classes from an original checkpoint: the reader that `titok_hf.other_formats` asks.
+
+    Args:
+        cls: `TiTokModel`, `MaskGitTransformer1DModel`, `MaskGitVQGANModel`, `MaskGitScheduler`, or a subclass.
+        source: a folder, a Hub id or a weights file.
+        original_variant: the released checkpoint that it is; needed where no configuration tells.
+        kwargs: other arguments of `from_pretrained`.
+
+    Returns:
+        None if `source` is not an original checkpoint.
+
+    Raises:
+        OSError: a file that is missing, damaged or refused.
+        ValueError: an unknown variant, a configuration of another project, or weights that do not fit.
+    """
+    hub_arguments = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
+    checkpoint = locate(cls, source, original_variant, **hub_arguments)
+    return None if checkpoint is None else load(cls, checkpoint, original_variant, **kwargs)
+
+
+def locate(
+    cls: type, source: Any, original_variant: str | None = None, **hub_arguments: Any
+) -> OriginalCheckpoint | None:
+    """The files of an original checkpoint for one of our classes. Arguments and errors are those of [`read`]."""
+    kind = _kind(cls)
+    if original_variant is not None and original_variant not in kind.variants:
+        raise ValueError(
+            f"original_variant is {original_variant!r}. Released for {cls.__name__}: {', '.join(kind.variants)}."
+        )
+    checkpoint = find_original(
+        source,
+        original_variant,
+        released_file=kind.released[original_variant].file if original_variant in kind.released else None,
+        needs_weights=kind.has_weights,
+        **{name: value for name, value in hub_arguments.items() if value is not None},
+    )
+    if checkpoint is not None and checkpoint.config is None and original_variant is None and len(kind.variants) > 1:
+        raise ValueError(
+            f"{source} is a bare file, which does not tell its architecture. Name it with original_variant=, one of "
+            f"{', '.join(kind.variants)}."
+        )
+    return checkpoint
+
+
+def load(cls: type, checkpoint: OriginalCheckpoint, original_variant: str | None = None, **kwargs: Any) -> Any:
+    """An instance of one of our classes from the files that [`locate`] found."""
+    return _kind(cls).load(cls, checkpoint, original_variant, kwargs)
+
+
+def titok_adapter(config: TiTokConfig, ours: Mapping[str, torch.Tensor]) -> StateDictAdapter:
+    """The adapter of a tokenizer, given its configuration and its state dict (on the meta device is enough)."""
+    return StateDictAdapter(titok_keys(config), ours)
+
+
+def generator_adapter(config: Mapping[str, Any], ours: Mapping[str, torch.Tensor]) -> StateDictAdapter:
+    """The adapter of a generator."""
+    return StateDictAdapter(
+        generator_keys(config["architecture"], config["num_hidden_layers"]), ours, GENERATOR_IGNORED
+    )
+
+
+def maskgit_vqgan_adapter(
+    config: MaskGitVQGANConfig, ours: Mapping[str, torch.Tensor], flax: bool = False
+) -> StateDictAdapter:
+    """The adapter of a MaskGIT-VQGAN, in PyTorch or in Flax form."""
+    return StateDictAdapter((maskgit_vqgan_flax_keys if flax else maskgit_vqgan_keys)(config), ours)
+
+
+def _load_tokenizer(cls: Any, checkpoint: OriginalCheckpoint, variant: str | None, kwargs: dict[str, Any]) -> Any:
+    if checkpoint.config is not None:
+        config = tokenizer_config(checkpoint.config)
+    elif variant.endswith(STAGE_1_SUFFIX):
+        config = TiTokConfig.from_variant(variant.removesuffix(STAGE_1_SUFFIX), pixel_decoder=None)
+    else:
+        config = TiTokConfig.from_variant(variant)
+    return _from_state_dict(cls, config, titok_adapter, checkpoint, kwargs)
+
+
+def _load_vqgan(cls: Any, checkpoint: OriginalCheckpoint, variant: str | None, kwargs: dict[str, Any]) -> Any:
+    def adapter(config: MaskGitVQGANConfig, ours: Mapping[str, torch.Tensor]) -> StateDictAdapter:
+        return maskgit_vqgan_adapter(config, ours, flax=checkpoint.is_flax)
+
+    return _from_state_dict(cls, MaskGitVQGANConfig(), adapter, checkpoint, kwargs)
+
+
+def _from_state_dict(
+    cls: Any,
+    config: Any,
+    make_adapter: Callable[..., StateDictAdapter],
+    checkpoint: OriginalCheckpoint,
+    kwargs: dict[str, Any],
+) -> Any:
+    """Translate the state dict, then let transformers load it as it would load a file of ours."""
+    with torch.device("meta"):
+        skeleton = cls(config).state_dict()
+    tensors = make_adapter(config, skeleton).to_ours(read_state_dict(checkpoint.weights), checkpoint.weights)
+    return cls.from_pretrained(None, config=config, state_dict=tensors, **kwargs)
+
+
+def _load_generator(
+    cls: Any,
+    checkpoint: OriginalCheckpoint,
+    variant: str | None,
+    kwargs: dict[str, Any],
+) -> Any:
+    """diffusers loads from files alone, so the model is made here, of tensors that are never copied."""
+    dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
+    if kwargs:
+        raise TypeError(
+            f"from_pretrained does not take {', '.join(kwargs)} for an original checkpoint. Load it, save it with "
+            "save_pretrained, and load that."
+        )
+    with torch.device("meta"):
+        if checkpoint.config is not None:
+            model = cls(**generator_config(checkpoint.config))
+        else:
+            model = cls.from_variant(variant)
+    adapter = generator_adapter(model.config, model.state_dict())
+    tensors = adapter.to_ours(read_state_dict(checkpoint.weights), checkpoint.weights)
+    model.load_state_dict(tensors, assign=True)
+    return model.to(dtype).eval()
+
+
+def _load_scheduler(cls: Any, checkpoint: OriginalCheckpoint, variant: str | None, kwargs: dict[str, Any]) -> Any:
+    if checkpoint.config is None:
+        return cls.from_variant(variant, **kwargs)
+    return cls(**scheduler_config(checkpoint.config) | kwargs)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How one of our classes is read, and what was released of it."""
+
+    load: Callable[..., Any]
+    released: dict[str, Any]
+    has_weights: bool = True
+
+    @property
+    def variants(self) -> list[str]:
+        """What `original_variant` may say."""
+        two_stage = (name for name in ("l32", "b64", "s128") if self.released is RELEASED_TOKENIZERS)
+        return [*self.released, *(name + STAGE_1_SUFFIX for name in two_stage)]
+
+
+_KINDS = {
+    "TiTokModel": _Kind(_load_tokenizer, RELEASED_TOKENIZERS),
+    "MaskGitVQGANModel": _Kind(_load_vqgan, RELEASED_VQGANS),
+    "MaskGitTransformer1DModel": _Kind(_load_generator, RELEASED_GENERATORS),
+    "MaskGitScheduler": _Kind(_load_scheduler, RELEASED_GENERATORS, has_weights=False),
+}
+
+
+def _kind(cls: type) -> _Kind:
+    return next(_KINDS[base.__name__] for base in cls.__mro__ if base.__name__ in _KINDS)

@@ -1,0 +1,177 @@
+"""Finds the files of an original checkpoint, on disk or on the Hub, and reads them without running what is in them."""
+
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from .configs import is_original_config
+
+_PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
+_WEIGHTS_NAMES = ["model.safetensors", "pytorch_model.bin"]
+
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+"""Arguments of `from_pretrained` that say where and how to download."""
+
+
+@dataclass(frozen=True)
+class OriginalCheckpoint:
+    """
+    The files of an original checkpoint.
+
+    Args:
+        weights: its state dict; None where only its configuration was asked for.
+        config: content of its `config.json`; None where the caller names the variant.
+    """
+
+    weights: Path | None
+    config: dict[str, Any] | None
+
+    @property
+    def is_flax(self) -> bool:
+        """Whether the weights are in Flax form."""
+        return self.weights is not None and self.weights.suffix not in {*_PICKLES, ".safetensors"}
+
+
+def find_original(
+    source: Any,
+    variant: str | None = None,
+    released_file: str | None = None,
+    needs_weights: bool = True,
+    **hub_arguments: Any,
+) -> OriginalCheckpoint | None:
+    """
+    The files of an original checkpoint, downloaded if they lie on the Hub.
+
+    Args:
+        source: a weights file, a folder, or the id of a Hub repository.
+        variant: the caller's name for the architecture. Without one, only what carries an original `config.json`, and
+            any single file, is taken for original.
+        released_file: name under which this variant's weights were published.
+        needs_weights: whether to look for the weights too.
+        hub_arguments: those of `HUB_ARGUMENTS` that the caller gave.
+
+    Returns:
+        None if `source` is not original, or not there: then it is another's to judge.
+
+    Raises:
+        OSError: an original checkpoint without weights, or a variant that is not to be had there.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        return None
+    path = Path(source)
+    if path.is_file():
+        return OriginalCheckpoint(weights=path, config=None)
+    config = None
+    if variant is None:
+        config = _read_json(_find(source, ["config.json"], hub_arguments))
+        if not is_original_config(config):
+            return None
+    weights = None
+    if needs_weights:
+        names = _WEIGHTS_NAMES if released_file is None else [released_file, *_WEIGHTS_NAMES]
+        weights = _find(source, names + _checkpoint_names(config), hub_arguments)
+        if weights is None:
+            raise OSError(f"{source} has no weights, or is not there. Looked for {', '.join(names)}.")
+    return OriginalCheckpoint(weights, config)
+
+
+def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """
+    The tensors of a weights file on the CPU: safetensors, a PyTorch pickle, or a Flax checkpoint (any other suffix).
+
+    Raises:
+        OSError: a file that is cut short or of another kind, or a pickle with anything but tensors in it.
+    """
+    if path.suffix in _PICKLES:
+        tensors = _read_pickle(path)
+    elif path.suffix == ".safetensors":
+        try:
+            tensors = load_file(path)
+        except SafetensorError as error:
+            raise OSError(f"{path} is damaged, or not a safetensors file ({error}). Get it again.") from error
+    else:
+        tensors = _read_flax(path)
+    return tensors
+
+
+def _read_flax(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        from .flax_checkpoint import read_flax_tensors
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"{path} is read as a Flax checkpoint, which needs msgpack. Run `pip install titok-hf[convert]`."
+        ) from error
+    return read_flax_tensors(path)
+
+
+def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise OSError(
+            f"{path} is refused: it is damaged, or holds more than tensors, and anything else in a pickle could run "
+            f"code ({_first_line(error)})."
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
+        raise OSError(f"{path} is damaged, or not a PyTorch file ({_first_line(error)}). Get it again.") from error
+    if not isinstance(content, Mapping):
+        raise OSError(f"{path} holds a {type(content).__name__}, not a state dict.")
+    others = [name for name, value in content.items() if not isinstance(value, torch.Tensor)]
+    if others:
+        raise OSError(
+            f"{path} is not a state dict: {len(others)} of its {len(content)} entries are no tensors "
+            f"({', '.join(map(str, others[:3]))})."
+        )
+    return dict(content)
+
+
+def _find(source: str | os.PathLike, names: list[str], hub_arguments: dict[str, Any]) -> Path | None:
+    """The first of the named files that a folder or a Hub repository has."""
+    hub_arguments = dict(hub_arguments)
+    subfolder = hub_arguments.pop("subfolder", "")
+    if Path(source).is_dir():
+        folder = Path(source, subfolder)
+        return next((folder / name for name in names if (folder / name).is_file()), None)
+    for name in names:
+        try:
+            return Path(hf_hub_download(str(source), f"{subfolder}/{name}".lstrip("/"), **hub_arguments))
+        except LocalEntryNotFoundError:
+            hub_arguments["local_files_only"] = True  # the Hub cannot be reached: only the cache is left
+        except EntryNotFoundError:
+            continue
+        except (OSError, HFValidationError):
+            return None
+    return None
+
+
+def _checkpoint_names(config: dict[str, Any] | None) -> list[str]:
+    """Names of bare files that an original configuration itself tells."""
+    experiment = (config or {}).get("experiment", {})
+    return [
+        Path(experiment[key]).name for key in ("tokenizer_checkpoint", "generator_checkpoint") if key in experiment
+    ]
+
+
+def _read_json(path: Path | None) -> dict[str, Any] | None:
+    """None where there is no file or it is not JSON, which `from_pretrained` reports better than we could."""
+    try:
+        return None if path is None else json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0]
+
+
+__all__ = ["HUB_ARGUMENTS", "OriginalCheckpoint", "find_original", "read_state_dict"]

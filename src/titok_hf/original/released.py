@@ -1,0 +1,74 @@
+"""What the original project released, and what was published about it (arXiv 2406.07550, arXiv 2501.07730)."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ReleasedTokenizer:
+    """
+    A released tokenizer, for ImageNet at 256 x 256.
+
+    Args:
+        repository: id of its Hub repository.
+        file: name of the same weights as a bare pickle.
+        rfid: published FID of reconstructions of the 50,000 validation images.
+    """
+
+    repository: str
+    file: str
+    rfid: float
+
+
+@dataclass(frozen=True)
+class ReleasedGenerator:
+    """
+    A released class-conditional generator, for ImageNet at 256 x 256.
+
+    Args:
+        repository, file: as for tokenizers.
+        gfid, inception_score: published quality of 50,000 images; None where no number is known.
+    """
+
+    repository: str
+    file: str
+    gfid: float
+    inception_score: float | None
+
+
+def _tokenizer(name: str, rfid: float, file: str = "tokenizer_titok_{}.bin") -> ReleasedTokenizer:
+    return ReleasedTokenizer(f"yucornetto/tokenizer_titok_{name}_imagenet", file.format(name), rfid)
+
+
+def _generator(name: str, gfid: float, inception_score: float | None) -> ReleasedGenerator:
+    repository, file = f"yucornetto/generator_titok_{name}_imagenet", f"generator_titok_{name}.bin"
+    return ReleasedGenerator(repository, file, gfid, inception_score)
+
+
+RELEASED_TOKENIZERS = {
+    "l32": _tokenizer("l32", 2.21),
+    "b64": _tokenizer("b64", 1.70),
+    "s128": _tokenizer("s128", 1.71),
+    "bl64_vq8k": _tokenizer("bl64_vq8k", 2.06),
+    "bl128_vq8k": _tokenizer("bl128_vq8k", 1.49),
+    "sl256_vq8k": _tokenizer("sl256_vq8k", 1.03),
+    "ll32_vae_c16": _tokenizer("ll32_vae_c16", 1.61, "titok_{}.bin"),
+    "bl64_vae_c16": _tokenizer("bl64_vae_c16", 1.25, "titok_{}.bin"),
+    "bl128_vae_c16": _tokenizer("bl128_vae_c16", 0.84, "titok_{}.bin"),
+}
+"""The nine tokenizers, by variant."""
+
+RELEASED_GENERATORS = {
+    "l32": _generator("l32", 2.77, 194.0),
+    "b64": _generator("b64", 2.48, None),
+    "s128": _generator("s128", 1.97, 281.8),
+}
+"""The three generators, each named after its tokenizer."""
+
+STAGE_1_SUFFIX = "_stage1"
+"""`"l32_stage1"` names the tokenizer before its second training stage: without the convolutional pixel decoder."""
+
+BARE_FILES_REPOSITORY = "fun-research/TiTok"
+"""The Hub repository that holds the bare pickles, the MaskGIT-VQGAN's among them."""
+
+RELEASED_VQGANS = {"imagenet256": ReleasedTokenizer(BARE_FILES_REPOSITORY, "maskgit-vqgan-imagenet-f16-256.bin", 2.28)}
+"""The MaskGIT-VQGAN, teacher of the two-stage tokenizers (MaskGIT, arXiv 2202.04200)."""

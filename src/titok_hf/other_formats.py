@@ -1,0 +1,52 @@
+"""Lets `from_pretrained` read checkpoints of another format, without a model knowing that format.
+
+Models stand below the room that knows a format, so they cannot import it. The package's `__init__`, which sees every
+room, names the reader's module here, and the module is imported when a checkpoint is first loaded.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_reader_modules: list[str] = []
+
+
+def add_reader(module: str) -> None:
+    """
+    Make `from_pretrained` ask one more reader.
+
+    Args:
+        module: full name of a module with a function `read(cls, source, **kwargs)`. It gets the arguments of
+            `from_pretrained`, and returns an instance of `cls`, or None if `source` is not of its format.
+    """
+    if module not in _reader_modules:
+        _reader_modules.append(module)
+
+
+class ReadsOtherFormats:
+    """Put in front of a model's library base class: `from_pretrained` then asks the readers first."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """
+        Load a checkpoint: one that `save_pretrained` wrote, or one of the original implementation.
+
+        Args:
+            pretrained_model_name_or_path: a folder or the id of a Hub repository, in our format or the original's; or
+                a bare weights file of the original (`.bin`), which says nothing of its architecture: name it with
+                `original_variant`.
+            original_variant: name of the released checkpoint that a bare file or a folder without a configuration
+                holds, such as `"l32"`.
+            args, kwargs: those of the library's own `from_pretrained`.
+
+        Raises:
+            OSError: nothing there, a damaged file, or a pickle that holds more than tensors.
+            ValueError: a checkpoint of another architecture.
+        """
+        for module in _reader_modules:
+            instance = import_module(module).read(cls, pretrained_model_name_or_path, **kwargs)
+            if instance is not None:
+                return instance
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
+
+
+__all__ = ["ReadsOtherFormats", "add_reader"]
