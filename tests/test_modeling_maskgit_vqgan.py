@@ -119,6 +119,8 @@ def test_outputs_name_the_images_first_and_become_tuples(model):
     assert torch.equal(pixels, output.pixel_values)
     assert torch.equal(model.encode(pixel_values, return_dict=False)[1], codes)
     assert torch.equal(model.decode(codes=codes, return_dict=False)[0], pixels)
+    model.config.return_dict = False
+    assert torch.equal(model(pixel_values)[0], pixels)
 
 
 # Quantiser
@@ -260,8 +262,8 @@ def test_wrong_images_are_refused(model, pixel_values, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "neither was given"),
-        ({"codes": torch.zeros(1, 4).long(), "latents": torch.rand(1, 6, 2, 2)}, "both was given"),
+        ({}, "either codes or latents; got neither"),
+        ({"codes": torch.zeros(1, 4).long(), "latents": torch.rand(1, 6, 2, 2)}, "got both"),
         ({"codes": torch.tensor([[0, 1, 2, 32]])}, r"values from 0 to 32; expected \[0, 32\)"),
         ({"codes": torch.tensor([[0, 1, 2, -1]])}, "values from -1 to 2"),
         ({"codes": torch.zeros(1, 5).long()}, "5 positions an image, which is no square"),

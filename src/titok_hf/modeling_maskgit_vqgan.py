@@ -357,8 +357,8 @@ class MaskGitVQGANModel(ReadsOtherFormats, MaskGitVQGANPreTrainedModel):
         Raises:
             ValueError: if `pixel_values` has another shape, or is not float.
         """
-        encoded = self.encode(pixel_values, return_loss=return_loss)
-        decoded = self.decode(latents=encoded.latents)
+        encoded = self.encode(pixel_values, return_loss=return_loss, return_dict=True)
+        decoded = self.decode(latents=encoded.latents, return_dict=True)
         return MaskGitVQGANOutput(
             pixel_values=decoded.pixel_values, latents=encoded.latents, codes=encoded.codes, loss=encoded.loss
         )
