@@ -288,3 +288,18 @@ def test_sizes_that_do_not_fit_are_refused():
         MaskGitTransformer1DModel(architecture="uvit", **{**TINY, "num_hidden_layers": 3})
     with pytest.raises(ValueError, match="'xl'.*l32"):
         MaskGitTransformer1DModel.from_variant("xl")
+
+
+def test_weights_can_be_stored_in_eight_bits(model, inputs):
+    expected = model(**inputs).logits
+    model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    stored = {parameter.dtype for name, parameter in model.named_parameters() if "_proj.weight" in name}
+    assert stored == {torch.float8_e4m3fn} and model.token_embedding.weight.dtype == torch.float32
+    logits = model(**inputs).logits
+    assert (logits - expected).norm() / expected.norm() < 0.2
+
+
+def test_layers_alone_can_be_compiled(model, inputs):
+    expected = model(**inputs).logits
+    model.compile_repeated_blocks(backend="eager", fullgraph=True)
+    torch.testing.assert_close(model(**inputs).logits, expected)

@@ -269,6 +269,13 @@ def test_a_step_never_reads_a_value_from_the_device(num_masked_tokens):
     assert codes.is_meta and codes.shape == (2, 8)
 
 
+def test_timesteps_stay_on_the_cpu_under_another_default_device():
+    with torch.device("meta"):
+        scheduler = MaskGitScheduler.from_variant("s128")
+        scheduler.set_timesteps(4, num_masked_tokens=[3, 4])
+    assert scheduler.timesteps.tolist()[0] == 1 and scheduler.guidance_scales[0] == 1
+
+
 def test_output_names_codes_and_logits():
     scheduler = MaskGitScheduler(MASK, softmax_temperature_annealing=True)
     logits, codes = torch.randn(2, 8, MASK), torch.full((2, 8), MASK)

@@ -99,7 +99,7 @@ class MaskGitScheduler(ReadsOtherFormats, SchedulerMixin, ConfigMixin):
         softmax_temperature_annealing: divide the logits by 0.5 + 0.8 (1 - progress), so from about 1.3 down to 0.5.
         guidance_scale: strength of the classifier-free guidance. `"constant"` and `"linear"` compute
             `conditional + scale (conditional - unconditional)`, where 0 is no guidance; `"power-cosine"` computes
-            `unconditional + scale (conditional - unconditional)`, where 1 is none. See [`guide`](#guide).
+            `unconditional + scale (conditional - unconditional)`, where 1 is none.
         guidance_schedule: `"constant"`; `"linear"`, rising from 0 at the first step towards the scale; or
             `"power-cosine"`, rising from 1 along half a cosine wave (MDT, arXiv 2303.14389).
         guidance_power: exponent of the progress in `"power-cosine"`; the larger, the later guidance sets in.
@@ -183,8 +183,8 @@ class MaskGitScheduler(ReadsOtherFormats, SchedulerMixin, ConfigMixin):
         begins = [step / steps for step in range(steps)]
         ends = [(step + 1) / steps for step in range(steps)]
 
-        self.timesteps = mask_ratio(torch.tensor(begins, dtype=torch.float64), self.config.mask_schedule).float()
-        ratios = mask_ratio(torch.tensor(ends, dtype=torch.float64), self.config.mask_schedule)
+        self.timesteps = self._mask_ratios_at(begins).float()
+        ratios = self._mask_ratios_at(ends)
         self.mask_ratios: list[float] = ratios.tolist()
         self.temperatures = [self.config.temperature * (1 - progress) for progress in ends]
         annealing = self.config.softmax_temperature_annealing
@@ -194,7 +194,7 @@ class MaskGitScheduler(ReadsOtherFormats, SchedulerMixin, ConfigMixin):
         self._index_of_timestep = {timestep: index for index, timestep in enumerate(self.timesteps.tolist())}
         self._mask_lengths = None
         if num_masked_tokens is not None:
-            tokens = torch.as_tensor(num_masked_tokens, dtype=torch.float64).cpu().reshape(-1, 1)
+            tokens = torch.as_tensor(num_masked_tokens, dtype=torch.float64, device="cpu").reshape(-1, 1)
             self._mask_lengths = (ratios[:, None, None] * tokens).floor().long().to(device)  # (steps, B or 1, 1)
 
     def scale_model_input(self, sample: torch.LongTensor, timestep: float | torch.Tensor) -> torch.LongTensor:
@@ -316,6 +316,10 @@ class MaskGitScheduler(ReadsOtherFormats, SchedulerMixin, ConfigMixin):
     def _neutral_guidance_scale(self) -> float:
         return 1.0 if self.config.guidance_schedule == "power-cosine" else 0.0
 
+    def _mask_ratios_at(self, progress: list[float]) -> torch.Tensor:
+        # On the CPU whatever the default device is: some accelerators have no float64.
+        return mask_ratio(torch.tensor(progress, dtype=torch.float64, device="cpu"), self.config.mask_schedule)
+
     def _guidance_scale_at(self, progress: float) -> float:
         first, last = self.config.guidance_interval or (0.0, 1.0)
         if not first <= progress <= last:
@@ -326,7 +330,7 @@ class MaskGitScheduler(ReadsOtherFormats, SchedulerMixin, ConfigMixin):
         if self.config.guidance_schedule == "linear":
             return scale * progress
         # float32 as in the original: it rounds the first of many steps to exactly 1, which is no guidance.
-        angle = torch.tensor(progress**self.config.guidance_power * math.pi, dtype=torch.float32)
+        angle = torch.tensor(progress**self.config.guidance_power * math.pi, dtype=torch.float32, device="cpu")
         return (1 + (scale - 1) * (1 - angle.cos()) / 2).item()
 
     def _mask_length(self, index: int, is_masked: torch.Tensor) -> torch.Tensor:
