@@ -1,0 +1,267 @@
+"""`titok-hf` as a user meets it: commands, files, errors."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from tiny_pipeline import tiny_image_processor, tiny_pipeline, tiny_tokenizer
+from titok_hf import __version__
+from titok_hf.checkpoint_files import INDEX_NAME, VERSION_KEY
+from titok_hf.cli import app
+from titok_hf.pipeline_titok import TiTokPipeline
+
+MAIN = [sys.executable, "-c", "from titok_hf.cli import main; main()"]
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """The folder of a tiny pipeline."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def other_model(tmp_path_factory):
+    """Another one of the same sizes, with another codebook."""
+    folder = tmp_path_factory.mktemp("models") / "other"
+    tiny_pipeline(seed=1).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Three picture files of different sizes; two have the same name."""
+    paths = [tmp_path / "a" / "cat.png", tmp_path / "b" / "cat.png", tmp_path / "dog.jpg"]
+    for index, path in enumerate(paths):
+        path.parent.mkdir(exist_ok=True)
+        values = np.random.default_rng(index).integers(0, 256, (40 + index, 60, 3), dtype=np.uint8)
+        Image.fromarray(values).save(path)
+    return paths
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def succeed(*arguments):
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def pixels(path):
+    return np.asarray(Image.open(path))
+
+
+def test_generate_writes_a_file_a_picture_and_a_sheet(model, tmp_path):
+    result = succeed("generate", "tabby", "2", "-n", 2, "-o", tmp_path / "out", "-m", model)
+    assert names(tmp_path / "out") == [
+        "000-tabby-000.png",
+        "000-tabby-001.png",
+        "002-cardigan-000.png",
+        "002-cardigan-001.png",
+        "contact-sheet.png",
+    ]
+    assert pixels(tmp_path / "out" / "000-tabby-000.png").shape == (32, 32, 3)
+    assert pixels(tmp_path / "out" / "contact-sheet.png").shape[0] == 4 + 2 * (128 + 4)
+    assert "4 pictures of 2 classes" in result.stdout
+
+
+def test_a_picture_depends_on_seed_class_and_number_alone(model, tmp_path):
+    settings = ("-m", model, "--temperature", 3)
+    succeed("generate", "all", "-n", 3, "-o", tmp_path / "all", *settings)
+    succeed("generate", "cardigan", "cardigan", "-n", 2, "--batch-size", 1, "-o", tmp_path / "one", *settings)
+    succeed("generate", "cardigan", "-n", 2, "--seed", 1, "-o", tmp_path / "other", *settings)
+    assert len(names(tmp_path / "all")) == 10 and len(names(tmp_path / "one")) == 3
+    for name in ("002-cardigan-000.png", "002-cardigan-001.png"):
+        assert np.array_equal(pixels(tmp_path / "all" / name), pixels(tmp_path / "one" / name))
+        assert not np.array_equal(pixels(tmp_path / "all" / name), pixels(tmp_path / "other" / name))
+    assert len({pixels(path).tobytes() for path in (tmp_path / "all").glob("0*.png")}) == 9
+
+
+def test_settings_reach_the_sampler(model, tmp_path):
+    succeed("generate", "all", "-n", 4, "-o", tmp_path / "plain", "-m", model)
+    for option, value in (("--steps", 1), ("--guidance-scale", 50), ("--temperature", 0)):
+        succeed("generate", "all", "-n", 4, "-o", tmp_path / option, "-m", model, option, value)
+        assert any(
+            not np.array_equal(pixels(path), pixels(tmp_path / option / path.name))
+            for path in (tmp_path / "plain").glob("0*.png")
+        ), option
+
+
+def test_reconstruct_writes_files_a_sheet_and_what_was_lost(model, photos, tmp_path):
+    result = succeed("reconstruct", *photos, "-o", tmp_path / "out", "-m", model, "--batch-size", 2)
+    expected = TiTokPipeline.from_pretrained(model).reconstruct(photos)
+    for name, image in zip(["cat", "cat-2", "dog"], expected, strict=True):
+        assert np.array_equal(pixels(tmp_path / "out" / f"{name}-reconstructed.png"), np.asarray(image))
+    assert len(names(tmp_path / "out")) == 4
+    sheet = pixels(tmp_path / "out" / "contact-sheet.png")
+    assert sheet.shape[0] == 4 + 2 * (128 + 4)
+    assert np.array_equal(sheet[136:264, -132:-4][::4, ::4], np.asarray(expected[2]))  # last column, lower row
+    assert "PSNR" in result.stdout and result.stdout.count("dB") == 3
+
+
+def test_encode_then_decode_is_reconstruct(model, photos, tmp_path):
+    codes = tmp_path / "codes.safetensors"
+    result = succeed("encode", *photos, "-o", codes, "-m", model, "--batch-size", 2)
+    assert "16 bytes each" in result.stdout  # 8 codes of two bytes
+    with safe_open(codes, framework="pt") as file:
+        assert file.get_tensor("codes").dtype == torch.uint16
+        assert torch.equal(file.get_tensor("codes").long(), TiTokPipeline.from_pretrained(model).encode(photos))
+        assert json.loads(file.metadata()["names"]) == [str(path) for path in photos]
+        assert file.metadata()["model"] == str(model)
+    succeed("decode", codes, "-o", tmp_path / "decoded", "-m", model)
+    succeed("reconstruct", *photos, "-o", tmp_path / "reconstructed", "-m", model)
+    for name in ("cat", "cat-2", "dog"):
+        decoded = pixels(tmp_path / "decoded" / f"{name}-decoded.png")
+        assert np.array_equal(decoded, pixels(tmp_path / "reconstructed" / f"{name}-reconstructed.png"))
+
+
+def test_a_kl_tokenizer_encodes_to_latents_and_decodes_them(photos, tmp_path):
+    TiTokPipeline(tiny_tokenizer(quantizer="kl"), tiny_image_processor()).save_pretrained(tmp_path / "kl")
+    succeed("encode", *photos, "-o", tmp_path / "latents.safetensors", "-m", tmp_path / "kl")
+    succeed("decode", tmp_path / "latents.safetensors", "-o", tmp_path / "out", "-m", tmp_path / "kl")
+    assert len(names(tmp_path / "out")) == 4
+    result = run("generate", "0", "-o", tmp_path / "new", "-m", tmp_path / "kl")
+    assert result.exit_code == 1 and "KL model" in result.stderr and not (tmp_path / "new").exists()
+
+
+def test_info_shows_sizes_classes_and_sampler_settings(model):
+    shown = succeed("info", model).stdout
+    for expected in ("num_latent_tokens", "codebook_size", "temperature", "guidance_schedule", "tabby, Cardigan"):
+        assert expected in shown
+    described = json.loads(succeed("info", model, "--json").stdout)
+    pipe = TiTokPipeline.from_pretrained(model)
+    assert described["weights"]["transformer"]["num_parameters"] == pipe.transformer.num_parameters()
+    assert described["weights"]["tokenizer"]["num_parameters"] == pipe.tokenizer.num_parameters()
+    assert described["tokenizer"]["num_latent_tokens"] == 8 and described["scheduler"]["temperature"] == 2.0
+    assert described["classes"]["2"] == "cardigan" and described["saved_by"] == __version__
+
+
+def test_info_of_a_tokenizer_alone(tmp_path):
+    TiTokPipeline(tiny_tokenizer(), tiny_image_processor()).save_pretrained(tmp_path)
+    assert json.loads(succeed("info", tmp_path, "--json").stdout)["transformer"] is None
+    assert "none" in succeed("info", tmp_path).stdout
+
+
+def fail(exit_code, message, *arguments):
+    """The command must fail with one line that says `message`."""
+    result = run(*arguments)
+    assert result.exit_code == exit_code, result.output
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1 or exit_code == 2
+    assert not result.stdout
+
+
+def test_errors_are_one_line_and_leave_nothing(model, photos, tmp_path):
+    out = tmp_path / "out"
+    truncated = tmp_path / "truncated.png"
+    truncated.write_bytes(photos[0].read_bytes()[:1000])
+    text = tmp_path / "text.png"
+    text.write_text("no picture")
+    fail(1, "Nearest names: tabby", "generate", "tabbi", "-o", out, "-m", model)
+    fail(1, "has 3, but this model has 3 classes", "generate", "3", "-o", out, "-m", model)
+    fail(1, "is neither a folder nor the id", "generate", "0", "-o", out, "-m", tmp_path / "nowhere")
+    fail(1, "is not a TiTok pipeline", "generate", "0", "-o", out, "-m", tmp_path)
+    fail(1, "is not a TiTok pipeline", "info", tmp_path)
+    fail(1, "device 'abacus' cannot be used", "generate", "0", "-o", out, "-m", model, "--device", "abacus")
+    fail(1, "missing.png does not exist", "reconstruct", photos[0], tmp_path / "missing.png", "-o", out, "-m", model)
+    fail(1, "is a folder. Name the pictures", "encode", tmp_path, "-o", out, "-m", model)
+    for damaged in (truncated, text):
+        fail(1, f"{damaged.name} is not a picture", "reconstruct", photos[0], damaged, "-o", out, "-m", model)
+        fail(1, f"{damaged.name} is not a picture", "encode", photos[0], damaged, "-o", out, "-m", model)
+    fail(2, "Missing argument", "generate")
+    fail(2, "Missing argument", "reconstruct")
+    fail(2, "--num-images", "generate", "0", "-n", 0)
+    assert not out.exists() and not list(tmp_path.rglob(".unfinished*"))
+
+
+@pytest.mark.parametrize("command", ["generate", "reconstruct", "encode", "decode"])
+def test_an_output_that_cannot_be_written_is_one_line(command, model, photos, tmp_path):
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("mine")
+    codes = tmp_path / "codes.safetensors"
+    succeed("encode", photos[0], "-o", codes, "-m", model)
+    inputs = {"generate": "0", "decode": codes}.get(command, photos[0])
+    fail(1, "cannot be written", command, inputs, "-o", in_the_way / "deeper", "-m", model)
+    assert in_the_way.read_text() == "mine"
+
+
+def test_files_that_hold_no_codes_of_this_model_are_refused(model, other_model, photos, tmp_path):
+    codes, out = tmp_path / "codes.safetensors", tmp_path / "out"
+    succeed("encode", *photos, "-o", codes, "-m", model)
+    fail(1, f"made by the model '{model}'", "decode", codes, "-o", out, "-m", other_model)
+    fail(1, "does not exist", "decode", tmp_path / "none.safetensors", "-o", out, "-m", model)
+    fail(1, "no safetensors file", "decode", photos[0], "-o", out, "-m", model)
+    with safe_open(codes, framework="pt") as file:
+        tensor, metadata = file.get_tensor("codes"), file.metadata()
+    wrong = tmp_path / "wrong.safetensors"
+    for tensors, changes, message in (
+        ({"codes": tensor}, {"format": "another"}, "is no file of codes"),
+        ({"weight": tensor}, {}, "is no file of codes"),
+        ({"codes": tensor[:2].clone()}, {}, "3 names for 2 rows"),
+        ({"codes": tensor[:, :4].clone()}, {}, "made by the model"),
+        ({"codes": tensor.long() + 16}, {}, "lie in [0, 16)"),
+    ):
+        save_file(tensors, wrong, metadata | changes)
+        fail(1, message, "decode", wrong, "-o", out, "-m", model)
+    wrong.write_bytes(codes.read_bytes()[:-10])
+    fail(1, "is damaged", "decode", wrong, "-o", out, "-m", model)
+    assert not out.exists()
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path):
+    (tmp_path / INDEX_NAME).write_text(json.dumps({VERSION_KEY: "999.0"}))
+    fail(1, "saved by titok_hf 999.0", "info", tmp_path)
+    fail(1, "saved by titok_hf 999.0", "generate", "0", "-m", tmp_path)
+
+
+def test_help_has_examples_and_needs_no_torch():
+    program = (
+        "import sys; from typer.testing import CliRunner; from titok_hf.cli import app;"
+        "print(CliRunner().invoke(app, ['generate', '--help']).output);"
+        "print(sorted({'torch', 'transformers', 'diffusers'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert "Examples" in result.stdout and "titok-hf generate all" in result.stdout
+    assert result.stdout.strip().endswith("[]")
+
+
+def test_version():
+    assert succeed("--version").stdout.strip() == f"titok-hf {__version__}"
+
+
+@pytest.mark.slow
+def test_the_program_stops_cleanly_at_ctrl_c(model, tmp_path):
+    out = tmp_path / "out"
+    command = ["generate", "0", "-n", "1000000", "--batch-size", "2", "-o", str(out), "-m", str(model)]
+    process = subprocess.Popen([*MAIN, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 240
+        while not list(out.glob("0*.png")) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and not stdout
+    assert stderr.strip().splitlines()[-1].strip().endswith("interrupted") and "Traceback" not in stderr
+    written = list(out.iterdir())
+    assert written and all(pixels(path).shape == (32, 32, 3) for path in written)
