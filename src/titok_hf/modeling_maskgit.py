@@ -1,6 +1,6 @@
 """The generator: a bidirectional transformer that predicts masked codes of an image from the others and a class.
 
-MaskGIT (arXiv 2202.04200) over TiTok's one-dimensional codes (arXiv 2406.07550, section 3.3), in the two published
+MaskGIT (arXiv 2202.04200) over TiTok's one-dimensional codes (arXiv 2406.07550), in the two published
 architectures: a BERT (arXiv 1810.04805), called ViT in the TiTok paper, and a U-ViT (arXiv 2209.12152).
 """
 
@@ -44,7 +44,7 @@ MASKGIT_VARIANTS: dict[str, dict[str, Any]] = {
     "l64_512": {**_VIT, "num_latent_tokens": 64},
     "b128_512": {**_UVIT, "num_latent_tokens": 128},
 }
-"""The published ImageNet generators (TiTok paper, tables 1 and 2), each named after its tokenizer."""
+"""The generators of the TiTok paper, for ImageNet at 256 and at 512 pixels, each named after its tokenizer."""
 
 
 @dataclass
