@@ -17,7 +17,7 @@ from transformers.image_utils import SizeDict
 from transformers.utils import is_torchvision_available
 
 from golden_fill import image_u8
-from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
+from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil, center_on_black
 from titok_hf.image_processing_titok import TiTokImageProcessor
 
 ORIGINAL = json.loads((Path(__file__).parent / "data" / "preprocessing_eval.json").read_text())
@@ -392,3 +392,27 @@ def test_without_torchvision_the_twin_is_named():
     else:
         with pytest.raises(ImportError, match="TiTokImageProcessorPil"):
             TiTokImageProcessor()
+
+
+# Small pictures that keep their pixels
+
+
+@pytest.mark.parametrize(("width", "height"), [(28, 28), (27, 28), (20, 40), (1, 1)])
+def test_a_small_picture_that_is_not_enlarged_lies_on_black(width, height):
+    picture = random_picture(width, height)
+    canvas = Image.new("RGB", (max(width, 32), max(height, 32)))
+    canvas.paste(picture, ((canvas.width - width) // 2, (canvas.height - height) // 2))
+    assert (processed(picture, size=32, do_enlarge=False) == plain_pillow(canvas, 32)).all()
+
+
+@pytest.mark.parametrize(("width", "height"), [(32, 32), (40, 60), (500, 300)])
+def test_larger_pictures_are_resized_whether_or_not_small_ones_are_enlarged(width, height):
+    picture = random_picture(width, height)
+    assert (processed(picture, size=32, do_enlarge=False) == processed(picture, size=32)).all()
+
+
+def test_small_pictures_as_tensors_lie_on_black_too():
+    # The torchvision backend hands tensors to the same function.
+    image = torch.randint(1, 255, (3, 27, 28), dtype=torch.uint8)
+    assert (center_on_black(image, 32).numpy() == center_on_black(image.numpy(), 32)).all()
+    assert center_on_black(image, 32).shape == (3, 32, 32)

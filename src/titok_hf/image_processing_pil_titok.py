@@ -1,5 +1,3 @@
-# Copyright 2026 The titok-hf authors.
-# Licensed under the Apache License, Version 2.0: see the file LICENSE.
 """Pictures to model input and back, with Pillow and NumPy alone.
 
 Whatever a picture comes as, it first becomes an 8-bit RGB array; then it is resized, cropped and scaled to [0, 1].
@@ -42,9 +40,12 @@ class TiTokImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call
 
     do_exif_transpose (`bool`, *optional*, defaults to `True`):
         Whether to turn a picture upright as its EXIF orientation says. The original implementation never does.
+    do_enlarge (`bool`, *optional*, defaults to `True`):
+        Whether to enlarge a picture whose shorter edge is below `size`. If not, it keeps its pixels and lies on black.
     """
 
     do_exif_transpose: bool | None
+    do_enlarge: bool | None
 
 
 class TiTokImageProcessorMixin(BaseImageProcessor):
@@ -53,6 +54,7 @@ class TiTokImageProcessorMixin(BaseImageProcessor):
     valid_kwargs = TiTokImageProcessorKwargs
 
     do_exif_transpose = True
+    do_enlarge = True
     do_convert_rgb = True
     do_resize = True
     size = {"shortest_edge": 256}
@@ -177,6 +179,8 @@ class TiTokImageProcessorMixin(BaseImageProcessor):
 
     def _preprocess(self, images: list[Any], *args: Any, **kwargs: Any) -> BatchFeature:
         size, crop_size = kwargs["size"], kwargs["crop_size"]
+        if kwargs["do_resize"] and not kwargs["do_enlarge"] and size.shortest_edge:
+            images = [center_on_black(image, size.shortest_edge) for image in images]
         if kwargs["do_resize"] and kwargs["do_center_crop"] and size.shortest_edge:
             if max(crop_size.height, crop_size.width) <= size.shortest_edge:
                 images = [trim_long_edge(image) for image in images]
@@ -205,6 +209,8 @@ class TiTokImageProcessorPil(TiTokImageProcessorMixin, PilBackend):
         resample (`PILImageResampling`, defaults to bicubic): resampling filter, antialiased.
         do_exif_transpose (`bool`, defaults to `True`): turn PIL images and files upright as their EXIF orientation
             says. (Images from a URL are always upright.)
+        do_enlarge (`bool`, defaults to `True`): enlarge a picture whose shorter edge is below `size`; False leaves its
+            pixels as they are, in the middle of a black picture, which is how Fashion-MNIST's 28 pixels become 32.
         kwargs: the other arguments of transformers' image processors.
 
     ```python
@@ -304,6 +310,17 @@ def to_uint8(values: np.ndarray, full_scale: int) -> np.ndarray:
     if full_scale == 255 and values.dtype.kind in "iu":
         return values.astype(np.uint8)
     return np.rint(values.astype(np.float64) * (255 / full_scale)).astype(np.uint8)
+
+
+def center_on_black(image: Any, size: int) -> Any:
+    """Surround an array or tensor (channels, height, width) with zeros until both edges measure at least `size`."""
+    height, width = image.shape[-2:]
+    missing_rows, missing_columns = max(0, size - height), max(0, size - width)
+    top, left = missing_rows // 2, missing_columns // 2
+    margins = ((0, 0), (top, missing_rows - top), (left, missing_columns - left))
+    if isinstance(image, torch.Tensor):
+        return torch.nn.functional.pad(image, (*margins[2], *margins[1]))
+    return np.pad(image, margins)
 
 
 def trim_long_edge(image: Any) -> Any:

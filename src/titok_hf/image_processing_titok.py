@@ -1,5 +1,3 @@
-# Copyright 2026 The titok-hf authors.
-# Licensed under the Apache License, Version 2.0: see the file LICENSE.
 """Pictures to model input and back, resized by torchvision, on a GPU if asked to."""
 
 from typing import Any
