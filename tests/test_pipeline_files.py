@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from hub_server import hub_server
 from tiny_pipeline import ID2LABEL, generators, tiny_pipeline
@@ -75,6 +76,40 @@ def test_truncated_weights_are_one_clear_error(pipe, tmp_path, part):
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(OSError, match="damaged|Unable to load weights"):
         TiTokPipeline.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["tokenizer/model", "transformer/diffusion_pytorch_model"])
+@pytest.mark.parametrize("damage", ["missing", "unknown", "misshapen"])
+def test_weights_that_do_not_fit_their_configuration_are_refused(pipe, tmp_path, part, damage):
+    pipe.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / f"{part}.safetensors")
+    name = sorted(weights)[0]
+    if damage == "missing":
+        del weights[name]
+    elif damage == "unknown":
+        weights["extra"] = torch.zeros(1)
+    else:
+        weights[name] = torch.zeros(3, 5)
+    save_file(weights, tmp_path / f"{part}.safetensors", {"format": "pt"})
+    message = {
+        "missing": f"1 \\({name}\\) missing",
+        "unknown": r"1 \(extra\) unknown",
+        "misshapen": "fit|expected shape",
+    }
+    with pytest.raises((OSError, ValueError), match=message[damage]):
+        TiTokPipeline.from_pretrained(tmp_path)
+
+
+def test_weights_saved_in_shards_and_as_a_variant_are_complete(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path, max_shard_size="50KB")
+    assert len(list((tmp_path / "transformer").glob("*.safetensors"))) > 1
+    pipe.save_pretrained(tmp_path / "variant", variant="fp16")
+    for loaded in (
+        TiTokPipeline.from_pretrained(tmp_path),
+        TiTokPipeline.from_pretrained(tmp_path / "variant", variant="fp16"),
+    ):
+        assert torch.equal(loaded.transformer.lm_head.weight, pipe.transformer.lm_head.weight)
+        assert torch.equal(loaded.tokenizer.quantizer.codebook.weight, pipe.tokenizer.quantizer.codebook.weight)
 
 
 def test_a_newer_checkpoint_is_refused(pipe, tmp_path):

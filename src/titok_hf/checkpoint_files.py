@@ -2,12 +2,14 @@
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from packaging.version import Version
+from safetensors import safe_open
 
 from . import __version__
 
@@ -67,6 +69,37 @@ def read_index(folder: Path) -> dict[str, Any]:
     return index
 
 
+def check_weight_names(folder: Path, expected: Iterable[str]) -> None:
+    """
+    Compare the tensors in a folder with those that a model wants, since libraries fill a gap with random numbers.
+
+    Args:
+        folder: one part of a pipeline.
+        expected: names in the state dict of the model that was loaded from it.
+
+    Raises:
+        OSError: a name that only one side has.
+    """
+    stored: set[str] = set()
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="numpy") as file:
+            stored.update(file.keys())
+    expected = set(expected)
+    missing, unknown = sorted(expected - stored), sorted(stored - expected)
+    if missing or unknown:
+        raise OSError(
+            f"The weights in {folder} do not fit the configuration beside them: {_count(missing)} missing, "
+            f"{_count(unknown)} unknown. Save or download the checkpoint again."
+        )
+
+
+def _count(names: list[str], shown: int = 3) -> str:
+    """How many names there are, and the first few of them."""
+    if not names:
+        return "none"
+    return f"{len(names)} ({', '.join(names[:shown])}{', ...' if len(names) > shown else ''})"
+
+
 def _download(repository: str, variant: str | None, hub_arguments: dict[str, Any]) -> Path:
     try:
         folder = snapshot_download(
@@ -89,4 +122,4 @@ def _download(repository: str, variant: str | None, hub_arguments: dict[str, Any
     return Path(folder)
 
 
-__all__ = ["INDEX_NAME", "VERSION_KEY", "checkpoint_folder", "read_index"]
+__all__ = ["INDEX_NAME", "VERSION_KEY", "check_weight_names", "checkpoint_folder", "read_index"]

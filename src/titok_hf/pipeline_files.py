@@ -3,12 +3,13 @@
 import os
 from typing import TYPE_CHECKING, Any
 
+import torch
 from diffusers import DiffusionPipeline
 from safetensors import SafetensorError
 from transformers.utils import is_torchvision_available
 
 from .atomic_files import folder_atomically
-from .checkpoint_files import INDEX_NAME, checkpoint_folder
+from .checkpoint_files import INDEX_NAME, check_weight_names, checkpoint_folder
 from .image_processing_pil_titok import TiTokImageProcessorPil
 from .image_processing_titok import TiTokImageProcessor
 
@@ -47,10 +48,19 @@ class TiTokPipelineFiles(DiffusionPipeline):
                 processor = TiTokImageProcessor if is_torchvision_available() else TiTokImageProcessorPil
                 kwargs["image_processor"] = processor.from_pretrained(folder, subfolder="image_processor")
             pipe = super().from_pretrained(folder, use_safetensors=True, **kwargs)
-        except SafetensorError as error:
+        except torch.OutOfMemoryError:
+            raise
+        except (
+            SafetensorError,
+            RuntimeError,
+        ) as error:  # the second is what transformers raises for misshapen weights
             raise OSError(
-                f"The weights in {folder} are damaged ({error}). Save or download the checkpoint again."
+                f"The weights in {folder} are damaged or do not fit the configuration beside them ({error}). "
+                "Save or download the checkpoint again."
             ) from error
+        for name, part in pipe.components.items():
+            if isinstance(part, torch.nn.Module) and name not in kwargs and "quantization_config" not in kwargs:
+                check_weight_names(folder / name, part.state_dict())
         pipe.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return pipe
 
