@@ -21,6 +21,7 @@ from titok_hf import (
 from titok_hf.data.images import images_to_tensor, load_image_dataset
 from titok_hf.evaluation.__main__ import main
 from titok_hf.evaluation.measure import MeasureConfig, generate, measure, reconstruct
+from titok_hf.pictures import contact_sheet
 
 NAMES = [str(digit) for digit in range(10)]
 
@@ -116,6 +117,16 @@ def test_generated_images_depend_on_the_seed_and_not_on_the_batch_size(mnist):
     assert first.shape == (10, 3, 16, 16) and first.dtype == torch.uint8
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_the_sheet_shows_test_images_from_the_whole_split_beside_their_own_reconstructions(mnist, judge):
+    pipeline = tiny_pipeline()
+    sheet = measure(pipeline, judge, MeasureConfig(str(mnist), images_per_class=1, batch_size=4)).pictures
+    images, _ = images_to_tensor(load_image_dataset(str(mnist), "test"), 16, "pad")
+    images = images[[0, 1, 2, 4, 5, 6, 8, 9, 10, 12]]  # 10 of 13, evenly
+    pairs = torch.stack([images, reconstruct(pipeline, images)[0]], dim=1).flatten(0, 1)
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pairs]
+    assert np.array_equal(sheet["reconstructed.png"], contact_sheet(pictures, columns=10))
 
 
 def test_a_generator_that_repeats_its_training_images_is_found_out(mnist, judge):
