@@ -1,12 +1,15 @@
-"""The guides: every link leads somewhere, and every page can be found from the index."""
+"""The guides: links lead somewhere, the index lists every page, and Python blocks import names that exist."""
 
+import ast
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -26,3 +29,12 @@ def test_the_index_lists_every_page():
     index = REPOSITORY / "docs" / "index.md"
     listed = {(index.parent / target).resolve() for target in local_links(index)}
     assert set(PAGES) - {index} <= listed
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_import_names_that_exist(page):
+    for block in PYTHON_BLOCK.findall(page.read_text()):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "titok_hf":
+                module = import_module(node.module)
+                assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []

@@ -112,17 +112,14 @@ def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("order", IMPORT_ORDERS)
 def test_auto_classes_know_our_classes_in_any_order_of_imports(order, saved_model):
     code = f"""{IMPORT_ORDERS[order]}
-import sys
-from titok_hf.auto import RegisteringFinder
 for auto_class in (AutoConfig, AutoModel, AutoImageProcessor):
     print(type(auto_class.from_pretrained({str(saved_model)!r})).__name__)
 print(type(AutoConfig.for_model("maskgit_vqgan")).__name__)
-print([finder for finder in sys.meta_path if isinstance(finder, RegisteringFinder)])
 """
     process = run_python(code)
     assert process.returncode == 0, process.stderr
     processor = "TiTokImageProcessor" if importlib.util.find_spec("torchvision") else "TiTokImageProcessorPil"
-    assert process.stdout.split("\n")[:5] == ["TiTokConfig", "TiTokModel", processor, "MaskGitVQGANConfig", "[]"]
+    assert process.stdout.split() == ["TiTokConfig", "TiTokModel", processor, "MaskGitVQGANConfig"]
 
 
 def test_a_module_can_be_run_while_the_auto_classes_wait():

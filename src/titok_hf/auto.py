@@ -8,7 +8,7 @@ has been, which a finder in `sys.meta_path` sees.
 "Has been" means that no import of transformers or titok_hf is under way any more. Not earlier: transformers imports
 `AutoModel` half-way through its `modeling_layers`, which our models need complete, and our own modeling files may be
 the ones that asked for it. The finder therefore counts the imports of both packages, changes nothing else about them,
-and leaves when everything is registered.
+and stands aside once everything is registered.
 """
 
 import sys
@@ -83,7 +83,7 @@ class RegisteringFinder(MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Let the finders behind this one find the module, and count the time of its execution as an import."""
-        if fullname.partition(".")[0] not in ("transformers", "titok_hf"):
+        if not self._waiting or fullname.partition(".")[0] not in ("transformers", "titok_hf"):
             return None
         for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
             spec = finder.find_spec(fullname, path, target)
@@ -111,8 +111,6 @@ class RegisteringFinder(MetaPathFinder):
             registration = self._waiting.pop(name, None)
             if registration is not None:
                 registration()
-        if not self._waiting and self in sys.meta_path:
-            sys.meta_path.remove(self)
 
 
 class _CountingLoader(Loader):
