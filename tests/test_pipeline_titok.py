@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
 from PIL import Image
 
 from tiny_pipeline import ID2LABEL, generators, tiny_image_processor, tiny_pipeline, tiny_tokenizer
@@ -167,6 +168,27 @@ def test_strength_is_the_share_of_codes_that_is_made_anew(pipe, strength, num_ch
     assert (output[~touched] == init_codes[~touched]).all() and output.max() < 16
 
 
+def test_the_schedule_runs_over_the_masked_codes_alone(pipe):
+    num_masked = []
+
+    def callback(pipe, step, timestep, tensors):
+        num_masked.append((tensors["codes"] == 16).sum(dim=1).tolist())
+
+    mask = torch.tensor([[True] * 4 + [False] * 4, [True] * 8])
+    codes_of(
+        pipe,
+        [0, 1],
+        *(0, 1),
+        init_codes=random_codes(2),
+        mask=mask,
+        num_inference_steps=2,
+        temperature=0.5,
+        callback_on_step_end=callback,
+    )
+    # Half-way, arccos(1/2) / (pi/2) = 2/3 of the masked codes are still unknown, rounded down: of 4 and of 8.
+    assert num_masked == [[2, 5], [0, 0]]
+
+
 def test_unmasked_codes_never_change(pipe):
     init_codes, mask = random_codes(4), torch.rand(4, 8) < 0.5
     mask[3] = False  # an image that is kept as it is
@@ -323,6 +345,21 @@ def test_half_precision_gives_float32_pictures(pipe, tmp_path):
     assert images.dtype == torch.float32 and images.isfinite().all()
     assert half.encode(pictures(2)).shape == (2, 8)
     assert pipe.to(torch.bfloat16).reconstruct(pictures(1), "np").dtype == np.float32
+
+
+def test_the_tokenizer_is_brought_to_its_device_before_it_is_used(pipe):
+    brought = []
+
+    class Hook(ModelHook):
+        def pre_forward(self, module, *args, **kwargs):
+            brought.append(module)
+            return args, kwargs
+
+    add_hook_to_module(pipe.tokenizer, Hook())  # accelerate's own act on `forward`, which the pipeline does not call
+    codes = pipe.encode(pictures(1))
+    assert brought == [pipe.tokenizer]
+    pipe.decode(codes)
+    assert brought == [pipe.tokenizer] * 2
 
 
 def test_offloaded_models_come_and_go(pipe):

@@ -11,7 +11,7 @@ from rich.panel import Panel
 from ..atomic_files import write_atomically
 from ..pictures import contact_sheet
 from .codes_file import CodesFile
-from .console import progress_bar, results
+from .console import bold, progress_bar, results
 from .models import load_pipeline, model_name
 from .options import BatchSize, Device, Model, Pictures
 from .pictures import (
@@ -60,8 +60,8 @@ def encode(
     and_back = f"titok-hf decode {output}" + (f" --model {model}" if model else "")
     results.print(
         Panel.fit(
-            f"{len(images)} pictures, {file.bytes_per_picture} bytes each, in [bold]{output}[/]\n"
-            f"and back: [bold]{and_back}[/]",
+            f"{len(images)} pictures, {file.bytes_per_picture} bytes each, in {bold(output)}\n"
+            f"and back: {bold(and_back)}",
             title="encoded",
         )
     )
@@ -101,7 +101,7 @@ def decode(
     save_picture(sheet, output / CONTACT_SHEET)
     results.print(
         Panel.fit(
-            f"{len(rows)} pictures in [bold]{output}[/]\nall at a glance: [bold]{output / CONTACT_SHEET}[/]",
+            f"{len(rows)} pictures in {bold(output)}\nall at a glance: {bold(output / CONTACT_SHEET)}",
             title="decoded",
         )
     )

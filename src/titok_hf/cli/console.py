@@ -36,6 +36,11 @@ def _leave(message: str, exit_code: int) -> NoReturn:
     raise typer.Exit(exit_code)
 
 
+def bold(text: object) -> str:
+    """A name as Rich markup, brackets in it as they are."""
+    return f"[bold]{escape(str(text))}[/bold]"
+
+
 def progress_bar() -> Progress:
     """A bar that shows what is done, how much of it, and how long the rest will take; gone when it is finished."""
     return Progress(
@@ -49,4 +54,4 @@ def progress_bar() -> Progress:
     )
 
 
-__all__ = ["messages", "progress_bar", "report_errors", "results"]
+__all__ = ["bold", "messages", "progress_bar", "report_errors", "results"]

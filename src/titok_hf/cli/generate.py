@@ -10,7 +10,7 @@ import typer
 from rich.panel import Panel
 
 from ..pictures import contact_sheet
-from .console import progress_bar, results
+from .console import bold, progress_bar, results
 from .models import load_pipeline
 from .options import BatchSize, Device, Model
 from .pictures import CONTACT_SHEET, batches, file_name_of, make_output_folder, save_picture
@@ -105,8 +105,8 @@ def generate(
     classes_made = "1 class" if len(labels) == 1 else f"{len(labels)} classes"
     results.print(
         Panel.fit(
-            f"{len(wanted)} pictures of {classes_made} in [bold]{output}[/]\n"
-            f"all at a glance: [bold]{output / CONTACT_SHEET}[/]",
+            f"{len(wanted)} pictures of {classes_made} in {bold(output)}\n"
+            f"all at a glance: {bold(output / CONTACT_SHEET)}",
             title="generated",
         )
     )

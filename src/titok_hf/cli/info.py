@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from .console import results
@@ -47,7 +48,7 @@ def info(
     if as_json:
         typer.echo(json.dumps(description, indent=2))
         return
-    table = Table("part", "what", "value", title=model_name(model))
+    table = Table("part", "what", "value", title=escape(model_name(model)))
     for part, title in _TITLES.items():
         configuration = description[part]
         if configuration is None:
@@ -59,11 +60,12 @@ def info(
             rows.append(("parameters", f"{description['weights'][part]['num_parameters']:,}"))
             rows.append(("file size", f"{description['weights'][part]['bytes'] / 1e6:,.1f} MB"))
         for index, (name, value) in enumerate(rows):
-            table.add_row(title if index == 0 else "", name, str(value), end_section=index == len(rows) - 1)
+            table.add_row(title if index == 0 else "", name, escape(str(value)), end_section=index == len(rows) - 1)
     classes = description["classes"]
     if classes:
         names = [name.split(",")[0] for name in classes.values()]
-        table.add_row("classes", str(len(names)), ", ".join(names[:10]) + (" ..." if len(names) > 10 else ""))
+        shown_names = ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")
+        table.add_row("classes", str(len(names)), escape(shown_names))
     results.print(table)
 
 

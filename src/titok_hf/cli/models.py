@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
+
 from .console import messages
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ def load_pipeline(model: str | None, device: str | None) -> TiTokPipeline:
         OSError: the model cannot be found or read.
         ValueError: a device that this machine does not have.
     """
-    with messages.status(f"loading {model_name(model)}"):
+    with messages.status(f"loading {escape(model_name(model))}"):
         import torch
         from diffusers.utils import logging as diffusers_logging
         from transformers.utils import logging as transformers_logging

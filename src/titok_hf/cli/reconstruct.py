@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from ..pictures import contact_sheet
-from .console import progress_bar, results
+from .console import bold, progress_bar, results
 from .models import load_pipeline
 from .options import BatchSize, Device, Model, Pictures
 from .pictures import (
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 # Originals stand above their reconstructions; a sheet shows the first forty pairs.
 _SHEET_COLUMNS = 8
 _SHEET_PAIRS = 40
+_TABLE_ROWS = 20
 
 
 def reconstruct(
@@ -52,25 +54,40 @@ def reconstruct(
     pipe = load_pipeline(model, device)
     make_output_folder(output)
     pairs: list[tuple[Image.Image, Image.Image]] = []
-    table = Table(title=f"{len(images)} reconstructed")
-    for heading in ("picture", "reconstruction", "PSNR"):
-        table.add_column(heading, overflow="fold")
+    psnrs = []
     files = list(zip(images, distinct_stems(images), strict=True))
     with progress_bar() as bar:
         task = bar.add_task("reconstructing", total=len(files))
         for batch in batches(files, batch_size):
             originals = pipe.preprocess([path for path, _ in batch])
-            for (path, stem), original, reconstruction in zip(
-                batch, pipe.image_processor.post_process(originals), pipe.reconstruct(originals), strict=True
+            for (_, stem), original, reconstruction in zip(
+                batch,
+                pipe.image_processor.post_process(originals),
+                pipe.reconstruct(originals, batch_size=batch_size),
+                strict=True,
             ):
-                target = save_picture(reconstruction, output / f"{stem}-reconstructed.png")
-                table.add_row(str(path), str(target), f"{_psnr(original, reconstruction):.1f} dB")
+                save_picture(reconstruction, output / f"{stem}-reconstructed.png")
+                psnrs.append(_psnr(original, reconstruction))
                 if len(pairs) < _SHEET_PAIRS:
                     pairs.append((original, reconstruction))
             bar.advance(task, len(batch))
     save_picture(_sheet_of_pairs(pairs), output / CONTACT_SHEET)
-    results.print(table)
-    results.print(f"all at a glance: [bold]{output / CONTACT_SHEET}[/]")
+    results.print(_table(images, psnrs))
+    results.print(f"{len(images)} pictures in {bold(output)}\nall at a glance: {bold(output / CONTACT_SHEET)}")
+
+
+def _table(images: list[Path], psnrs: list[float]) -> Table:
+    """How near each reconstruction is to its original, and all of them on average."""
+    table = Table()
+    table.add_column("picture", overflow="fold")
+    table.add_column("PSNR", justify="right")
+    for path, psnr in list(zip(images, psnrs, strict=True))[:_TABLE_ROWS]:
+        table.add_row(escape(str(path)), f"{psnr:.1f} dB")
+    if len(images) > _TABLE_ROWS:
+        table.add_row(f"... and {len(images) - _TABLE_ROWS} more", "")
+    table.add_section()
+    table.add_row("mean", f"{sum(psnrs) / len(psnrs):.1f} dB")
+    return table
 
 
 def _sheet_of_pairs(pairs: list[tuple[Image.Image, Image.Image]]) -> Image.Image:
