@@ -176,6 +176,16 @@ def test_dropout_acts_in_training_only(architecture):
     assert not torch.equal(model(ids, labels).logits, model(ids, labels).logits)
 
 
+@pytest.mark.parametrize("architecture", ["vit", "uvit"])
+def test_dropout_acts_on_attention_weights_too(architecture):
+    model = tiny_model(architecture, dropout=0.5).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.eval()
+    ids, labels = torch.full((1, 6), 20), torch.tensor([1])
+    assert not torch.equal(model(ids, labels).logits, model(ids, labels).logits)
+
+
 def test_published_uvit_trains_without_dropout():
     assert MASKGIT_VARIANTS["s128"]["dropout"] == 0.0
     model = tiny_model("uvit", dropout=0.0).train()
