@@ -4,9 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_pipeline import tiny_tokenizer
 from transformers import AutoModel
 
+from tiny_pipeline import tiny_tokenizer
 from titok_hf import TiTokModel
 
 TINY_VQGAN = {

@@ -52,8 +52,7 @@ class GeneratorTask:
             transformer=self.model,
             scheduler=MaskGitScheduler(mask_token_id=config.codebook_size, **recipe.sampler),
             image_processor=TiTokImageProcessorPil(
-                size={"shortest_edge": config.image_size},
-                crop_size={"height": config.image_size, "width": config.image_size},
+                size={"shortest_edge": config.image_size}, do_enlarge=recipe.data.resize_mode == "resize"
             ),
             id2label=dict(enumerate(names)),
         )

@@ -25,8 +25,9 @@ from .recipes import RecipeError, build_recipe, recipe_to_yaml
 
 logger = get_logger(__name__)
 
-# Embedding-like parameters are not decayed: the published recipes exclude every name with one of these parts.
-_NOT_DECAYED = ("norm", "token", "embedding", "codebook", "bias")
+# Embedding-like parameters are not decayed: the published recipes exclude every name with one of these parts. The
+# decoder's input projection is among them, since the original calls it an embedding.
+_NOT_DECAYED = ("norm", "token", "embedding", "codebook", "bias", "decoder.input_projection")
 
 
 class Task(Protocol):
@@ -134,7 +135,7 @@ class TrainingLoop:
             fused=True,
         )
         self.model, self.optimizer = accelerator.prepare(task.model, optimizer)
-        # Left unprepared: a prepared schedule advances once a process and step, and would end sooner with more of them.
+        # Left unprepared: a prepared schedule advances once a process and step, and would end sooner with several.
         self.schedule = get_cosine_with_min_lr_schedule_with_warmup(
             optimizer,
             num_warmup_steps=optimization.warmup_steps,

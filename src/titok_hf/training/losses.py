@@ -6,16 +6,24 @@ import torch
 import torch.nn.functional as F
 
 
-def random_mask(batch_size: int, num_tokens: int, device: torch.device) -> torch.Tensor:
+def mask_from(progress: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     """
-    Which tokens of each example are hidden: a share acos(u) / (pi / 2) for a uniform u, at least one token.
+    Which tokens of each example are hidden: a share acos(progress) / (pi / 2) of them, at least one.
 
+    Args:
+        progress: uniform draws in [0, 1), float, shape (batch,).
+        order: uniform draws that choose the tokens, float, shape (batch, num_tokens).
     Returns:
-        bool, shape (batch_size, num_tokens).
+        bool, shape (batch, num_tokens), True where hidden.
     """
-    share = torch.rand(batch_size, 1, device=device).acos() / (math.pi / 2)
-    num_masked = (num_tokens * share.clamp(1e-6, 1)).round().clamp(min=1)
-    return torch.rand(batch_size, num_tokens, device=device).argsort(dim=1) < num_masked
+    share = (progress.acos() / (math.pi / 2)).clamp(1e-6, 1)
+    num_hidden = (order.shape[1] * share).round().clamp(min=1)
+    return order.argsort(dim=1) < num_hidden[:, None]
+
+
+def random_mask(batch_size: int, num_tokens: int, device: torch.device) -> torch.Tensor:
+    """`mask_from` with fresh draws, bool, shape (batch_size, num_tokens)."""
+    return mask_from(torch.rand(batch_size, device=device), torch.rand(batch_size, num_tokens, device=device))
 
 
 def masked_token_loss(
@@ -42,4 +50,4 @@ def masked_token_loss(
     }
 
 
-__all__ = ["masked_token_loss", "random_mask"]
+__all__ = ["mask_from", "masked_token_loss", "random_mask"]

@@ -7,6 +7,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import cached_file
 
 from .configs import PerceptualConfig
+from .recipes import RecipeError
 
 
 class PerceptualLoss(nn.Module):
@@ -19,14 +20,21 @@ class PerceptualLoss(nn.Module):
     without one it takes values in [0, 1] of any size.
 
     Raises:
-        OSError: `config.model` is neither a folder nor a Hub id with a classifier.
+        RecipeError: `config.model` is neither a folder nor a Hub id of such a classifier.
     """
 
     def __init__(self, config: PerceptualConfig):
         super().__init__()
         self.logits_weight = config.logits_weight
         self.features_weight = config.features_weight
-        self.network = AutoModelForImageClassification.from_pretrained(config.model).eval().requires_grad_(False)
+        try:
+            network = AutoModelForImageClassification.from_pretrained(config.model)
+        except (OSError, ValueError) as error:
+            raise RecipeError(
+                f"loss.perceptual.model is {config.model!r}, which holds no transformers image classifier ({error}). "
+                "Name a folder or a Hub id of one, or train a small one with `python -m titok_hf.training.classifier`."
+            ) from error
+        self.network = network.eval().requires_grad_(False)
         self.size: tuple[int, int] | None = None
         mean, std = [0.0], [1.0]
         if cached_file(config.model, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False):

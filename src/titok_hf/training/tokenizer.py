@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from torch import nn
 
@@ -106,7 +107,10 @@ def tokenizer_config(recipe: TokenizerRecipe) -> TiTokConfig:
     unknown = set(fields) - set(TiTokConfig().to_dict())
     if unknown:
         raise RecipeError(f"model.{min(unknown)} is not a field of TiTokConfig.")
-    config = TiTokConfig(**fields) if variant is None else TiTokConfig.from_variant(variant, **fields)
+    try:
+        config = TiTokConfig(**fields) if variant is None else TiTokConfig.from_variant(variant, **fields)
+    except (StrictDataclassError, ValueError) as error:
+        raise RecipeError(f"model: {error.__cause__ or error}") from error
     if config.image_size != recipe.data.image_size:
         raise RecipeError(
             f"data.image_size is {recipe.data.image_size}, but the model's is {config.image_size}. Make them equal."
