@@ -4,6 +4,8 @@ import json
 from functools import cache
 from importlib.resources import files
 
+IMAGENET_CLASSES = 1000
+
 
 @cache
 def _names() -> tuple[str, ...]:
@@ -20,4 +22,4 @@ def imagenet_id2label() -> dict[int, str]:
     return dict(enumerate(_names()))
 
 
-__all__ = ["imagenet_id2label"]
+__all__ = ["IMAGENET_CLASSES", "imagenet_id2label"]

@@ -15,8 +15,8 @@ def add_reader(module: str) -> None:
     Make `from_pretrained` ask one more reader.
 
     Args:
-        module: full name of a module with a function `read(cls, source, **kwargs)`. It gets the arguments of
-            `from_pretrained`, and returns an instance of `cls`, or None if `source` is not of its format.
+        module: full name of a module with a function `read(cls, source, original_variant, **kwargs)`. It gets the
+            arguments of `from_pretrained`, and returns an instance of `cls`, or None if `source` is not of its format.
     """
     if module not in _reader_modules:
         _reader_modules.append(module)
@@ -26,7 +26,9 @@ class ReadsOtherFormats:
     """Put in front of a model's library base class: `from_pretrained` then asks the readers first."""
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, original_variant: str | None = None, **kwargs: Any
+    ) -> Any:
         """
         Load a checkpoint: one that `save_pretrained` wrote, or one of the original implementation.
 
@@ -43,7 +45,8 @@ class ReadsOtherFormats:
             ValueError: a checkpoint of another architecture.
         """
         for module in _reader_modules:
-            instance = import_module(module).read(cls, pretrained_model_name_or_path, **kwargs)
+            read = import_module(module).read
+            instance = read(cls, pretrained_model_name_or_path, original_variant=original_variant, **kwargs)
             if instance is not None:
                 return instance
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]

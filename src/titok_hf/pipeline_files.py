@@ -12,6 +12,10 @@ from .atomic_files import folder_atomically
 from .checkpoint_files import INDEX_NAME, check_weight_names, checkpoint_folder
 from .image_processing_pil_titok import TiTokImageProcessorPil
 from .image_processing_titok import TiTokImageProcessor
+from .imagenet_classes import IMAGENET_CLASSES, imagenet_id2label
+from .modeling_maskgit import MaskGitTransformer1DModel
+from .modeling_titok import TiTokModel
+from .scheduling_maskgit import MaskGitScheduler
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -63,6 +67,40 @@ class TiTokPipelineFiles(DiffusionPipeline):
                 check_weight_names(folder / name, part.state_dict())
         pipe.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return pipe
+
+    @classmethod
+    def from_original(
+        cls,
+        tokenizer: str | os.PathLike,
+        generator: str | os.PathLike | None = None,
+        original_variant: str | None = None,
+        **kwargs: Any,
+    ) -> "Self":
+        """
+        A pipeline of checkpoints of the original implementation, with the sampler settings of its published benchmark.
+
+        Args:
+            tokenizer, generator: each a folder, a Hub id or a bare weights file of the original. Without a generator
+                the pipeline is a tokenizer alone.
+            original_variant: the released checkpoints that they are, such as `"l32"`; needed for bare files.
+            kwargs: `dtype`, and arguments of the download: `cache_dir`, `force_download`, `local_files_only`, `token`,
+                `revision`.
+
+        Raises:
+            OSError: nothing there, a damaged file, or a pickle that holds more than tensors.
+            ValueError: checkpoints of another architecture, or that do not belong together.
+        """
+        hub_arguments = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
+        model = TiTokModel.from_pretrained(tokenizer, original_variant=original_variant, **kwargs)
+        processor = TiTokImageProcessor if is_torchvision_available() else TiTokImageProcessorPil
+        parts: dict[str, Any] = {"tokenizer": model, "image_processor": processor(size=model.config.image_size)}
+        if generator is not None:
+            named = {"original_variant": original_variant}
+            parts["transformer"] = MaskGitTransformer1DModel.from_pretrained(generator, **named, **kwargs)
+            parts["scheduler"] = MaskGitScheduler.from_pretrained(generator, **named, **hub_arguments)
+            if parts["transformer"].config.num_classes == IMAGENET_CLASSES:
+                parts["id2label"] = imagenet_id2label()
+        return cls(**parts)
 
     @classmethod
     def download(cls, pretrained_model_name: str | os.PathLike, **kwargs: Any) -> str:

@@ -17,7 +17,7 @@ CLEAR_GAP = {"s128": 1e-4, "l32": 1e-4, "bl64_vq8k": 1e-3}
 
 @pytest.fixture
 def tokenizer(request, tmp_path):
-    """An original tokenizer, filled, and the figures of the original. Full size: one at a time in memory and on disk."""
+    """An original tokenizer, filled, and the original's figures. Full size: one at a time in memory and on disk."""
     name = request.param
     folder = write_checkpoint(f"tokenizer_{name}", tmp_path / name)
     yield TiTokModel.from_pretrained(folder), *figures(f"tokenizer_{name}"), name

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from titok_hf.configuration_titok import TiTokConfig
@@ -88,6 +89,11 @@ def tokenizer_config(original: Mapping[str, Any]) -> TiTokConfig:
             "The original configuration has finetune_decoder with is_legacy off, but only legacy models have a pixel "
             "decoder to fine-tune. Set finetune_decoder to false."
         )
+    if two_stage and quantizer == "kl":
+        raise ValueError(
+            "The original configuration has finetune_decoder with quantize_mode vae, which the original refuses too. "
+            "Set finetune_decoder to false."
+        )
     fields = {
         "image_size": resolved.get("dataset", {}).get("preprocessing", {}).get("crop_size", 256),
         "encoder_patch_size": section.get("vit_enc_patch_size", 16),
@@ -113,7 +119,10 @@ def tokenizer_config(original: Mapping[str, Any]) -> TiTokConfig:
             f"{side}_num_hidden_layers": depth,
             f"{side}_num_attention_heads": heads,
         }
-    return TiTokConfig(**fields)
+    try:
+        return TiTokConfig(**fields)
+    except StrictDataclassError as error:
+        raise ValueError(f"The original configuration describes no network that can be built: {error}") from error
 
 
 def original_tokenizer_config(config: TiTokConfig) -> dict[str, Any]:

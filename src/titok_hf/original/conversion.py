@@ -14,7 +14,7 @@ from titok_hf.atomic_files import folder_atomically
 from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig
 from titok_hf.configuration_titok import TiTokConfig
 from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
-from titok_hf.imagenet_classes import imagenet_id2label
+from titok_hf.imagenet_classes import IMAGENET_CLASSES, imagenet_id2label
 from titok_hf.modeling_maskgit import MaskGitTransformer1DModel
 from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANModel
 from titok_hf.modeling_titok import TiTokModel
@@ -243,7 +243,7 @@ def _write_pipeline(folder: Path, scheduler: MaskGitScheduler) -> None:
         image_processor=TiTokImageProcessorPil(size=tokenizer_config.image_size),
         transformer=transformer,
         scheduler=scheduler,
-        id2label=imagenet_id2label() if transformer.config.num_classes == 1000 else None,
+        id2label=imagenet_id2label() if transformer.config.num_classes == IMAGENET_CLASSES else None,
     )
     pipe.scheduler.save_pretrained(folder / "scheduler")
     pipe.image_processor.save_pretrained(folder / "image_processor")

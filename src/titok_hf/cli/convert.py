@@ -1,0 +1,152 @@
+"""`titok-hf convert`: checkpoints of the original implementation to ours, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .console import messages, report_errors, results
+
+if TYPE_CHECKING:
+    from titok_hf.original.verification import Verification
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE", help="A bare weights file, a folder or a Hub id of the original.", show_default=False
+    ),
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="The folder to write.", show_default=False)]
+Variant = Annotated[
+    str | None,
+    typer.Option("--variant", help='The released checkpoint that a bare file is, such as "l32".', show_default=False),
+]
+Push = Annotated[
+    str | None,
+    typer.Option("--push", metavar="USER/NAME", help="Upload the folder to this Hub repository.", show_default=False),
+]
+
+app = typer.Typer(
+    help="Checkpoints of the original implementation to ours, and back; each run proves that nothing changed.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+
+
+def tokenizer(
+    output: Output,
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SOURCE]",
+            help="A bare weights file, a folder or a Hub id of the original; with --all, a folder of bare files.",
+            show_default=False,
+        ),
+    ] = None,
+    variant: Variant = None,
+    convert_all: Annotated[
+        bool, typer.Option("--all", help="All nine released tokenizers, from SOURCE or else from the Hub.")
+    ] = False,
+    push: Push = None,
+) -> None:
+    """
+    One tokenizer, or all, to folders with model, image processor and card. With --all, --push takes a user.
+
+    **Examples**
+
+    `titok-hf convert tokenizer yucornetto/tokenizer_titok_l32_imagenet -o titok-l32`
+
+    `titok-hf convert tokenizer tokenizer_titok_b64.bin --variant b64 -o titok-b64`
+
+    `titok-hf convert tokenizer --all -o converted`
+    """
+    from titok_hf.original.conversion import convert_all_tokenizers, convert_tokenizer
+
+    if convert_all:
+        with messages.status("converting all tokenizers"):
+            for name, verification in convert_all_tokenizers(output, source, push).items():
+                _report(name, verification)
+    elif source is None:
+        raise ValueError("Nothing to convert was named. Give a file, a folder or a Hub id, or --all.")
+    else:
+        with messages.status(f"converting {source}"):
+            verification = convert_tokenizer(source, output, variant, push)
+        _report(str(output), verification)
+
+
+def generator(
+    source: Source,
+    output: Output,
+    with_tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", help="Its original tokenizer, for a complete pipeline.", show_default=False),
+    ] = None,
+    variant: Variant = None,
+    push: Push = None,
+) -> None:
+    """
+    One generator; with --tokenizer, a complete pipeline that samples as the published benchmark.
+
+    **Examples**
+
+    `titok-hf convert generator yucornetto/generator_titok_l32_imagenet --tokenizer yucornetto/tokenizer_titok_l32_imagenet -o titok-l32`
+
+    `titok-hf convert generator generator_titok_b64.bin --tokenizer tokenizer_titok_b64.bin --variant b64 -o titok-b64`
+    """  # noqa: E501 - a command is one line
+    from titok_hf.original.conversion import convert_generator
+
+    with messages.status(f"converting {source}"):
+        verifications = convert_generator(source, output, with_tokenizer, variant, push)
+    for verification in verifications:
+        _report(str(output), verification)
+
+
+def vqgan(source: Source, output: Output, push: Push = None) -> None:
+    """
+    The MaskGIT-VQGAN, from its PyTorch or its Flax file.
+
+    **Examples**
+
+    `titok-hf convert vqgan maskgit-vqgan-imagenet-f16-256.bin -o maskgit-vqgan`
+
+    `titok-hf convert vqgan tokenizer_imagenet256_checkpoint -o maskgit-vqgan`
+    """
+    from titok_hf.original.conversion import convert_vqgan
+
+    with messages.status(f"converting {source}"):
+        verification = convert_vqgan(source, output, push)
+    _report(str(output), verification)
+
+
+def export(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A folder or a Hub id of a model of ours.", show_default=False)
+    ],
+    output: Output,
+    form: Annotated[str, typer.Option("--form", help="safetensors, bin or (MaskGIT-VQGAN) flax.")] = "safetensors",
+) -> None:
+    """
+    A tokenizer, a generator, a MaskGIT-VQGAN or a whole pipeline of ours to the original's format.
+
+    **Examples**
+
+    `titok-hf convert export my-titok -o for-the-original`
+    """
+    from titok_hf.original.conversion import export_to_original
+
+    with messages.status(f"exporting {model}"):
+        verifications = export_to_original(model, output, form)
+    for verification in verifications:
+        _report(str(output), verification)
+
+
+def _report(what: str, verification: Verification) -> None:
+    results.print(f"{what}: {verification}", soft_wrap=True)
+
+
+for command in (tokenizer, generator, vqgan, export):
+    app.command()(report_errors(command))
+
+__all__ = ["app", "export", "generator", "tokenizer", "vqgan"]
