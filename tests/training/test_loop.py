@@ -145,14 +145,9 @@ def test_vectors_and_embedding_like_parameters_are_not_decayed():
 
 
 def start(recipe: Path, *launcher: str) -> subprocess.Popen:
-    command = [
-        sys.executable,
-        "-m",
-        *(launcher or ()),
-        *(["-m"] if launcher else []),
-        "titok_hf.training",
-        str(recipe),
-    ]
+    """The trainer's command as a process of its own, under `accelerate launch` where its arguments are given."""
+    launched = [*launcher, "-m"] if launcher else []
+    command = [sys.executable, "-m", *launched, "titok_hf.training", str(recipe)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

@@ -1,9 +1,9 @@
 """The masked-token objective of the generator (MaskGIT, arXiv 2202.04200, section 3.1)."""
 
-import math
-
 import torch
 import torch.nn.functional as F
+
+from titok_hf.scheduling_maskgit import mask_ratio
 
 
 def mask_from(progress: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
@@ -16,7 +16,7 @@ def mask_from(progress: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     Returns:
         bool, shape (batch, num_tokens), True where hidden.
     """
-    share = (progress.acos() / (math.pi / 2)).clamp(1e-6, 1)
+    share = mask_ratio(progress, "arccos").clamp(1e-6, 1)
     num_hidden = (order.shape[1] * share).round().clamp(min=1)
     return order.argsort(dim=1) < num_hidden[:, None]
 
