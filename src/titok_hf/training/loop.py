@@ -100,8 +100,9 @@ def prepare_output_folder(recipe: TokenizerRecipe | GeneratorRecipe, accelerator
     recipe_file = folder / "recipe.yaml"
     if recipe_file.exists():
         there = build_recipe(type(recipe), yaml.safe_load(recipe_file.read_text(encoding="utf-8")))
-        # How often it saves and where it lies do not change what a run computes.
+        # How often it saves and where it lies change nothing; where it ends is the user's to reconsider.
         there.cadence, there.output_dir = recipe.cadence, recipe.output_dir
+        there.optimization.num_steps = recipe.optimization.num_steps
         if there != recipe:
             raise RecipeError(
                 f"{folder} holds a run with another recipe (see {recipe_file}). Resume it with the same recipe, or "
