@@ -240,7 +240,7 @@ def original_generator_config(config: Mapping[str, Any], scheduler: Mapping[str,
         scheduler: that of the `MaskGitScheduler`, if its settings are to be exported as well.
     """
     original_name = {ours: original for original, ours in _ARCHITECTURES.items()}
-    section = {"model_type": original_name[config["architecture"]]}
+    section: dict[str, Any] = {"model_type": original_name[config["architecture"]]}
     section |= {
         name: config[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     }

@@ -73,7 +73,7 @@ def convert_tokenizer(
             variant=name,
             source=_name_of(source),
             verifications=[verification],
-            tokenizer=RELEASED_TOKENIZERS.get(name),
+            tokenizer=RELEASED_TOKENIZERS.get(name or ""),
         )
     _push(output, push_to_hub)
     return verification
@@ -148,7 +148,7 @@ def convert_generator(
     kind = "generator" if tokenizer is None else "pipeline"
     last = "config.json" if tokenizer is None else "model_index.json"
     with folder_atomically(output, last=last) as folder:
-        scheduler = load(MaskGitScheduler, _located(MaskGitScheduler, source, variant), variant)
+        scheduler = load(MaskGitScheduler, _located(MaskGitScheduler, source, variant))
         if tokenizer is None:
             verifications = [_convert_model(MaskGitTransformer1DModel, source, variant, folder)]
             scheduler.save_pretrained(folder)
@@ -164,8 +164,8 @@ def convert_generator(
             variant=name,
             source=" and ".join(_name_of(part) for part in (source, tokenizer) if part is not None),
             verifications=verifications,
-            tokenizer=RELEASED_TOKENIZERS.get(name) if tokenizer is not None else None,
-            generator=RELEASED_GENERATORS.get(name),
+            tokenizer=RELEASED_TOKENIZERS.get(name or "") if tokenizer is not None else None,
+            generator=RELEASED_GENERATORS.get(name or ""),
         )
     _push(output, push_to_hub)
     return verifications
@@ -209,14 +209,14 @@ def export_to_original(model: Source, output: Source, form: str = "safetensors")
 
 
 def _convert_model(cls: Any, source: Source, variant: str | None, folder: Path) -> Verification:
-    """Read an original, write ours, and read both again: weights are in memory once at any time, or twice at most."""
+    """Read an original, write ours, and read both again; the weights are in memory twice at most."""
     checkpoint = _located(cls, source, variant)
-    model = load(cls, checkpoint, variant)
+    model = load(cls, checkpoint)
     before = trial_run(model)
     model.save_pretrained(folder)
     adapter = adapter_of(model, flax=checkpoint.is_flax)
     del model
-    verification = verify_tensors(adapter, read_state_dict(checkpoint.weights), folder)
+    verification = verify_tensors(adapter, checkpoint.state_dict(), folder)
     verify_outputs(before, trial_run(cls.from_pretrained(folder)))
     return verification.with_check("both formats compute the same to the bit")
 
@@ -264,12 +264,14 @@ def _export_model(source: Path, folder: Path, form: str, config: Mapping[str, An
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
     original = read_state_dict(path)
+    verification = Verification.of(original)
     changed = [name for name, tensor in adapter.to_ours(original, path).items() if not same_bits(tensor, ours[name])]
     if changed:
         raise VerificationError(f"{len(changed)} tensors came back changed, {changed[0]} the first.")
-    again = load(type(model), _located(type(model), path if is_vqgan else folder, None))
-    verify_outputs(before, trial_run(again))
-    return Verification.of(original).with_check("both formats compute the same to the bit")
+    cls = type(model)
+    del model, ours, original  # the largest is to be in memory twice at most
+    verify_outputs(before, trial_run(load(cls, _located(cls, path if is_vqgan else folder, None))))
+    return verification.with_check("both formats compute the same to the bit")
 
 
 def _write_weights(tensors: dict[str, torch.Tensor], folder: Path, form: str) -> Path:
@@ -281,8 +283,7 @@ def _write_weights(tensors: dict[str, torch.Tensor], folder: Path, form: str) ->
         torch.save(tensors, path)
     else:
         path = folder / "model.safetensors"
-        # Query, key and value are views of one tensor, and safetensors wants each to have its own memory.
-        save_file({name: tensor.clone() for name, tensor in tensors.items()}, path)
+        save_file(tensors, path)
     return path
 
 
@@ -337,7 +338,7 @@ def _push(folder: Source, repository: str | None) -> None:
     if repository is not None:
         api = HfApi()
         api.create_repo(repository, exist_ok=True)
-        api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload converted checkpoint")
+        api.upload_folder(repo_id=repository, folder_path=Path(folder), commit_message="Upload converted checkpoint")
 
 
 __all__ = [

@@ -4,6 +4,7 @@ A table names modules where both sides use the same parameter names below (`weig
 """
 
 from collections.abc import Iterator
+from typing import cast
 
 from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig
 from titok_hf.configuration_titok import TiTokConfig
@@ -55,7 +56,8 @@ def titok_keys(config: TiTokConfig) -> KeyMap:
         for layer in range(num_layers):
             names |= below(_VIT_LAYER, f"{side}.layers.{layer}", f"{side}.transformer.{layer}")
     if config.pixel_decoder is not None:
-        names |= below(_vqgan_decoder(config.pixel_decoder), "pixel_decoder.decoder", "pixel_decoder")
+        pixel_decoder = cast(MaskGitVQGANConfig, config.pixel_decoder)
+        names |= below(_vqgan_decoder(pixel_decoder), "pixel_decoder.decoder", "pixel_decoder")
     return key_map(names) | key_map(_TITOK_POINTWISE, POINTWISE)
 
 

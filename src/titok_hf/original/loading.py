@@ -17,7 +17,7 @@ from .key_maps import (
     maskgit_vqgan_keys,
     titok_keys,
 )
-from .reading import HUB_ARGUMENTS, OriginalCheckpoint, find_original, read_state_dict
+from .reading import HUB_ARGUMENTS, OriginalCheckpoint, find_original
 from .released import RELEASED_GENERATORS, RELEASED_TOKENIZERS, RELEASED_VQGANS, STAGE_1_SUFFIX
 from .state_dict_adapter import StateDictAdapter
 
@@ -41,7 +41,7 @@ def read(cls: type, source: Any, original_variant: str | None = None, **kwargs: 
     """
     hub_arguments = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
     checkpoint = locate(cls, source, original_variant, **hub_arguments)
-    return None if checkpoint is None else load(cls, checkpoint, original_variant, **kwargs)
+    return None if checkpoint is None else load(cls, checkpoint, **kwargs)
 
 
 def locate(
@@ -68,9 +68,9 @@ def locate(
     return checkpoint
 
 
-def load(cls: type, checkpoint: OriginalCheckpoint, original_variant: str | None = None, **kwargs: Any) -> Any:
+def load(cls: type, checkpoint: OriginalCheckpoint, **kwargs: Any) -> Any:
     """An instance of one of our classes from the files that [`locate`] found."""
-    return _kind(cls).load(cls, checkpoint, original_variant, kwargs)
+    return _kind(cls).load(cls, checkpoint, kwargs)
 
 
 def titok_adapter(config: TiTokConfig, ours: Mapping[str, torch.Tensor]) -> StateDictAdapter:
@@ -92,17 +92,17 @@ def maskgit_vqgan_adapter(
     return StateDictAdapter((maskgit_vqgan_flax_keys if flax else maskgit_vqgan_keys)(config), ours)
 
 
-def _load_tokenizer(cls: Any, checkpoint: OriginalCheckpoint, variant: str | None, kwargs: dict[str, Any]) -> Any:
+def _load_tokenizer(cls: Any, checkpoint: OriginalCheckpoint, kwargs: dict[str, Any]) -> Any:
     if checkpoint.config is not None:
         config = tokenizer_config(checkpoint.config)
-    elif variant.endswith(STAGE_1_SUFFIX):
-        config = TiTokConfig.from_variant(variant.removesuffix(STAGE_1_SUFFIX), pixel_decoder=None)
     else:
-        config = TiTokConfig.from_variant(variant)
+        variant = str(checkpoint.variant)
+        stage_1 = {"pixel_decoder": None} if variant.endswith(STAGE_1_SUFFIX) else {}
+        config = TiTokConfig.from_variant(variant.removesuffix(STAGE_1_SUFFIX), **stage_1)
     return _from_state_dict(cls, config, titok_adapter, checkpoint, kwargs)
 
 
-def _load_vqgan(cls: Any, checkpoint: OriginalCheckpoint, variant: str | None, kwargs: dict[str, Any]) -> Any:
+def _load_vqgan(cls: Any, checkpoint: OriginalCheckpoint, kwargs: dict[str, Any]) -> Any:
     def adapter(config: MaskGitVQGANConfig, ours: Mapping[str, torch.Tensor]) -> StateDictAdapter:
         return maskgit_vqgan_adapter(config, ours, flax=checkpoint.is_flax)
 
@@ -119,16 +119,11 @@ def _from_state_dict(
     """Translate the state dict, then let transformers load it as it would load a file of ours."""
     with torch.device("meta"):
         skeleton = cls(config).state_dict()
-    tensors = make_adapter(config, skeleton).to_ours(read_state_dict(checkpoint.weights), checkpoint.weights)
+    tensors = make_adapter(config, skeleton).to_ours(checkpoint.state_dict(), checkpoint.weights)
     return cls.from_pretrained(None, config=config, state_dict=tensors, **kwargs)
 
 
-def _load_generator(
-    cls: Any,
-    checkpoint: OriginalCheckpoint,
-    variant: str | None,
-    kwargs: dict[str, Any],
-) -> Any:
+def _load_generator(cls: Any, checkpoint: OriginalCheckpoint, kwargs: dict[str, Any]) -> Any:
     """diffusers loads from files alone, so the model is made here, of tensors that are never copied."""
     dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
     if kwargs:
@@ -140,16 +135,16 @@ def _load_generator(
         if checkpoint.config is not None:
             model = cls(**generator_config(checkpoint.config))
         else:
-            model = cls.from_variant(variant)
+            model = cls.from_variant(checkpoint.variant)
     adapter = generator_adapter(model.config, model.state_dict())
-    tensors = adapter.to_ours(read_state_dict(checkpoint.weights), checkpoint.weights)
+    tensors = adapter.to_ours(checkpoint.state_dict(), checkpoint.weights)
     model.load_state_dict(tensors, assign=True)
     return model.to(dtype).eval()
 
 
-def _load_scheduler(cls: Any, checkpoint: OriginalCheckpoint, variant: str | None, kwargs: dict[str, Any]) -> Any:
+def _load_scheduler(cls: Any, checkpoint: OriginalCheckpoint, kwargs: dict[str, Any]) -> Any:
     if checkpoint.config is None:
-        return cls.from_variant(variant, **kwargs)
+        return cls.from_variant(checkpoint.variant, **kwargs)
     return cls(**scheduler_config(checkpoint.config) | kwargs)
 
 

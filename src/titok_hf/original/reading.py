@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -30,16 +30,22 @@ class OriginalCheckpoint:
 
     Args:
         weights: its state dict; None where only its configuration was asked for.
-        config: content of its `config.json`; None where the caller names the variant.
+        config: content of its `config.json`; None where the caller names the variant, or the file is all there is.
+        variant: the caller's name for the architecture.
     """
 
     weights: Path | None
-    config: dict[str, Any] | None
+    config: dict[str, Any] | None = None
+    variant: str | None = None
 
     @property
     def is_flax(self) -> bool:
         """Whether the weights are in Flax form."""
         return self.weights is not None and self.weights.suffix not in {*_PICKLES, ".safetensors"}
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The tensors; see [`read_state_dict`] for the errors."""
+        return read_state_dict(cast(Path, self.weights))
 
 
 def find_original(
@@ -70,7 +76,7 @@ def find_original(
         return None
     path = Path(source)
     if path.is_file():
-        return OriginalCheckpoint(weights=path, config=None)
+        return OriginalCheckpoint(path, variant=variant)
     config = None
     if variant is None:
         config = _read_json(_find(source, ["config.json"], hub_arguments))
@@ -82,7 +88,7 @@ def find_original(
         weights = _find(source, names + _checkpoint_names(config), hub_arguments)
         if weights is None:
             raise OSError(f"{source} has no weights, or is not there. Looked for {', '.join(names)}.")
-    return OriginalCheckpoint(weights, config)
+    return OriginalCheckpoint(weights, config, variant)
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:

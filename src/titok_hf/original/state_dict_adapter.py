@@ -33,7 +33,11 @@ POINTWISE = Layout(
     lambda tensor: (tensor[..., None, None] if tensor.ndim == 2 else tensor,),
 )
 # Query, key and value projections, one after the other along the output axis.
-STACKED = Layout(lambda *tensors: torch.cat(tensors), lambda tensor: tensor.chunk(3))
+STACKED = Layout(
+    lambda *tensors: torch.cat(tensors),
+    # Memory of their own, which the writer of safetensors asks for.
+    lambda tensor: tuple(part.clone() for part in tensor.chunk(3)),
+)
 # A leading axis for the batch.
 BATCHED = Layout(lambda tensor: tensor[0], lambda tensor: (tensor[None],))
 # Flax writes a convolution's kernel as (height, width, in, out), PyTorch as (out, in, height, width).
