@@ -171,3 +171,24 @@ def test_the_command_writes_numbers_and_pictures(mnist, judge, tmp_path):
     ]
     for picture in (tmp_path / "out").glob("*.png"):
         Image.open(picture).load()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"--data": "/nowhere"}, "The data source /nowhere does not exist"),
+        ({"--model": "/nowhere"}, "/nowhere"),
+        ({"--images-per-class": "0"}, "images_per_class is 0"),
+        ({"--output": "/"}, "/ cannot be written"),
+    ],
+)
+def test_the_command_says_what_is_wrong_and_fails(mnist, judge, tmp_path, capsys, changes, message):
+    tiny_pipeline().save_pretrained(tmp_path / "model")
+    judge.save_pretrained(tmp_path / "judge")
+    options = {"--model": str(tmp_path / "model"), "--judge": str(tmp_path / "judge"), "--data": str(mnist)}
+    options |= {"--output": str(tmp_path / "metrics.json")} | changes
+    with pytest.raises(SystemExit) as stop:
+        main([text for option in options.items() for text in option])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "metrics.json").exists()

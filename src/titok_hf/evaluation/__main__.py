@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForImageClassification
@@ -15,7 +17,7 @@ from transformers import AutoModelForImageClassification
 from titok_hf.pictures import write_atomically
 from titok_hf.pipeline_titok import TiTokPipeline
 
-from .measure import MeasureConfig, measure, measured_with
+from .measure import MeasureConfig, Measurement, measure, measured_with
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -36,25 +38,35 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, required=True, help="JSON file; the pictures are written beside it")
     options = vars(parser.parse_args(arguments))
-    output, device = options.pop("output"), options.pop("device")
-    pipeline = TiTokPipeline.from_pretrained(options.pop("model")).to(device)
-    judge = AutoModelForImageClassification.from_pretrained(options.pop("judge")).to(device)
-    config = MeasureConfig(**options)
+    output = options.pop("output")
+    if output.is_dir() or (output.parent.exists() and not os.access(output.parent, os.W_OK)):
+        parser.exit(2, f"{output} cannot be written. Name a JSON file in a folder that can.\n")
+    command = shlex.join(["python", "-m", "titok_hf.evaluation", *arguments])
+    try:
+        measurement = _measure(**options)
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"{error}\n")
+    for name, picture in measurement.pictures.items():
+        write_atomically(output.with_name(f"{output.stem}-{name}"), picture.save)
+    report = json.dumps({"command": command, **measurement.metrics}, indent=2)
+    write_atomically(output, f"{report}\n".encode())
+    print(report)
 
+
+def _measure(model: str, judge: str, device: str, **options: Any) -> Measurement:
+    """Loads everything, measures, and puts what the numbers depend on in front of them."""
+    config = MeasureConfig(**options)
+    pipeline = TiTokPipeline.from_pretrained(model).to(device)
+    judge_model = AutoModelForImageClassification.from_pretrained(judge).to(device)
     start = time.monotonic()
-    measurement = measure(pipeline, judge, config)
-    report = {
-        "command": shlex.join(["python", "-m", "titok_hf.evaluation", *arguments]),
+    measurement = measure(pipeline, judge_model, config)
+    conditions = {
         "seed": config.seed,
         "seconds": round(time.monotonic() - start, 1),
         "device": torch.cuda.get_device_name() if torch.device(device).type == "cuda" else device,
         "versions": measured_with(),
-        **measurement.metrics,
     }
-    for name, picture in measurement.pictures.items():
-        write_atomically(output.with_name(f"{output.stem}-{name}"), picture.save)
-    write_atomically(output, (json.dumps(report, indent=2) + "\n").encode())
-    print(json.dumps(measurement.metrics, indent=2))
+    return Measurement(conditions | measurement.metrics, measurement.pictures)
 
 
 if __name__ == "__main__":
