@@ -1,4 +1,4 @@
-"""The guides: links lead somewhere, the index lists every page, and Python blocks import names that exist."""
+"""The guides: links lead somewhere, the index lists every page, and the README's Python runs."""
 
 import ast
 import re
@@ -8,9 +8,14 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+README = REPOSITORY / "README.md"
+PAGES = [README, *sorted((REPOSITORY / "docs").glob("*.md"))]
 PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def python_blocks(page: Path) -> list[str]:
+    return PYTHON_BLOCK.findall(page.read_text())
 
 
 def local_links(page: Path) -> list[str]:
@@ -33,8 +38,14 @@ def test_the_index_lists_every_page():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks_import_names_that_exist(page):
-    for block in PYTHON_BLOCK.findall(page.read_text()):
+    for block in python_blocks(page):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "titok_hf":
                 module = import_module(node.module)
                 assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
+
+
+@pytest.mark.parametrize("number", range(len(python_blocks(README))))
+def test_python_of_the_readme_runs_as_it_stands(number, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(python_blocks(README)[number], f"README.md, block {number}", "exec"), {"__name__": "readme"})
