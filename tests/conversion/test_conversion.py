@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 from golden_checkpoints import hollow_tensors, manifest, write_checkpoint
@@ -29,7 +30,7 @@ from titok_hf.original.conversion import (
     convert_vqgan,
     export_to_original,
 )
-from titok_hf.original.model_card import write_card
+from titok_hf.original.model_card import PIPELINE, write_card
 from titok_hf.original.released import RELEASED_GENERATORS, RELEASED_TOKENIZERS
 from titok_hf.original.verification import Verification, VerificationError, verify_outputs, verify_tensors
 
@@ -145,7 +146,8 @@ def test_the_maskgit_vqgan_is_converted_from_both_of_its_files(tmp_path):
 def test_published_numbers_are_called_published(tmp_path):
     write_card(
         tmp_path,
-        kind="pipeline",
+        PIPELINE,
+        here="user/titok-s128",
         variant="s128",
         source="somewhere",
         verifications=[Verification(1, 2, ("float32",), ("checked",))],
@@ -156,6 +158,8 @@ def test_published_numbers_are_called_published(tmp_path):
     for value in ("1.71", "1.97", "281.8"):
         assert f"| {value} | published by the authors; not measured here |" in card
     assert "1 tensors, 2 parameters, float32: checked" in card
+    assert 'TiTokPipeline.from_pretrained("user/titok-s128")' in card
+    assert ModelCard(card).data.library_name == "diffusers"
 
 
 def test_all_tokenizers_start_with_the_first_and_leave_nothing_behind(tmp_path):

@@ -1,34 +1,73 @@
 """Model cards of converted checkpoints. What was published is called published; nothing was measured again here."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCardData
 
 from titok_hf.atomic_files import write_atomically
 
 from .released import ReleasedGenerator, ReleasedTokenizer
 from .verification import Verification
 
-_TOKENIZER_CODE = """from titok_hf import TiTokImageProcessor, TiTokModel
+
+@dataclass(frozen=True)
+class CardTexts:
+    """What a card says about any checkpoint of one kind; `code` has a place for the checkpoint's name."""
+
+    title: str
+    description: str
+    code: str
+    library: str
+    task: str
+
+
+TOKENIZER = CardTexts(
+    title="TiTok tokenizer",
+    description="Turns a square image into a short sequence of tokens, and back.",
+    code="""from titok_hf import TiTokImageProcessor, TiTokModel
 
 model = TiTokModel.from_pretrained("{here}")
 pixel_values = TiTokImageProcessor.from_pretrained("{here}")("picture.png", return_tensors="pt").pixel_values
-pixels = model.decode(latents=model.encode(pixel_values).latents).pixel_values"""
+pixels = model.decode(latents=model.encode(pixel_values).latents).pixel_values""",
+    library="transformers",
+    task="image-feature-extraction",
+)
 
-_PIPELINE_CODE = """from titok_hf import TiTokPipeline
-
-pipe = TiTokPipeline.from_pretrained("{here}")
-image = pipe("golden retriever").images[0]"""
-
-_GENERATOR_CODE = """from titok_hf import MaskGitScheduler, MaskGitTransformer1DModel
+GENERATOR = CardTexts(
+    title="MaskGIT generator for TiTok",
+    description="Predicts masked TiTok codes of an image from the others and a class. `scheduler_config.json` holds "
+    "the settings with which the original is sampled.",
+    code="""from titok_hf import MaskGitScheduler, MaskGitTransformer1DModel
 
 generator = MaskGitTransformer1DModel.from_pretrained("{here}")
-scheduler = MaskGitScheduler.from_pretrained("{here}")"""
+scheduler = MaskGitScheduler.from_pretrained("{here}")""",
+    library="diffusers",
+    task="unconditional-image-generation",
+)
 
-_VQGAN_CODE = """from titok_hf import MaskGitVQGANModel
+PIPELINE = CardTexts(
+    title="TiTok pipeline",
+    description="Images from class names, images to codes and back. A plain call uses the settings with which the "
+    "original is sampled.",
+    code="""from titok_hf import TiTokPipeline
+
+pipe = TiTokPipeline.from_pretrained("{here}")
+image = pipe("golden retriever").images[0]""",
+    library="diffusers",
+    task="unconditional-image-generation",
+)
+
+VQGAN = CardTexts(
+    title="MaskGIT-VQGAN",
+    description="The two-dimensional image tokenizer of MaskGIT: teacher and pixel decoder of two-stage TiTok models.",
+    code="""from titok_hf import MaskGitVQGANModel
 
 model = MaskGitVQGANModel.from_pretrained("{here}")
-codes = model.encode(pixel_values).codes"""
+codes = model.encode(pixel_values).codes""",
+    library="transformers",
+    task="image-feature-extraction",
+)
 
 _BODY = """
 # {title}
@@ -51,10 +90,10 @@ Converted from {source} to the format of titok-hf, without a change of any numbe
 
 ## References
 
-- Yu et al., An Image is Worth 32 Tokens for Reconstruction and Generation, arXiv 2406.07550
-- Kim et al., Democratizing Text-to-Image Masked Generative Models with Compact Text-Aware One-Dimensional Tokens,
-  arXiv 2501.07730 (the single-stage tokenizers)
-- Chang et al., MaskGIT: Masked Generative Image Transformer, arXiv 2202.04200
+- An Image is Worth 32 Tokens for Reconstruction and Generation, arXiv 2406.07550
+- Democratizing Text-to-Image Masked Generative Models with Compact Text-Aware One-Dimensional Tokens, arXiv 2501.07730
+  (the single-stage tokenizers)
+- MaskGIT: Masked Generative Image Transformer, arXiv 2202.04200
 """
 
 _UNKNOWN_QUALITY = "No published numbers are known for this checkpoint, and none were measured."
@@ -62,11 +101,12 @@ _UNKNOWN_QUALITY = "No published numbers are known for this checkpoint, and none
 
 def write_card(
     folder: Path,
+    texts: CardTexts,
     *,
-    kind: str,
-    variant: str | None,
+    here: str,
     source: str,
     verifications: list[Verification],
+    variant: str | None = None,
     tokenizer: ReleasedTokenizer | None = None,
     generator: ReleasedGenerator | None = None,
 ) -> None:
@@ -74,48 +114,30 @@ def write_card(
     Write `README.md` into a folder.
 
     Args:
-        kind: `"tokenizer"`, `"generator"`, `"pipeline"` or `"vqgan"`.
-        variant: name of the released checkpoint, if it is one.
+        texts: `TOKENIZER`, `GENERATOR`, `PIPELINE` or `VQGAN`.
+        here: what a user will call the folder: a Hub id or its name.
         source: where the checkpoint came from.
         verifications: what the conversion found equal.
+        variant: name of the released checkpoint, if it is one.
         tokenizer, generator: what was published about them.
     """
-    titles = {
-        "tokenizer": "TiTok tokenizer",
-        "generator": "MaskGIT generator for TiTok",
-        "pipeline": "TiTok pipeline: tokenizer and generator",
-        "vqgan": "MaskGIT-VQGAN",
-    }
-    descriptions = {
-        "tokenizer": "Turns a square image into a short sequence of tokens, and back.",
-        "generator": "Predicts masked TiTok codes of an image from the others and an ImageNet class. "
-        "`scheduler_config.json` holds the sampler settings of the published benchmark.",
-        "pipeline": "Images from ImageNet class names, images to codes and back. A plain call uses the sampler "
-        "settings of the published benchmark.",
-        "vqgan": "The two-dimensional image tokenizer of MaskGIT, teacher and pixel decoder of the two-stage models.",
-    }
-    codes = {
-        "tokenizer": _TOKENIZER_CODE,
-        "generator": _GENERATOR_CODE,
-        "pipeline": _PIPELINE_CODE,
-        "vqgan": _VQGAN_CODE,
-    }
+    is_released = tokenizer is not None or generator is not None
     data = ModelCardData(
-        library_name="diffusers" if kind in ("generator", "pipeline") else "transformers",
-        pipeline_tag="unconditional-image-generation" if kind == "pipeline" else "image-feature-extraction",
-        license="apache-2.0",
+        library_name=texts.library,
+        pipeline_tag=texts.task,
         tags=["titok", "titok-hf", "image-tokenizer"],
-        datasets=["ILSVRC/imagenet-1k"],
+        license="apache-2.0" if is_released else None,
+        datasets=["ILSVRC/imagenet-1k"] if is_released else None,
     )
     body = _BODY.format(
-        title=titles[kind] + (f", {variant}" if variant else ""),
-        description=descriptions[kind],
-        code=codes[kind].format(here="."),
+        title=f"{texts.title}, {variant}" if variant else texts.title,
+        description=texts.description,
+        code=texts.code.format(here=here),
         source=source,
         verification="\n".join(f"- verified: {verification}" for verification in verifications),
         quality=_quality(tokenizer, generator),
     )
-    write_atomically(folder / "README.md", str(ModelCard(f"---\n{data.to_yaml()}\n---\n{body}")).encode())
+    write_atomically(folder / "README.md", f"---\n{data.to_yaml()}\n---\n{body}".encode())
 
 
 def _quality(tokenizer: ReleasedTokenizer | None, generator: ReleasedGenerator | None) -> str:
@@ -132,4 +154,4 @@ def _quality(tokenizer: ReleasedTokenizer | None, generator: ReleasedGenerator |
     return f"ImageNet-1k, 256 x 256, 50,000 images.\n\n| metric | value | source |\n|---|---|---|\n{table}"
 
 
-__all__ = ["write_card"]
+__all__ = ["GENERATOR", "PIPELINE", "TOKENIZER", "VQGAN", "CardTexts", "write_card"]

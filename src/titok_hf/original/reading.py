@@ -84,8 +84,8 @@ def find_original(
             return None
     weights = None
     if needs_weights:
-        names = _WEIGHTS_NAMES if released_file is None else [released_file, *_WEIGHTS_NAMES]
-        weights = _find(source, names + _checkpoint_names(config), hub_arguments)
+        names = [*([released_file] if released_file else []), *_WEIGHTS_NAMES, *_checkpoint_names(config)]
+        weights = _find(source, names, hub_arguments)
         if weights is None:
             raise OSError(f"{source} has no weights, or is not there. Looked for {', '.join(names)}.")
     return OriginalCheckpoint(weights, config, variant)
