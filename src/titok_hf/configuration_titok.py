@@ -1,6 +1,6 @@
 """Configuration of TiTok, the one-dimensional image tokenizer (arXiv 2406.07550)."""
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -194,7 +194,8 @@ class TiTokConfig(PreTrainedConfig):
             )
         if self.quantizer == "kl":
             raise ValueError('pixel_decoder needs codes, and quantizer="kl" has none. Set decoder_head="pixels".')
-        stride, codebook_size = self.pixel_decoder.downsample_factor, self.pixel_decoder.codebook_size
+        pixel_decoder = cast(MaskGitVQGANConfig, self.pixel_decoder)  # a dict became one when the fields were set
+        stride, codebook_size = pixel_decoder.downsample_factor, pixel_decoder.codebook_size
         if stride != self.decoder_patch_size:
             raise ValueError(
                 f"pixel_decoder enlarges {stride} times, but decoder_patch_size is {self.decoder_patch_size}. "

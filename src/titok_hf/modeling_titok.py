@@ -1,7 +1,8 @@
-"""TiTok: an image is a short sequence of tokens (arXiv 2406.07550). Encoder, quantiser, decoder."""
+"""TiTok: an image is a short sequence of tokens (arXiv 2406.07550). Encoder, decoder, and the two with a quantiser."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -15,43 +16,11 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .configuration_maskgit_vqgan import MaskGitVQGANConfig
 from .configuration_titok import TiTokConfig
 from .modeling_maskgit_vqgan import MaskGitVQGANDecoder
 from .other_formats import ReadsOtherFormats
-
-
-@dataclass
-class TiTokEncoderOutput(ModelOutput):
-    """
-    What [`TiTokModel.encode`] makes of a batch of images.
-
-    Args:
-        latents (`torch.FloatTensor` of shape `(batch, num_latent_tokens, codebook_dim)`): the tokens. For VQ models the
-            chosen codebook entries, with the straight-through estimator carrying gradients to the encoder; for KL
-            models the sample of the posterior, or its mean.
-        codes (`torch.LongTensor` of shape `(batch, num_latent_tokens)`, *optional*): index of each token in the
-            codebook, in `[0, codebook_size)`. None for KL models, which have no codebook.
-        posterior_mean, posterior_logvar (`torch.FloatTensor` of shape `(batch, num_latent_tokens, codebook_dim)`,
-            *optional*): the diagonal Gaussian of KL models, log variance in [-30, 20].
-        loss (`torch.FloatTensor`, scalar, *optional*): the quantiser loss: `commitment_loss + codebook_loss`, or
-            `kl_loss`.
-        commitment_loss, codebook_loss (`torch.FloatTensor`, scalars, *optional*): the two terms of VQ models, the first
-            with `commitment_cost` already applied.
-        kl_loss (`torch.FloatTensor`, scalar, *optional*): KL divergence from the unit Gaussian in nats, summed over an
-            image's tokens, averaged over images.
-        hidden_states, attentions (tuples of `torch.FloatTensor`, *optional*): the encoder's, on request.
-    """
-
-    latents: torch.FloatTensor | None = None
-    codes: torch.LongTensor | None = None
-    posterior_mean: torch.FloatTensor | None = None
-    posterior_logvar: torch.FloatTensor | None = None
-    loss: torch.FloatTensor | None = None
-    commitment_loss: torch.FloatTensor | None = None
-    codebook_loss: torch.FloatTensor | None = None
-    kl_loss: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+from .quantization_titok import TiTokEncoderOutput, TiTokGaussianQuantizer, TiTokVectorQuantizer
 
 
 @dataclass
@@ -192,7 +161,7 @@ class TiTokPreTrainedModel(PreTrainedModel):
 
 class TiTokEncoder(TiTokPreTrainedModel):
     """
-    Paper eq. 4: Z = Enc(P (+) L). A ViT over class token, patches and latent tokens, of which only the latents are kept.
+    Paper eq. 4: Z = Enc(P (+) L). A ViT over class token, patches and latent tokens, of which only the latents stay.
 
     The three checkpoints of 2024 (l32, b64, s128) were trained with a reshape where a transpose was meant: it mixes
     width and tokens before the last projection, and their weights depend on it. `legacy_latent_layout` keeps it.
@@ -244,103 +213,6 @@ class TiTokEncoder(TiTokPreTrainedModel):
         if self.config.legacy_latent_layout:
             latents = latents.reshape(batch_size, latents.shape[2], latents.shape[1]).transpose(1, 2)
         return BaseModelOutput(last_hidden_state=self.output_projection(latents))
-
-
-class TiTokVectorQuantizer(nn.Module):
-    """
-    Replaces each token by its nearest codebook entry (paper eq. 2), in float32 whatever the model's precision.
-
-    With `codebook_l2_norm` both sides are compared on the unit sphere. The stored codebook is not normalised.
-    """
-
-    def __init__(self, config: TiTokConfig):
-        super().__init__()
-        self.l2_norm = config.codebook_l2_norm
-        self.commitment_cost = config.commitment_cost
-        self.codebook = nn.Embedding(config.codebook_size, config.codebook_dim)
-
-    def forward(self, latents: torch.Tensor, return_loss: bool = False) -> TiTokEncoderOutput:
-        """
-        Args:
-            latents: tokens from the encoder, shape (batch, num_latent_tokens, codebook_dim).
-            return_loss: whether to compute the three losses.
-        Returns:
-            `latents`, `codes` and, on request, `loss`, `commitment_loss` and `codebook_loss`.
-        """
-        with torch.autocast(latents.device.type, enabled=False):
-            tokens = self.normalize(latents.float())
-            codes = self.distances(tokens).argmin(dim=-1)
-            quantized = self.lookup(codes)
-            output = TiTokEncoderOutput(codes=codes)
-            if return_loss:
-                output.commitment_loss = self.commitment_cost * F.mse_loss(tokens, quantized.detach())
-                output.codebook_loss = F.mse_loss(quantized, tokens.detach())
-                output.loss = output.commitment_loss + output.codebook_loss
-            # The straight-through estimator, written so that the value is the codebook entry to the last bit.
-            output.latents = (quantized.detach() + (tokens - tokens.detach())).to(latents.dtype)
-        return output
-
-    def normalize(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Vectors on the unit sphere where the model compares them there, else as they are; any shape (..., dim)."""
-        return F.normalize(vectors, dim=-1) if self.l2_norm else vectors
-
-    def distances(self, tokens: torch.Tensor) -> torch.Tensor:
-        """
-        Squared distance of every token to every entry.
-
-        Args:
-            tokens: float32, shape (batch, num_latent_tokens, codebook_dim), normalised where the model asks for it.
-        Returns:
-            float32, shape (batch, num_latent_tokens, codebook_size).
-        """
-        entries = self.normalize(self.codebook.weight.float())  # (C, D)
-        squared_norms = tokens.square().sum(-1, keepdim=True) + entries.square().sum(-1)
-        return squared_norms - 2 * tokens @ entries.T
-
-    def lookup(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codebook entries in float32, shape (batch, num_latent_tokens, codebook_dim), of int64 `codes` without the
-        last axis."""
-        return self.normalize(self.codebook(codes).float())
-
-
-class TiTokGaussianQuantizer(nn.Module):
-    """The bottleneck of KL models: each token is a sample of a diagonal Gaussian (arXiv 2501.07730), in float32."""
-
-    def forward(
-        self,
-        latents: torch.Tensor,
-        return_loss: bool = False,
-        sample_posterior: bool = True,
-        generator: torch.Generator | None = None,
-    ) -> TiTokEncoderOutput:
-        """
-        Args:
-            latents: means and log variances side by side, shape (batch, num_latent_tokens, 2 * codebook_dim).
-            return_loss: whether to compute the KL divergence.
-            sample_posterior: whether the tokens are a sample, as in training and in the published evaluation, or the mean.
-            generator: source of the sample's noise; drawn on the generator's device.
-        Returns:
-            `latents`, `posterior_mean`, `posterior_logvar` and, on request, `loss` and `kl_loss`.
-        """
-        with torch.autocast(latents.device.type, enabled=False):
-            mean, logvar = latents.float().chunk(2, dim=-1)
-            logvar = logvar.clamp(-30, 20)
-            output = TiTokEncoderOutput(posterior_mean=mean, posterior_logvar=logvar)
-            if return_loss:
-                output.kl_loss = self.kl_divergence(mean, logvar).sum() / len(mean)
-                output.loss = output.kl_loss
-            tokens = mean
-            if sample_posterior:
-                device = latents.device if generator is None else generator.device
-                noise = torch.randn(mean.shape, generator=generator, device=device).to(mean.device)
-                tokens = mean + (0.5 * logvar).exp() * noise
-            output.latents = tokens.to(latents.dtype)
-        return output
-
-    @staticmethod
-    def kl_divergence(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
-        """Divergence of each token from the unit Gaussian in nats, shape (batch, num_latent_tokens)."""
-        return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(dim=-1)
 
 
 class TiTokPixelHead(nn.Module):
@@ -426,8 +298,9 @@ class TiTokPixelDecoder(nn.Module):
     def __init__(self, config: TiTokConfig):
         super().__init__()
         self.grid_size = config.image_size // config.decoder_patch_size
-        self.codebook = nn.Embedding(config.proxy_codebook_size, config.pixel_decoder.codebook_dim)
-        self.decoder = MaskGitVQGANDecoder(config.pixel_decoder)
+        vqgan_config = cast(MaskGitVQGANConfig, config.pixel_decoder)
+        self.codebook = nn.Embedding(config.proxy_codebook_size, vqgan_config.codebook_dim)
+        self.decoder = MaskGitVQGANDecoder(vqgan_config)
 
     def forward(self, logits: torch.Tensor) -> torch.Tensor:
         """(batch, num_patches, proxy_codebook_size) -> (batch, num_channels, image_size, image_size), not clamped."""
@@ -568,7 +441,8 @@ class TiTokModel(ReadsOtherFormats, TiTokPreTrainedModel):
         expected = (self.config.num_latent_tokens, self.config.codebook_dim)
         if latents.ndim != 3 or latents.shape[1:] != expected:
             raise ValueError(
-                f"latents has shape {tuple(latents.shape)}, but this model takes (batch, {expected[0]}, {expected[1]})."
+                f"latents has shape {tuple(latents.shape)}, but this model takes (batch, {expected[0]}, {expected[1]})"
+                ". Pass encode(...).latents."
             )
 
 

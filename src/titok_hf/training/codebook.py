@@ -1,10 +1,12 @@
 """Upkeep of the codebook: entries that nobody uses move to where the tokens are (CVQ-VAE, arXiv 2307.15139)."""
 
+from typing import cast
+
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from titok_hf.modeling_titok import TiTokEncoderOutput, TiTokVectorQuantizer
+from titok_hf.quantization_titok import TiTokEncoderOutput, TiTokVectorQuantizer
 
 
 class CodebookReinitializer:
@@ -31,7 +33,7 @@ class CodebookReinitializer:
     def _observe(self, quantizer: nn.Module, inputs: tuple[torch.Tensor, ...], output: TiTokEncoderOutput) -> None:
         if quantizer.training:
             self._tokens = inputs[0].detach().float().flatten(0, 1)  # (B * K, D)
-            self._codes = output.codes.flatten()  # (B * K,)
+            self._codes = cast(torch.Tensor, output.codes).flatten()  # (B * K,)
 
     @torch.no_grad()
     def step(self) -> None:

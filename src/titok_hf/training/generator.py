@@ -61,7 +61,7 @@ class GeneratorTask:
     def loss(self, model: nn.Module, batch: list[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Masked-token loss of codes (batch, num_latent_tokens) and labels (batch,)."""
         codes, labels = batch
-        mask = random_mask(*codes.shape, device=codes.device)
+        mask = random_mask(codes)
         dropped = torch.rand(len(labels), device=labels.device) < self.recipe.loss.class_dropout
         labels = labels.masked_fill(dropped, self.model.null_class_label)
         return self._masked_loss(model, codes, labels, mask)
@@ -72,7 +72,7 @@ class GeneratorTask:
     def evaluate(self) -> tuple[dict[str, float], Image.Image]:
         """Loss and accuracy on hidden test codes, always the same ones; a picture with a row of images a class."""
         torch.manual_seed(0)
-        mask = random_mask(*self.test_codes.shape, device=torch.device("cpu"))
+        mask = random_mask(self.test_codes)
         sums = {"loss": 0.0, "accuracy": 0.0}
         tensors = (self.test_codes, self.test_labels, mask)
         batches = list(zip(*(tensor.split(_ENCODING_BATCH) for tensor in tensors), strict=True))

@@ -21,9 +21,9 @@ def mask_from(progress: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     return order.argsort(dim=1) < num_hidden[:, None]
 
 
-def random_mask(batch_size: int, num_tokens: int, device: torch.device) -> torch.Tensor:
-    """`mask_from` with fresh draws, bool, shape (batch_size, num_tokens)."""
-    return mask_from(torch.rand(batch_size, device=device), torch.rand(batch_size, num_tokens, device=device))
+def random_mask(codes: torch.Tensor) -> torch.Tensor:
+    """`mask_from` with fresh draws: which tokens of `codes` to hide, bool, of its shape (batch, num_tokens)."""
+    return mask_from(torch.rand(len(codes), device=codes.device), torch.rand(codes.shape, device=codes.device))
 
 
 def masked_token_loss(

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import cached_file
 
 from .configs import PerceptualConfig
@@ -65,7 +66,7 @@ class PerceptualLoss(nn.Module):
             loss = loss + self.features_weight * sum(_normalized_distance(a, b) for a, b in pairs) / len(pairs)
         return loss
 
-    def _look(self, pixel_values: torch.Tensor):
+    def _look(self, pixel_values: torch.Tensor) -> ImageClassifierOutput:
         if self.size is not None:
             pixel_values = F.interpolate(pixel_values, self.size, mode="bilinear", antialias=True)
         pixel_values = ((pixel_values - self.mean) / self.std).contiguous(memory_format=torch.channels_last)

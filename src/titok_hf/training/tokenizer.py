@@ -70,18 +70,19 @@ class TokenizerTask:
 
     def evaluate(self) -> tuple[dict[str, float], Image.Image]:
         """PSNR, SSIM and codebook usage on test images; a picture of originals above their reconstructions."""
-        meter, histogram, shown = ReconstructionMeter(), 0, []
+        meter, histogram = ReconstructionMeter(), torch.zeros(self.model.config.codebook_size, dtype=torch.int64)
+        shown: list[torch.Tensor] = []
         for batch in self.test_images.split(_EVALUATION_BATCH):
             images = to_pixel_values(batch.to(self.device))
             output = self.model(images, sample_posterior=False)
             reconstructions = output.pixel_values.clamp(0, 1)
             meter.update(reconstructions, images)
             if output.codes is not None:
-                histogram = histogram + count_codes(output.codes, self.model.config.codebook_size)
+                histogram += count_codes(output.codes, self.model.config.codebook_size)
             if not shown:
                 shown = [images[:64], reconstructions[:64]]
         measures = meter.compute()
-        if isinstance(histogram, torch.Tensor):
+        if histogram.any():
             usage = CodebookUsage.from_histogram(histogram)
             measures |= {"codes_used": usage.num_used, "codebook_perplexity": usage.perplexity}
         rows = [row for pair in zip(*(part.split(_PICTURE_COLUMNS) for part in shown), strict=True) for row in pair]
