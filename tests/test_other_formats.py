@@ -1,42 +1,34 @@
-"""Readers of other formats: asked in order, before the library, and only about what they know."""
+"""Weights come from safetensors: a pickle of our own format is refused by every model."""
 
 import pytest
+import torch
 
-from titok_hf import other_formats
-from titok_hf.other_formats import ReadsOtherFormats, add_reader
+from tiny_pipeline import tiny_pipeline
+from titok_hf import MaskGitTransformer1DModel, MaskGitVQGANConfig, MaskGitVQGANModel, TiTokModel
 
-READER = """
-def read(cls, source, original_variant=None, **kwargs):
-    return ("reader", cls, original_variant, kwargs) if source.startswith("my-") else None
-"""
-
-
-class Library:
-    @classmethod
-    def from_pretrained(cls, source, *args, **kwargs):
-        return ("library", source, args, kwargs)
+MODELS = {
+    TiTokModel: lambda: tiny_pipeline().tokenizer,
+    MaskGitTransformer1DModel: lambda: tiny_pipeline().transformer,
+    MaskGitVQGANModel: lambda: MaskGitVQGANModel(
+        MaskGitVQGANConfig(base_channels=8, channel_multipliers=[1, 1], num_groups=4, codebook_dim=4, codebook_size=8)
+    ),
+}
 
 
-class Model(ReadsOtherFormats, Library):
-    pass
+@pytest.mark.parametrize("cls", MODELS)
+def test_a_pickle_in_place_of_safetensors_is_refused(cls, tmp_path):
+    MODELS[cls]().save_pretrained(tmp_path)
+    (weights,) = tmp_path.glob("*.safetensors")
+    assert type(cls.from_pretrained(tmp_path)) is cls
+    name = "pytorch_model.bin" if weights.name.startswith("model") else "diffusion_pytorch_model.bin"
+    torch.save(MODELS[cls]().state_dict(), tmp_path / name)
+    weights.unlink()
+    with pytest.raises(OSError, match="safetensors"):
+        cls.from_pretrained(tmp_path)
 
 
-@pytest.fixture
-def reader(tmp_path, monkeypatch):
-    """A module that reads names that start with "my-"; no reader is known yet."""
-    (tmp_path / "reader_of_mine.py").write_text(READER)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(other_formats, "_reader_modules", [])
-    return "reader_of_mine"
-
-
-def test_without_readers_the_library_loads(reader):
-    assert Model.from_pretrained("my-model", 1, dtype="auto") == ("library", "my-model", (1,), {"dtype": "auto"})
-
-
-def test_a_reader_goes_first_and_leaves_the_rest_to_the_library(reader):
-    add_reader(reader)
-    add_reader(reader)
-    assert other_formats._reader_modules == [reader]
-    assert Model.from_pretrained("my-model", original_variant="a", b=1) == ("reader", Model, "a", {"b": 1})
-    assert Model.from_pretrained("other", b=1) == ("library", "other", (), {"b": 1})
+@pytest.mark.parametrize("cls", MODELS)
+def test_asking_for_a_pickle_is_refused(cls, tmp_path):
+    MODELS[cls]().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="use_safetensors is False"):
+        cls.from_pretrained(tmp_path, use_safetensors=False)

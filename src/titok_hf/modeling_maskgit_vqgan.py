@@ -22,7 +22,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_maskgit_vqgan import MaskGitVQGANConfig
-from .other_formats import ReadsOtherFormats
+from .other_formats import ReadsOtherFormats, SafetensorsOnly
 
 
 @dataclass
@@ -282,7 +282,7 @@ def convolution_input(features: torch.Tensor, dtype: torch.dtype) -> torch.Tenso
     return features.to(dtype=dtype, memory_format=layout)
 
 
-class MaskGitVQGANModel(ReadsOtherFormats, MaskGitVQGANPreTrainedModel):
+class MaskGitVQGANModel(ReadsOtherFormats, SafetensorsOnly, MaskGitVQGANPreTrainedModel):
     """
     The MaskGIT-VQGAN: encoder, vector quantiser, decoder.
 

@@ -19,7 +19,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_maskgit_vqgan import MaskGitVQGANConfig
 from .configuration_titok import TiTokConfig
 from .modeling_maskgit_vqgan import MaskGitVQGANDecoder
-from .other_formats import ReadsOtherFormats
+from .other_formats import ReadsOtherFormats, SafetensorsOnly
 from .quantization_titok import TiTokEncoderOutput, TiTokGaussianQuantizer, TiTokVectorQuantizer
 
 
@@ -309,7 +309,7 @@ class TiTokPixelDecoder(nn.Module):
         return self.decoder(soft_codes.transpose(1, 2).unflatten(2, (self.grid_size, self.grid_size)))
 
 
-class TiTokModel(ReadsOtherFormats, TiTokPreTrainedModel):
+class TiTokModel(ReadsOtherFormats, SafetensorsOnly, TiTokPreTrainedModel):
     """
     Turns square images into `num_latent_tokens` codes (or continuous tokens) and back.
 

@@ -52,4 +52,23 @@ class ReadsOtherFormats:
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
 
 
-__all__ = ["ReadsOtherFormats", "add_reader"]
+class SafetensorsOnly:
+    """Put behind [`ReadsOtherFormats`]: the library reads weights from safetensors, never from a pickle."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """
+        As the library's own, which would fall back to a pickle where there are no safetensors.
+
+        Raises:
+            ValueError: `use_safetensors=False`.
+            OSError: no safetensors there.
+        """
+        if kwargs.setdefault("use_safetensors", True) is False:
+            raise ValueError(
+                "use_safetensors is False, but pickles run code when opened and are not read. Leave it out."
+            )
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
+
+
+__all__ = ["ReadsOtherFormats", "SafetensorsOnly", "add_reader"]
