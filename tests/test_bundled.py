@@ -1,12 +1,14 @@
 """The bundled checkpoint: whole, small enough, and as good on its examples as its card says of the test set."""
 
 import hashlib
+import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from titok_hf import TiTokPipeline, bundled_checkpoint
 from titok_hf.bundled import example_images
@@ -34,8 +36,29 @@ def test_weights_are_safetensors_of_at_most_twelve_megabytes():
     assert 1e6 < sum(size for path, size in sizes.items() if path.suffix == ".safetensors") <= 12e6
 
 
-def test_the_card_lies_beside_the_weights():
-    assert "library_name: titok-hf" in (bundled_checkpoint() / "README.md").read_text(encoding="utf-8")
+def test_the_card_says_what_was_measured_and_the_sampler_that_is_saved():
+    folder = bundled_checkpoint()
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert yaml.safe_load(card.split("---")[1])["library_name"] == "titok-hf"
+    assert metrics["command"] in card
+    assert f"32 x 32 | {metrics['reconstruction']['psnr']:.2f} dB" in card
+    assert f"({metrics['codebook']['num_used']} of 1024)" in card
+    for group, name in (("real", "real test"), ("reconstructed", "reconstructed test"), ("generated", "generated")):
+        assert f"judge: {name} images | {metrics['judge'][group]['accuracy']:.1%}" in card
+    scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    assert f"{scheduler['num_inference_steps']} steps, Gumbel temperature {scheduler['temperature']}" in card
+    assert f"guidance of scale {scheduler['guidance_scale']}" in card
+
+
+def test_it_reaches_what_was_asked_of_it():
+    metrics = json.loads((bundled_checkpoint() / "metrics.json").read_text())
+    assert metrics["reconstruction"]["psnr"] >= 22 and metrics["codebook"]["share_used"] >= 0.9
+    judge = metrics["judge"]
+    assert judge["real"]["accuracy"] >= 0.91
+    assert judge["reconstructed"]["accuracy"] >= 0.87 and judge["generated"]["accuracy"] >= 0.9
+    assert min(judge[group]["lowest_class"] for group in ("reconstructed", "generated")) >= 0.65
+    assert metrics["memorization"]["copy_share_generated"] == 0
 
 
 def test_examples_are_two_real_pictures_of_each_class():
