@@ -9,6 +9,8 @@ from .codes import decode, encode
 from .console import report_errors
 from .generate import generate
 from .info import info
+from .prepare import prepare
+from .pretokenize import pretokenize
 from .reconstruct import reconstruct
 
 app = typer.Typer(
@@ -20,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (generate, reconstruct, encode, decode, info):
+for command in (generate, reconstruct, encode, decode, info, prepare, pretokenize):
     app.command()(report_errors(command))
 
 

@@ -1,0 +1,132 @@
+"""Preparation against a bare Pillow loop on the same cores, and its memory for few and for many images.
+
+    python benchmarks/prepare.py speed --workers 2
+    python benchmarks/prepare.py memory
+    python benchmarks/prepare.py scale
+
+`speed` alternates rounds of both in one run and prints their ratio; `scale` prints time and bytes an image. The images
+are photo-like JPEGs of 500 x 375 pixels, ImageNet's usual size, made from the stamps of Tux Paint.
+"""
+
+import argparse
+import io
+import multiprocessing
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from datasets import disable_progress_bars
+from PIL import Image
+from real_images import STAMPS
+
+from titok_hf.data.prepare import PrepareSettings, prepare
+from titok_hf.data.sources import open_dataset
+
+SIZE = (500, 375)
+
+
+def make_photos(folder: Path, count: int, distinct: int = 400) -> Path:
+    """JPEGs of quality 90 with the sharpness and noise of a photo; beyond `distinct` they are links."""
+    stamps = sorted(path for path in STAMPS.rglob("*.png"))
+    chance = np.random.default_rng(0)
+    (folder / "photos").mkdir(parents=True)
+    for number in range(count):
+        path = folder / "photos" / f"{number:06d}.jpg"
+        if number >= distinct:
+            path.hardlink_to(folder / "photos" / f"{number % distinct:06d}.jpg")
+            continue
+        stamp = Image.open(stamps[number % len(stamps)]).convert("RGB").resize(SIZE, Image.Resampling.BICUBIC)
+        pixels = np.asarray(stamp) + chance.normal(0, 4, (SIZE[1], SIZE[0], 3))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=90)
+    return folder
+
+
+def bare_loop(paths: list[Path], size: int = 256) -> int:
+    """Decode, resize, crop, encode: what anybody would write. Returns the bytes of the results."""
+    total = 0
+    for path in paths:
+        image = Image.open(path).convert("RGB")
+        scale = size / min(image.size)
+        image = image.resize((int(image.width * scale), int(image.height * scale)), Image.Resampling.BICUBIC)
+        left, top = (image.width - size) // 2, (image.height - size) // 2
+        image = image.crop((left, top, left + size, top + size))
+        stream = io.BytesIO()
+        image.save(stream, "JPEG", quality=95)
+        total += len(stream.getvalue())
+    return total
+
+
+def speed(workers: int, count: int, rounds: int) -> None:
+    """Prints images a second of both, and the median of their ratios."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = make_photos(Path(folder) / "source", count)
+        paths = sorted((source / "photos").iterdir())
+        dataset = open_dataset(str(source), "train")
+        ratios = []
+        with multiprocessing.get_context("spawn").Pool(max(workers, 1)) as pool:
+            pool.map(bare_loop, [paths[:8]] * max(workers, 1))  # workers are up before the clock starts
+            for number in range(rounds):
+                start = time.perf_counter()
+                pool.map(bare_loop, [paths[i :: max(workers, 1)] for i in range(max(workers, 1))], chunksize=1)
+                bare = time.perf_counter() - start
+                start = time.perf_counter()
+                prepare(dataset, Path(folder) / f"out-{number}", PrepareSettings(), workers=workers)
+                ours = time.perf_counter() - start
+                ratios.append(bare / ours)
+                print(f"bare loop {count / bare:6.1f} images/s, prepare {count / ours:6.1f}: {bare / ours:.3f}")
+        print(f"workers {workers}: prepare reaches {statistics.median(ratios):.1%} of the bare loop")
+
+
+def memory(workers: int) -> None:
+    """Prints the peak resident memory of the main process and of its largest worker, each in a fresh process."""
+    for count in (1_000, 20_000):
+        command = [sys.executable, __file__, "peak", "--count", str(count), "--workers", str(workers)]
+        subprocess.run(command, check=True)
+
+
+def peak(workers: int, count: int) -> None:
+    """One measurement of `memory`."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = make_photos(Path(folder) / "source", count)
+        prepare(source, Path(folder) / "out", PrepareSettings(shard_size=1_000), workers=workers)
+        main, worker = (
+            resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        )
+        print(f"{count:6,} images: peak of the main process {main:.0f} MiB, of the largest worker {worker:.0f} MiB")
+
+
+def scale(count: int) -> None:
+    """Prints milliseconds of one core and bytes an image, at 256 and 512 pixels."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = make_photos(Path(folder) / "source", count)
+        dataset = open_dataset(str(source), "train")
+        for size in (256, 512):
+            for crop in ("center", "none"):
+                start = time.perf_counter()
+                settings = PrepareSettings(image_size=size, crop=crop)
+                report = prepare(dataset, Path(folder) / f"{size}-{crop}", settings, workers=0)
+                seconds = (time.perf_counter() - start) / count
+                print(f"{size} {crop}: {1000 * seconds:.1f} ms, {report.num_bytes / count / 1000:.1f} kB an image")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("speed", "memory", "peak", "scale"))
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--count", type=int, default=2_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    disable_progress_bars()
+    if arguments.what == "speed":
+        speed(arguments.workers, arguments.count, arguments.rounds)
+    elif arguments.what == "memory":
+        memory(arguments.workers)
+    elif arguments.what == "peak":
+        peak(arguments.workers, arguments.count)
+    else:
+        scale(arguments.count)

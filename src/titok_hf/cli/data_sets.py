@@ -1,0 +1,106 @@
+"""Options and answers that the commands on data sets share."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.panel import Panel
+
+from .console import bold, results
+
+if TYPE_CHECKING:
+    from titok_hf.data.report import Report
+    from titok_hf.data.shards import Part
+
+_SHOWN_REMARKS = 5
+
+
+class OnErrorChoice(Enum):
+    """What to do with an image that cannot be used."""
+
+    skip = "skip"
+    stop = "stop"
+
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A folder of images, Parquet files, webdataset shards (.tar) or the id of a Hub data set.",
+        show_default=False,
+    ),
+]
+Split = Annotated[str, typer.Option("--split", help="Name of the split.")]
+ConfigName = Annotated[str | None, typer.Option("--config", help="Configuration of a Hub data set with several.")]
+ImageColumn = Annotated[str | None, typer.Option("--image-column", help="By default the only column of images.")]
+LabelColumn = Annotated[
+    str | None, typer.Option("--label-column", help='By default the classes, if there are any; "none" for no labels.')
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only so many images from the start.")]
+Streaming = Annotated[bool, typer.Option("--streaming", help="Read the source as it comes, without a copy of it.")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=0, help="Processes; 0 uses this one. By default one a processor.")
+]
+PartOption = Annotated[
+    str | None, typer.Option("--part", metavar="I/N", help="Make the share I of N, for several machines: 0/4 ... 3/4.")
+]
+OnError = Annotated[
+    OnErrorChoice, typer.Option("--on-error", help="Leave unusable images out and list them, or stop at the first.")
+]
+PushTo = Annotated[
+    str | None, typer.Option("--push-to-hub", metavar="USER/NAME", help="Upload the finished data set.")
+]
+
+
+def silence_libraries() -> None:
+    """Leaves the screen to this command's own bar."""
+    from datasets import disable_progress_bars
+
+    disable_progress_bars()
+
+
+def part_of(text: str | None) -> Part | None:
+    """The part that `--part` names, if it does."""
+    from titok_hf.data.shards import Part
+
+    return None if text is None else Part.from_text(text)
+
+
+def show_report(report: Report, output: Path, split: str) -> None:
+    """Says what was made and what was left out."""
+    complete = (output / f"report-{split}.json").is_file()
+    lines = [f"{report.num_rows:,} rows of {report.num_images:,} images, {report.num_bytes / 1e6:,.1f} MB"]
+    lines.append(f"in {bold(output)}" if complete else f"in {bold(output)}; other parts are not complete yet")
+    if report.converted:
+        lines.append(f"{len(report.converted):,} with unusual colours were converted")
+    if report.skipped:
+        lines.append(f"{len(report.skipped):,} left out:")
+        lines += [f"  {escape(str(remark))}" for remark in report.skipped[:_SHOWN_REMARKS]]
+        if len(report.skipped) > _SHOWN_REMARKS:
+            lines.append("  ...")
+    if complete and (report.skipped or report.converted):
+        lines.append(f"all of them: {bold(output / f'report-{split}.json')}")
+    results.print(Panel.fit("\n".join(lines), title=split))
+
+
+__all__ = [
+    "ConfigName",
+    "ImageColumn",
+    "LabelColumn",
+    "Limit",
+    "OnError",
+    "OnErrorChoice",
+    "PartOption",
+    "PushTo",
+    "Source",
+    "Split",
+    "Streaming",
+    "Workers",
+    "part_of",
+    "show_report",
+    "silence_libraries",
+]

@@ -1,0 +1,92 @@
+"""The card of a data set that this package makes: a README.md with which `load_dataset(folder)` opens it as it is."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+from datasets import DatasetInfo, Features, SplitDict, SplitInfo
+from datasets.info import DatasetInfosDict
+from huggingface_hub import DatasetCardData, HfApi
+
+from .. import __version__
+from ..atomic_files import write_atomically
+from .report import Report
+from .shards import DATA_FOLDER, STATE_FOLDER
+
+
+def library_versions(*names: str) -> dict[str, str]:
+    """Versions of titok_hf and of other libraries that a result depends on."""
+    return {"titok_hf": __version__} | {name: importlib.metadata.version(name) for name in names}
+
+
+def write_card(
+    folder: Path, title: str, introduction: str, features: Features, reports: dict[str, Report], facts: dict[str, Any]
+) -> None:
+    """
+    Writes `README.md`: what `datasets` needs to know in its YAML head, and how the data were made in its text.
+
+    Args:
+        introduction: what a row holds and how to read it, as Markdown.
+        features: the columns, the same in all splits.
+        reports: split -> its report.
+        facts: name -> value, the settings of the run.
+    """
+    head = DatasetCardData(
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [{"split": split, "path": f"{DATA_FOLDER}/{split}-*.parquet"} for split in reports],
+            }
+        ],
+        tags=["titok"],
+    )
+    splits = SplitDict()
+    for split, report in reports.items():
+        splits.add(SplitInfo(split, num_bytes=report.num_bytes, num_examples=report.num_rows))
+    total = sum(report.num_bytes for report in reports.values())
+    info = DatasetInfo(features=features, splits=splits, download_size=total, dataset_size=total)
+    DatasetInfosDict({"default": info}).to_dataset_card_data(head)
+    text = f"---\n{head.to_yaml()}\n---\n\n# {title}\n\n{introduction}\n\n{_split_table(reports)}\n\n"
+    text += f"## How it was made\n\n{_fact_table(facts)}\n"
+    write_atomically(folder / "README.md", text.encode())
+
+
+def push_folder(folder: Path, repository: str, private: bool = False) -> str:
+    """Uploads a finished data set to the Hub, without the records of its making; returns its address."""
+    api = HfApi()
+    url = api.create_repo(repository, repo_type="dataset", private=private, exist_ok=True)
+    api.upload_folder(
+        repo_id=url.repo_id,
+        repo_type="dataset",
+        folder_path=folder,
+        ignore_patterns=[f"{STATE_FOLDER}/**"],
+        commit_message="Upload the data set",
+    )
+    return str(url)
+
+
+def _split_table(reports: dict[str, Report]) -> str:
+    lines = ["| split | images read | left out | rows | MB |", "| --- | --- | --- | --- | --- |"]
+    for split, report in reports.items():
+        megabytes = report.num_bytes / 1e6
+        lines.append(
+            f"| {split} | {report.num_images:,} | {len(report.skipped):,} | {report.num_rows:,} | {megabytes:,.1f} |"
+        )
+    lines += ["", "Images that were left out, and why: `report-<split>.json`."]
+    return "\n".join(lines)
+
+
+def _fact_table(facts: dict[str, Any]) -> str:
+    lines = ["| | |", "| --- | --- |"]
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {item}" for key, item in value.items())
+        elif isinstance(value, list):
+            value = ", ".join(str(item) for item in value)
+        lines.append(f"| {name.replace('_', ' ')} | {value} |")
+    return "\n".join(lines)
+
+
+__all__ = ["library_versions", "push_folder", "write_card"]

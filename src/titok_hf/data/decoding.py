@@ -1,0 +1,84 @@
+"""From the bytes of a picture file to an RGB image, or to the reason why there is none."""
+
+import io
+import warnings
+from dataclasses import dataclass
+
+from PIL import Image, ImageOps
+
+from .transforms import to_rgb
+
+# Pillow warns from this size on (89 megapixels): such a file is more often an attack than a photo.
+MAX_PIXELS = 89_478_485
+
+# Modes that are so common that a conversion to RGB is not worth a line in the report.
+_USUAL_MODES = {"RGB", "L", "P", "RGBA", "1", "LA"}
+
+
+class UnusableImage(ValueError):
+    """An example that cannot become part of a data set; the text says why, without the name of the file."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """
+    How files are read.
+
+    Args:
+        exif_transpose: turn images upright as their EXIF orientation says. The original never does.
+        fast_jpeg_size: decode JPEGs at the smallest of 1/1, 1/2, 1/4 or 1/8 of their size whose edges are at least
+            this long. It is much faster for large photos, and it changes pixels. None: never.
+        max_pixels: larger images are unusable.
+    """
+
+    exif_transpose: bool = True
+    fast_jpeg_size: int | None = None
+    max_pixels: int = MAX_PIXELS
+
+    def __call__(self, content: bytes) -> tuple[Image.Image, str | None]:
+        """
+        Decode one file completely.
+
+        Returns:
+            the image in RGB, and a remark if it was unusual (CMYK, 16 bits), or None.
+        Raises:
+            UnusableImage: empty, truncated or damaged files, files that are no pictures, animations, too many pixels.
+        """
+        if not content:
+            raise UnusableImage("the file is empty")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on sizes and on EXIF; both are dealt with here
+            try:
+                return self._decode(content)
+            except UnusableImage:
+                raise
+            # Pillow's many formats answer damaged data with whatever exception their arithmetic ends in.
+            except Exception as error:
+                raise UnusableImage(_reason(error)) from error
+
+    def _decode(self, content: bytes) -> tuple[Image.Image, str | None]:
+        image: Image.Image = Image.open(io.BytesIO(content))
+        if image.width * image.height > self.max_pixels:
+            raise UnusableImage(f"{image.width} x {image.height} pixels are more than {self.max_pixels:,}")
+        # A photo of the format MPO has further frames (thumbnails, the other eye), but its first one is the photo.
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format != "MPO":
+            raise UnusableImage(f"it has {frames} frames")
+        mode = image.mode
+        if self.fast_jpeg_size is not None and image.format == "JPEG":
+            image.draft(None, (self.fast_jpeg_size, self.fast_jpeg_size))
+        image.load()
+        if self.exif_transpose:
+            image = ImageOps.exif_transpose(image)
+        return to_rgb(image), None if mode in _USUAL_MODES else f"{mode} converted to RGB"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "it is no picture that Pillow can read"
+    if isinstance(error, Image.DecompressionBombError):
+        return "it has too many pixels"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+__all__ = ["MAX_PIXELS", "Decoding", "UnusableImage"]

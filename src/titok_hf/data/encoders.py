@@ -1,0 +1,213 @@
+"""Frozen tokenizers for pretokenisation: squares of pixels in, codes or latents out, the same on every process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from datasets import List, Value
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
+from transformers import PretrainedConfig
+from transformers.utils import logging
+
+from ..checkpoint_files import INDEX_NAME
+from ..configuration_maskgit_vqgan import MaskGitVQGANConfig
+from ..image_processing_pil_titok import TiTokImageProcessorPil
+from ..modeling_maskgit_vqgan import MaskGitVQGANModel
+from ..modeling_titok import TiTokModel
+
+Precision = Literal["fp32", "bf16"]
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class ImageEncoder:
+    """
+    A tokenizer by name, loaded when it is first used, so that each process gets its own by being sent the name.
+
+    Args:
+        model: a folder or Hub id of a `TiTokPipeline`, `TiTokModel` or `MaskGitVQGANModel`, or of an original TiTok.
+        revision: of the Hub id.
+        precision: "fp32" or "bf16" weights and activations; quantisation runs in float32 either way.
+        device: "cpu", "cuda", "cuda:1".
+        batch_size: squares computed at once.
+        image_size: side of the squares; only a MaskGIT-VQGAN leaves the choice.
+    """
+
+    model: str
+    revision: str | None = None
+    precision: Precision = "fp32"
+    device: str = "cpu"
+    batch_size: int = 32
+    image_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision not in _DTYPES:
+            raise ValueError(f"precision is {self.precision!r}; it has to be one of {', '.join(_DTYPES)}.")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}; it has to be at least 1.")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}  # without the loaded network
+
+    @torch.inference_mode()
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """
+        Args:
+            pixels: uint8, shape (images, image_size, image_size, 3).
+        Returns:
+            codes, unsigned integers as small as the codebook allows, shape (images, num_tokens); of a KL model the
+            means of the latents, float16, shape (images, num_tokens, codebook_dim).
+        """
+        encoded = []
+        with _one_thread(self.device):
+            for start in range(0, len(pixels), self.batch_size):
+                batch = torch.from_numpy(pixels[start : start + self.batch_size]).to(self.device)
+                pixel_values = (batch.permute(0, 3, 1, 2).float() / 255).to(_DTYPES[self.precision])
+                encoded.append(self._encode(pixel_values).cpu().numpy())
+        return np.concatenate(encoded).astype(self.value_type)
+
+    @property
+    def is_continuous(self) -> bool:
+        """Whether the model gives latents in place of codes."""
+        return getattr(self.network.config, "quantizer", "vq") == "kl"
+
+    @property
+    def value_type(self) -> str:
+        """Name of the dtype of one value in the data set."""
+        if self.is_continuous:
+            return "float16"
+        size = self.network.config.codebook_size
+        return "uint8" if size <= 2**8 else "uint16" if size <= 2**16 else "uint32"
+
+    @property
+    def column(self) -> str:
+        """ "codes" or "latents"."""
+        return "latents" if self.is_continuous else "codes"
+
+    def feature(self) -> List:
+        """The column as a feature of `datasets`."""
+        config = self.network.config
+        if self.is_continuous:
+            return List(List(Value(self.value_type), length=config.codebook_dim), length=config.num_latent_tokens)
+        if isinstance(self.network, MaskGitVQGANModel):
+            return List(Value(self.value_type), length=(self.size // config.downsample_factor) ** 2)
+        return List(Value(self.value_type), length=config.num_latent_tokens)
+
+    @property
+    def size(self) -> int:
+        """Side of the squares, in pixels; ValueError if the choice does not fit the model."""
+        config = self.network.config
+        if isinstance(self.network, MaskGitVQGANModel):
+            size = self.image_size or 256  # the size of the published teacher
+            if size % config.downsample_factor:
+                raise ValueError(f"image_size is {size}; this model takes multiples of {config.downsample_factor}.")
+            return size
+        if self.image_size not in (None, config.image_size):
+            raise ValueError(f"image_size is {self.image_size}, but this model takes {config.image_size}.")
+        return config.image_size
+
+    @cached_property
+    def enlarges(self) -> bool:
+        """Whether the model's own image processor enlarges small images; else they lie on black."""
+        if not self._is_pipeline:
+            return True
+        processor = TiTokImageProcessorPil.from_pretrained(
+            self.model, subfolder="image_processor", revision=self.revision
+        )
+        return processor.do_enlarge
+
+    @cached_property
+    def network(self) -> TiTokModel | MaskGitVQGANModel:
+        """The model, in eval mode, on its device."""
+        place: dict[str, Any] = {"revision": self.revision} if self.revision else {}
+        if self._is_pipeline:
+            place["subfolder"] = "tokenizer"
+        config, _ = PretrainedConfig.get_config_dict(self.model, **place)
+        is_vqgan = config.get("model_type") == MaskGitVQGANConfig.model_type
+        kind = MaskGitVQGANModel if is_vqgan else TiTokModel
+        with _without_progress_bars():
+            model = kind.from_pretrained(self.model, **place)
+        return model.eval().to(self.device, _DTYPES[self.precision])
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this encoder from others: plain values for the settings and the card of a data set."""
+        config = {k: v for k, v in self.network.config.to_dict().items() if not k.startswith("_")}
+        config.pop("transformers_version", None)
+        config.pop("dtype", None)
+        return {
+            "model": Path(self.model).resolve().name if Path(self.model).is_dir() else self.model,
+            "revision": getattr(self.network.config, "_commit_hash", None) or self.revision,
+            "config_hash": hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest(),
+            "weights_hash": self._weights_hash(),
+            "precision": self.precision,
+            "device": torch.device(self.device).type,
+            "batch_size": self.batch_size,
+        }
+
+    def _encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        if isinstance(self.network, MaskGitVQGANModel):
+            return self.network.encode(pixel_values).codes
+        output = self.network.encode(pixel_values, sample_posterior=False)
+        return output.posterior_mean.float() if self.is_continuous else output.codes
+
+    def _weights_hash(self) -> str:
+        """Of everything that encoding uses; decoders may be fine-tuned without changing a code."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.network.state_dict().items()):
+            if name.startswith(("encoder.", "quantizer.")):
+                digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def _is_pipeline(self) -> bool:
+        if Path(self.model).is_dir():
+            return (Path(self.model) / INDEX_NAME).is_file()
+        try:
+            hf_hub_download(self.model, INDEX_NAME, revision=self.revision)
+        except HFValidationError:
+            raise OSError(f"The model {self.model!r} is neither a folder nor the id of a Hub repository.") from None
+        except LocalEntryNotFoundError as error:
+            raise OSError(f"The Hub cannot be reached for the model {self.model!r} ({error}).") from error
+        except EntryNotFoundError:
+            return False
+        return True
+
+
+@contextmanager
+def _one_thread(device: str) -> Iterator[None]:
+    """On a CPU the order of a sum, and with it a code now and then, depends on the number of threads."""
+    if torch.device(device).type != "cpu":
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """Loading takes a moment, and every worker would draw a bar for it."""
+    if not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
+
+
+__all__ = ["ImageEncoder", "Precision"]

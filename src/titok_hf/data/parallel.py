@@ -1,0 +1,81 @@
+"""Work that is spread over processes and comes back in order, with a bounded number of items under way."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# Items under way for each worker: one in work, one waiting, and some slack for items of uneven cost.
+_ITEMS_PER_WORKER = 4
+
+_function: Callable[[Any], Any] | None = None
+
+
+def available_processors() -> int:
+    """The number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    """
+    `map`, computed by several processes. What comes out, and in which order, does not depend on their number.
+
+    Args:
+        function: has to be picklable if there are workers; each gets one copy.
+        items: taken only as fast as results are.
+        workers: number of processes; 0 computes in this one.
+
+    Raises:
+        OSError: a worker ended without an answer, for example because the system ran out of memory.
+    """
+    if workers == 0:
+        yield from map(function, items)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would copy the locks of threads that are not there
+    executor = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(function,))
+    under_way: deque[Future] = deque()
+    try:
+        for item in items:
+            under_way.append(executor.submit(_apply, item))
+            if len(under_way) >= workers * _ITEMS_PER_WORKER:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+    except BrokenProcessPool as error:
+        raise OSError(
+            "A worker process ended without an answer; perhaps it was killed for its memory. What is finished is "
+            "kept: run the same command again, with fewer workers if it happens again."
+        ) from error
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker(function: Callable[[Any], Any]) -> None:
+    global _function
+    _function = function
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed cannot end its workers, and they would wait for it for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _apply(item: Any) -> Any:
+    assert _function is not None  # the initializer ran
+    return _function(item)
+
+
+__all__ = ["available_processors", "ordered_map"]

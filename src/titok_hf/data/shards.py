@@ -1,0 +1,254 @@
+"""A folder of Parquet shards that survives anything: each shard is whole, with its digest on record, or absent.
+
+Shard number i holds the images [i * shard_size, (i + 1) * shard_size) of the source, whoever makes it and when. The
+records lie in `.titok_hf/<split>/`, which nothing but this module reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Features
+from filelock import FileLock, Timeout
+
+from ..atomic_files import write_atomically
+
+STATE_FOLDER = ".titok_hf"
+DATA_FOLDER = "data"
+_SETTINGS = "settings.json"
+
+# Settings in which the splits of one data set may differ.
+_SPLIT_SETTINGS = ("source", "config_name", "split", "limit", "num_images")
+
+
+@dataclass(frozen=True)
+class Part:
+    """
+    The share of one process among several that make one data set: the shards `index`, `index + count`, and so on.
+
+    Raises:
+        ValueError: an index outside of [0, count).
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise ValueError(f"Part {self.index}/{self.count} does not exist; parts are numbered from 0.")
+
+    @classmethod
+    def from_environment(cls) -> Part:
+        """The part of this process under `accelerate launch` or `torchrun`; the whole without them."""
+        return cls(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+
+    @classmethod
+    def from_text(cls, text: str) -> Part:
+        """ "3/64" -> part 3 of 64; ValueError for anything else."""
+        index, separator, count = text.partition("/")
+        if not (separator and index.isdecimal() and count.isdecimal()):
+            raise ValueError(f"{text!r} names no part. Write the number of this process and of all, such as 3/64.")
+        return cls(int(index), int(count))
+
+
+class ShardFolder:
+    """
+    One split of a data set under construction.
+
+    Args:
+        folder: the data set's folder; several splits share it.
+        split: name of the split.
+        settings: everything that the content depends on, as plain values. A folder that was begun with others is
+            refused.
+        features: the columns.
+        shard_size: images of the source in one shard.
+        row_group_size: rows in one row group, which is what a reader decompresses at once.
+        compression: Parquet codec of the columns.
+
+    Raises:
+        ValueError: a split that cannot be the name of one.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        settings: dict[str, Any],
+        features: Features,
+        shard_size: int,
+        row_group_size: int,
+        compression: str,
+    ) -> None:
+        if not re.fullmatch(r"\w+(\.\w+)*", split):
+            raise ValueError(
+                f"split is {split!r}; a split is named by letters, digits and dots. To cut one, use limit."
+            )
+        self.folder = folder
+        self.split = split
+        self.settings = json.loads(json.dumps(settings))
+        self.schema = features.arrow_schema
+        self.shard_size = shard_size
+        self.row_group_size = row_group_size
+        self.compression = compression
+        self.state = folder / STATE_FOLDER / split
+
+    @contextmanager
+    def locked(self, part: Part) -> Iterator[None]:
+        """
+        Claims the folder for this process; the claim ends with the process, however it ends.
+
+        Raises:
+            OSError: another process makes the same part, or the folder cannot be written.
+            ValueError: the folder was begun with other settings.
+        """
+        self._check_settings()
+        try:
+            self.state.mkdir(parents=True, exist_ok=True)
+            (self.folder / DATA_FOLDER).mkdir(exist_ok=True)
+        except OSError as error:
+            raise OSError(f"{self.folder} cannot be written ({error}). Choose another folder.") from error
+        lock = FileLock(self.state / f"lock-{part.index}")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise OSError(
+                f"Another run is making the split {self.split!r} in {self.folder} at this moment. Wait for it, end "
+                "it, or choose another folder."
+            ) from None
+        try:
+            if not (self.state / _SETTINGS).exists():
+                write_atomically(self.state / _SETTINGS, json.dumps(self.settings, indent=1).encode())
+            yield
+        finally:
+            lock.release()
+
+    def path(self, index: int) -> Path:
+        """Where shard `index` lies, or will."""
+        return self.folder / DATA_FOLDER / f"{self.split}-{index:05d}.parquet"
+
+    def whole_record(self, index: int) -> dict[str, Any] | None:
+        """The record of shard `index` if it is there and has the digest on record, else None."""
+        record = self._record(index)
+        if record is None or not self.path(index).is_file():
+            return None
+        if self.path(index).stat().st_size != record["num_bytes"] or _sha256(self.path(index)) != record["sha256"]:
+            return None
+        return record
+
+    def write(self, index: int, columns: Iterable[dict[str, list]]) -> dict[str, Any]:
+        """
+        Writes shard `index` from batches of columns as they come.
+
+        Returns:
+            its digest and sizes, to be completed and passed to `commit`.
+        """
+        path = self.path(index)
+        for unfinished in path.parent.glob(f".unfinished-*-{path.name}"):
+            unfinished.unlink()  # left by a run that was killed
+        facts: dict[str, Any] = {}
+
+        def write_to(unfinished: Path) -> None:
+            facts["num_rows"] = self._write_row_groups(unfinished, columns)
+            facts["num_bytes"] = unfinished.stat().st_size
+            facts["sha256"] = _sha256(unfinished)
+
+        write_atomically(path, write_to)
+        return facts
+
+    def commit(self, index: int, record: dict[str, Any]) -> None:
+        """Puts on record that shard `index` is whole."""
+        write_atomically(self._record_path(index), json.dumps(record, indent=1).encode())
+
+    def records(self) -> list[dict[str, Any]] | None:
+        """The records of all shards in order, or None while one is missing."""
+        found = []
+        for index in range(10**9):
+            record = self._record(index)
+            if record is None or not self.path(index).is_file():
+                return None
+            found.append(record)
+            if record["is_last"]:
+                return found
+        return None
+
+    def clean(self) -> None:
+        """Removes what runs left behind; for a complete split, when nobody writes any more."""
+        leftovers = [*self.state.glob(".unfinished-*"), *self.state.glob("lock-*")]
+        leftovers += (self.folder / DATA_FOLDER).glob(f".unfinished-*-{self.split}-*")
+        for path in leftovers:
+            path.unlink(missing_ok=True)
+
+    def _write_row_groups(self, path: Path, columns: Iterable[dict[str, list]]) -> int:
+        waiting: dict[str, list] = {name: [] for name in self.schema.names}
+        num_rows = 0
+        with pq.ParquetWriter(path, self.schema, compression=self.compression) as writer:
+            for batch in columns:
+                for name in waiting:
+                    waiting[name] += batch[name]
+                while len(waiting[self.schema.names[0]]) >= self.row_group_size:
+                    num_rows += self._write_rows(writer, waiting, self.row_group_size)
+            num_rows += self._write_rows(writer, waiting, self.row_group_size)
+        return num_rows
+
+    def _write_rows(self, writer: pq.ParquetWriter, waiting: dict[str, list], count: int) -> int:
+        """Moves the first `count` rows that wait into a row group, whatever batches they came in."""
+        arrays = [pa.array(waiting[field.name][:count], type=field.type) for field in self.schema]
+        for values in waiting.values():
+            del values[:count]
+        table = pa.Table.from_arrays(arrays, schema=self.schema)
+        if len(table):
+            writer.write_table(table, row_group_size=count)
+        return len(table)
+
+    def _record_path(self, index: int) -> Path:
+        return self.state / f"{index:05d}.json"
+
+    def _record(self, index: int) -> dict[str, Any] | None:
+        try:
+            return json.loads(self._record_path(index).read_bytes())
+        except FileNotFoundError:
+            return None
+        except json.JSONDecodeError:
+            return None  # a disk that failed; the shard is made again
+
+    def _check_settings(self) -> None:
+        for other in sorted((self.folder / STATE_FOLDER).glob(f"*/{_SETTINGS}")):
+            theirs = json.loads(other.read_bytes())
+            free = () if other.parent.name == self.split else _SPLIT_SETTINGS
+            names = [name for name in theirs | self.settings if name not in free]
+            different = [name for name in names if theirs.get(name) != self.settings.get(name)]
+            if different:
+                shown = "; ".join(
+                    f"{name}: {theirs.get(name)!r} there, {self.settings.get(name)!r} now" for name in different[:3]
+                )
+                raise ValueError(
+                    f"{self.folder} holds the split {other.parent.name!r}, made with other settings ({shown}). Use "
+                    "the same settings to go on, or another folder."
+                )
+        is_new = not (self.state / _SETTINGS).exists()
+        if is_new and any((self.folder / DATA_FOLDER).glob(f"{self.split}-*")):
+            raise ValueError(
+                f"{self.folder / DATA_FOLDER} holds files of a split {self.split!r} that this program has no "
+                "record of. Choose another folder."
+            )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+__all__ = ["DATA_FOLDER", "STATE_FOLDER", "Part", "ShardFolder"]

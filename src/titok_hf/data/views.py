@@ -1,0 +1,108 @@
+"""Which squares of an image are encoded, and how a worker cuts them. Needs neither torch nor `datasets`."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image as PILImage
+
+from . import transforms
+from .crops import CROPS
+from .decoding import MAX_PIXELS, Decoding
+from .records import SOURCE_INDEX, ChunkConverter, Record, decode_record
+
+Views = Literal["center", "flip", "ten_crop", "random"]
+
+_NUM_VIEWS: dict[str, int] = {"center": 1, "flip": 2, "ten_crop": 10}
+
+
+@dataclass(frozen=True)
+class PretokenizeSettings:
+    """
+    Which squares of an image are encoded.
+
+    Args:
+        views: "center"; "flip", the centre and its mirror image; "ten_crop", see `transforms.ten_crop`; "random",
+            `num_views` random resized crops, each mirrored with probability 1/2.
+        num_views: of "random"; other views have their own number.
+        seed: of "random". A crop depends on the seed, on the number of the image in the source and of the view alone.
+        min_crop_area: the least share of the image that a random crop covers.
+        crop: "center", the original's evaluation crop, or "adm"; for the centre and its mirror image.
+        enlarge: whether images below the model's size are enlarged; if not, they keep their pixels, on black. By
+            default what the model's image processor does.
+        exif_transpose: turn images upright as their EXIF orientation says; the original never does.
+        max_pixels: larger images are left out.
+        shard_size: images of the source in one shard.
+
+    Raises:
+        ValueError: a value that is out of range or unknown.
+    """
+
+    views: Views = "center"
+    num_views: int = 1
+    seed: int = 0
+    min_crop_area: float = 0.8
+    crop: Literal["center", "adm"] = "center"
+    enlarge: bool | None = None
+    exif_transpose: bool = True
+    max_pixels: int = MAX_PIXELS
+    shard_size: int = 10_000
+
+    def __post_init__(self) -> None:
+        if self.views not in (*_NUM_VIEWS, "random"):
+            raise ValueError(f"views is {self.views!r}; it has to be one of {', '.join(_NUM_VIEWS)}, random.")
+        if self.crop not in ("center", "adm"):
+            raise ValueError(f"crop is {self.crop!r}; it has to be 'center' or 'adm'.")
+        if self.views != "random":
+            object.__setattr__(self, "num_views", _NUM_VIEWS[self.views])
+        if not 1 <= self.num_views <= 2**15:
+            raise ValueError(f"num_views is {self.num_views}; it has to lie between 1 and {2**15}.")
+        if not 0 < self.min_crop_area <= 1:
+            raise ValueError(f"min_crop_area is {self.min_crop_area}; it has to lie in (0, 1].")
+        for name in ("max_pixels", "shard_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it has to be at least 1.")
+
+
+@dataclass(frozen=True)
+class ViewConverter(ChunkConverter):
+    """Decodes images and cuts their views; columns with `pixels`, uint8 arrays (image_size, image_size, 3)."""
+
+    settings: PretokenizeSettings
+    image_size: int
+
+    def prepare_image(self, record: Record) -> tuple[list[np.ndarray], str | None]:
+        settings = self.settings
+        image, remark = decode_record(record, Decoding(settings.exif_transpose, max_pixels=settings.max_pixels))
+        if not settings.enlarge:
+            image = transforms.center_on_black(image, self.image_size)
+        return [np.asarray(view) for view in self._views(image, record.source_index)], remark
+
+    def columns_of(self, usable: list[tuple[Record, int | None, list[np.ndarray]]]) -> dict[str, list]:
+        columns: dict[str, list] = {name: [] for name in ("pixels", "label", "view", SOURCE_INDEX)}
+        for record, label, views in usable:
+            columns["pixels"] += views
+            columns["label"] += [label] * len(views)
+            columns["view"] += range(len(views))
+            columns[SOURCE_INDEX] += [record.source_index] * len(views)
+        return columns
+
+    def _views(self, image: PILImage.Image, source_index: int) -> list[PILImage.Image]:
+        settings, size = self.settings, self.image_size
+        if settings.views == "ten_crop":
+            return transforms.ten_crop(image, size)
+        if settings.views == "random":
+            return [self._random_view(image, source_index, view) for view in range(settings.num_views)]
+        square = CROPS[settings.crop](image, size)
+        return [square] if settings.views == "center" else [square, transforms.mirror(square)]
+
+    def _random_view(self, image: PILImage.Image, source_index: int, view: int) -> PILImage.Image:
+        chance = random.Random(f"{self.settings.seed}:{source_index}:{view}")
+        square = transforms.random_resized_square(image, self.image_size, chance, self.settings.min_crop_area)
+        return transforms.mirror(square) if chance.random() < 0.5 else square
+
+
+__all__ = ["PretokenizeSettings", "ViewConverter", "Views"]
