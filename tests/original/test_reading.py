@@ -59,7 +59,7 @@ def test_a_pickle_with_code_is_refused_and_the_code_not_run(tmp_path, new_format
 
 
 def test_a_plain_pickle_with_code_is_refused_and_the_code_not_run(tmp_path):
-    (tmp_path / "x.bin").write_bytes(pickle.dumps(OpensFile(tmp_path / "trace")))
+    (tmp_path / "x.bin").write_bytes(pickle.dumps(OpensFile(tmp_path / "trace"), protocol=2))
     with pytest.raises(OSError, match="x.bin is"):
         read_state_dict(tmp_path / "x.bin")
     assert not (tmp_path / "trace").exists()
