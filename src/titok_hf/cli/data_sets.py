@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,11 +57,10 @@ PushTo = Annotated[
 ]
 
 
-def silence_libraries() -> None:
-    """Leaves the screen to this command's own bar."""
-    from datasets import disable_progress_bars
-
-    disable_progress_bars()
+def check_data_extra() -> None:
+    """Raises ValueError if the libraries that only data sets need are not installed."""
+    if find_spec("datasets") is None:
+        raise ValueError('This command needs the library `datasets`. Install it with: pip install "titok-hf[data]"')
 
 
 def part_of(text: str | None) -> Part | None:
@@ -100,7 +100,7 @@ __all__ = [
     "Split",
     "Streaming",
     "Workers",
+    "check_data_extra",
     "part_of",
     "show_report",
-    "silence_libraries",
 ]

@@ -22,9 +22,9 @@ from .data_sets import (
     Split,
     Streaming,
     Workers,
+    check_data_extra,
     part_of,
     show_report,
-    silence_libraries,
 )
 
 
@@ -83,11 +83,13 @@ def prepare(
 
     `titok-hf prepare ILSVRC/imagenet-1k --streaming --ignore-exif --crop none -o imagenet-256`
     """
+    check_data_extra()
     from titok_hf.data.cards import push_folder
     from titok_hf.data.prepare import PrepareSettings
     from titok_hf.data.prepare import prepare as prepare_split
+    from titok_hf.data.sources import silence_loading
 
-    silence_libraries()
+    silence_loading()
     settings = PrepareSettings(
         image_size=image_size,
         crop=crop.value,

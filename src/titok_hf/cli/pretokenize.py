@@ -23,9 +23,9 @@ from .data_sets import (
     Split,
     Streaming,
     Workers,
+    check_data_extra,
     part_of,
     show_report,
-    silence_libraries,
 )
 from .models import model_location
 from .options import BatchSize, Device, Model
@@ -97,12 +97,14 @@ def pretokenize(
 
     `accelerate launch --multi_gpu -m titok_hf.cli pretokenize imagenet -m user/titok-l32 --views ten-crop -o codes`
     """
+    check_data_extra()
     from titok_hf.data.cards import push_folder
     from titok_hf.data.encoders import ImageEncoder
     from titok_hf.data.pretokenize import PretokenizeSettings
     from titok_hf.data.pretokenize import pretokenize as pretokenize_split
+    from titok_hf.data.sources import silence_loading
 
-    silence_libraries()
+    silence_loading()
     encoder = ImageEncoder(
         model_location(model), revision, precision.value, device or _default_device(), batch_size, image_size
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, Image, IterableDataset, Value, load_dataset
+from datasets import ClassLabel, Dataset, Image, IterableDataset, Value, disable_progress_bars, load_dataset
 
 from .images import load_image_dataset
 from .records import SOURCE_INDEX, Record
@@ -185,6 +185,11 @@ def open_dataset(
     return load_dataset(str(path) if path.exists() else source, config_name, split=split, streaming=streaming)
 
 
+def silence_loading() -> None:
+    """Turns off the progress bars of `datasets`, for a program that draws its own."""
+    disable_progress_bars()
+
+
 def _image_files(folder: Path, split: str) -> str | None:
     """
     The pattern of all files of a split in a folder of images; None for anything else.
@@ -232,4 +237,4 @@ def _label_column(dataset: Dataset | IterableDataset, wanted: str | None) -> str
     return usual[0] if usual else classes[0] if classes else None
 
 
-__all__ = ["NO_LABELS", "Source", "open_dataset"]
+__all__ = ["NO_LABELS", "Source", "open_dataset", "silence_loading"]
