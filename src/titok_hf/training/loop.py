@@ -291,7 +291,11 @@ class TrainingLoop:
 
 
 def make_accelerator(recipe: TokenizerRecipe | GeneratorRecipe) -> Accelerator:
-    """The accelerator of a run, with its tensorboard log under `output_dir/logs`."""
+    """
+    The accelerator of a run, with its tensorboard log under `output_dir/logs`. Comes before the model is made: the
+    recipe's seed decides the first weights too, the same in every process.
+    """
+    set_seed(recipe.seed)
     optimization = recipe.optimization
     accelerator = Accelerator(
         mixed_precision=optimization.mixed_precision,
