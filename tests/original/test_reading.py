@@ -127,6 +127,17 @@ def test_a_subfolder_is_looked_into(tmp_path):
     assert find_original(tmp_path, subfolder="part").weights == tmp_path / "part" / "model.safetensors"
 
 
+def test_a_hub_repository_is_read_from_the_cache(tmp_path):
+    repository = tmp_path / "models--user--name"
+    snapshot = repository / "snapshots" / ("1" * 40)
+    write_folder(snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("1" * 40)
+    found = find_original("user/name", cache_dir=tmp_path, local_files_only=True)
+    assert found.weights == snapshot / "model.safetensors" and found.config == CONFIG
+    assert find_original("user/name", cache_dir=tmp_path, revision="other", local_files_only=True) is None
+
+
 def test_an_original_folder_without_weights_is_one_clear_error(tmp_path):
     with pytest.raises(OSError, match="has no weights.*model.safetensors, pytorch_model.bin, tokenizer_titok_l32.bin"):
         find_original(write_folder(tmp_path, weights=None))

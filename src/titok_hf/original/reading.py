@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -79,7 +79,8 @@ def find_original(
         return OriginalCheckpoint(path, variant=variant)
     config = None
     if variant is None:
-        config = _read_json(_find(source, ["config.json"], hub_arguments))
+        # Every load of a model passes here: a copy in the cache tells as well as the Hub whose format it is.
+        config = _read_json(_find(source, ["config.json"], hub_arguments, prefer_cache=True))
         if not is_original_config(config):
             return None
     weights = None
@@ -141,7 +142,9 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
     return dict(content)
 
 
-def _find(source: str | os.PathLike, names: list[str], hub_arguments: dict[str, Any]) -> Path | None:
+def _find(
+    source: str | os.PathLike, names: list[str], hub_arguments: dict[str, Any], prefer_cache: bool = False
+) -> Path | None:
     """The first of the named files that a folder or a Hub repository has."""
     hub_arguments = dict(hub_arguments)
     subfolder = hub_arguments.pop("subfolder", "")
@@ -149,8 +152,14 @@ def _find(source: str | os.PathLike, names: list[str], hub_arguments: dict[str, 
         folder = Path(source, subfolder)
         return next((folder / name for name in names if (folder / name).is_file()), None)
     for name in names:
+        path = f"{subfolder}/{name}".lstrip("/")
         try:
-            return Path(hf_hub_download(str(source), f"{subfolder}/{name}".lstrip("/"), **hub_arguments))
+            if prefer_cache and not hub_arguments.get("force_download"):
+                where = {key: hub_arguments[key] for key in ("cache_dir", "revision") if key in hub_arguments}
+                cached = try_to_load_from_cache(str(source), path, **where)
+                if isinstance(cached, str):
+                    return Path(cached)
+            return Path(hf_hub_download(str(source), path, **hub_arguments))
         except LocalEntryNotFoundError:
             hub_arguments["local_files_only"] = True  # the Hub cannot be reached: only the cache is left
         except EntryNotFoundError:
