@@ -43,24 +43,15 @@ class TiTokDecoderOutput(ModelOutput):
 
 
 @dataclass
-class TiTokOutput(ModelOutput):
+class TiTokOutput(TiTokEncoderOutput, TiTokDecoderOutput):
     """
     Reconstruction of a batch of images: the fields of [`TiTokDecoderOutput`], then those of [`TiTokEncoderOutput`].
-    The decoder's hidden states and attentions carry its name; those without a name are the encoder's.
+
+    Args:
+        hidden_states, attentions (tuples of `torch.FloatTensor`, *optional*): the encoder's, on request.
+        decoder_hidden_states, decoder_attentions (tuples of `torch.FloatTensor`, *optional*): the decoder's.
     """
 
-    pixel_values: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    latents: torch.FloatTensor | None = None
-    codes: torch.LongTensor | None = None
-    posterior_mean: torch.FloatTensor | None = None
-    posterior_logvar: torch.FloatTensor | None = None
-    loss: torch.FloatTensor | None = None
-    commitment_loss: torch.FloatTensor | None = None
-    codebook_loss: torch.FloatTensor | None = None
-    kl_loss: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
     decoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
     decoder_attentions: tuple[torch.FloatTensor, ...] | None = None
 
