@@ -8,15 +8,15 @@ from transformers.configuration_utils import SubConfigSpec
 
 from .configuration_maskgit_vqgan import MaskGitVQGANConfig
 
-# Width, depth and heads of the three published ViT sizes (paper, section 4.1).
-_VIT_SIZES = {"small": (512, 8, 8), "base": (768, 12, 12), "large": (1024, 24, 16)}
+# Width, depth and heads of what the paper (section 4.1) and the original call small, base and large.
+VIT_SIZES = {"small": (512, 8, 8), "base": (768, 12, 12), "large": (1024, 24, 16)}
 
 
 def _vit_sizes(encoder: str, decoder: str) -> dict[str, int]:
     """Fields that give the encoder and the decoder one of the published sizes each."""
     fields = {}
     for side, size in (("encoder", encoder), ("decoder", decoder)):
-        hidden_size, num_hidden_layers, num_attention_heads = _VIT_SIZES[size]
+        hidden_size, num_hidden_layers, num_attention_heads = VIT_SIZES[size]
         fields[f"{side}_hidden_size"] = hidden_size
         fields[f"{side}_num_hidden_layers"] = num_hidden_layers
         fields[f"{side}_num_attention_heads"] = num_attention_heads
@@ -207,4 +207,4 @@ class TiTokConfig(PreTrainedConfig):
             )
 
 
-__all__ = ["TITOK_VARIANTS", "TiTokConfig"]
+__all__ = ["TITOK_VARIANTS", "VIT_SIZES", "TiTokConfig"]

@@ -7,6 +7,7 @@ import typer
 from .. import __version__
 from .codes import decode, encode
 from .console import report_errors
+from .convert import app as convert
 from .generate import generate
 from .info import info
 from .prepare import prepare
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 for command in (generate, reconstruct, encode, decode, info, prepare, pretokenize):
     app.command()(report_errors(command))
+app.add_typer(convert, name="convert")
 
 
 def _print_version(wanted: bool) -> None:

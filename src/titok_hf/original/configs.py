@@ -12,12 +12,9 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
-from titok_hf.configuration_titok import TiTokConfig
+from titok_hf.configuration_titok import VIT_SIZES, TiTokConfig
 
 _REFERENCE = re.compile(r"\$\{([^{}]*)\}")
-
-# Width, depth and heads of what the original calls a size.
-_VIT_SIZES = {"small": (512, 8, 8), "base": (768, 12, 12), "large": (1024, 24, 16)}
 
 _QUANTIZERS = {"vq": "vq", "vae": "kl"}
 _ARCHITECTURES = {"ViT": "vit", "UViT": "uvit"}
@@ -113,7 +110,7 @@ def tokenizer_config(original: Mapping[str, Any]) -> TiTokConfig:
             "commitment_cost": section.get("commitment_cost", 0.25),
         }
     for side, key in (("encoder", "vit_enc_model_size"), ("decoder", "vit_dec_model_size")):
-        width, depth, heads = _choice(section, key, _VIT_SIZES)
+        width, depth, heads = _choice(section, key, VIT_SIZES)
         fields |= {
             f"{side}_hidden_size": width,
             f"{side}_num_hidden_layers": depth,
@@ -295,10 +292,10 @@ def _vit_size(config: TiTokConfig, side: str) -> str:
     sizes = tuple(
         getattr(config, f"{side}_{name}") for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")
     )
-    for name, known in _VIT_SIZES.items():
+    for name, known in VIT_SIZES.items():
         if sizes == known:
             return name
     raise ValueError(
         f"The {side} has width, layers and heads {sizes}, and the original knows only "
-        f"{', '.join(f'{name} {known}' for name, known in _VIT_SIZES.items())}. It cannot be exported."
+        f"{', '.join(f'{name} {known}' for name, known in VIT_SIZES.items())}. It cannot be exported."
     )
