@@ -12,11 +12,11 @@ import argparse
 import io
 import multiprocessing
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,12 @@ def make_photos(folder: Path, count: int, distinct: int = 400) -> Path:
         if number >= distinct:
             path.hardlink_to(folder / "photos" / f"{number % distinct:06d}.jpg")
             continue
-        stamp = Image.open(stamps[number % len(stamps)]).convert("RGB").resize(SIZE, Image.Resampling.BICUBIC)
+        stamp = (
+            Image.open(stamps[number % len(stamps)])
+            .convert("RGBA")
+            .convert("RGB")
+            .resize(SIZE, Image.Resampling.BICUBIC)
+        )
         pixels = np.asarray(stamp) + chance.normal(0, 4, (SIZE[1], SIZE[0], 3))
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=90)
     return folder
@@ -61,29 +66,47 @@ def bare_loop(paths: list[Path], size: int = 256) -> int:
     return total
 
 
+def bare_loops(paths: list[Path], workers: int) -> None:
+    """The bare loop over all files, here or in so many processes, which are started for it as `prepare` starts its."""
+    if workers == 0:
+        bare_loop(paths)
+        return
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        pool.map(bare_loop, [paths[index::workers] for index in range(workers)], chunksize=1)
+
+
 def speed(workers: int, count: int, rounds: int) -> None:
-    """Prints images a second of both, and the median of their ratios."""
+    """Prints images a second of both, and the medians of their ratios in elapsed time and in processor time."""
     with tempfile.TemporaryDirectory() as folder:
         source = make_photos(Path(folder) / "source", count)
         paths = sorted((source / "photos").iterdir())
         dataset = open_dataset(str(source), "train")
+        prepare(dataset, Path(folder) / "warm", PrepareSettings(), workers=0, limit=8)
         ratios = []
-        with multiprocessing.get_context("spawn").Pool(max(workers, 1)) as pool:
-            pool.map(bare_loop, [paths[:8]] * max(workers, 1))  # workers are up before the clock starts
-            for number in range(rounds):
-                start = time.perf_counter()
-                pool.map(bare_loop, [paths[i :: max(workers, 1)] for i in range(max(workers, 1))], chunksize=1)
-                bare = time.perf_counter() - start
-                start = time.perf_counter()
-                prepare(dataset, Path(folder) / f"out-{number}", PrepareSettings(), workers=workers)
-                ours = time.perf_counter() - start
-                ratios.append(bare / ours)
-                print(f"bare loop {count / bare:6.1f} images/s, prepare {count / ours:6.1f}: {bare / ours:.3f}")
-        print(f"workers {workers}: prepare reaches {statistics.median(ratios):.1%} of the bare loop")
+        for number in range(rounds):
+            bare = cost_of(lambda: bare_loops(paths, workers))
+            output = Path(folder) / f"out-{number}"
+            ours = cost_of(lambda output=output: prepare(dataset, output, PrepareSettings(), workers=workers))
+            ratios.append(bare / ours)
+            print(f"bare loop {count / bare[0]:6.1f} images/s, prepare {count / ours[0]:6.1f}: {ratios[-1].round(3)}")
+        elapsed, processor = np.median(ratios, axis=0)
+        print(f"workers {workers}: {elapsed:.1%} of the bare loop; by processor time {processor:.1%}")
+
+
+def cost_of(work: Callable[[], object]) -> np.ndarray:
+    """Elapsed seconds, and seconds of processor time of this process and of the workers that ended in it."""
+
+    def processor_time() -> float:
+        usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+    start, start_processor = time.perf_counter(), processor_time()
+    work()
+    return np.array([time.perf_counter() - start, processor_time() - start_processor])
 
 
 def memory(workers: int) -> None:
-    """Prints the peak resident memory of the main process and of its largest worker, each in a fresh process."""
+    """Prints the peak resident memory of the main process and of its largest worker, each count in a fresh process."""
     for count in (1_000, 20_000):
         command = [sys.executable, __file__, "peak", "--count", str(count), "--workers", str(workers)]
         subprocess.run(command, check=True)
@@ -93,11 +116,16 @@ def peak(workers: int, count: int) -> None:
     """One measurement of `memory`."""
     with tempfile.TemporaryDirectory() as folder:
         source = make_photos(Path(folder) / "source", count)
-        prepare(source, Path(folder) / "out", PrepareSettings(shard_size=1_000), workers=workers)
+        dataset = open_dataset(str(source), "train")  # `datasets` lists the files: a path an image
+        opened = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        prepare(dataset, Path(folder) / "out", PrepareSettings(shard_size=1_000), workers=workers)
         main, worker = (
             resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
         )
-        print(f"{count:6,} images: peak of the main process {main:.0f} MiB, of the largest worker {worker:.0f} MiB")
+        print(
+            f"{count:6,} images: peak of the main process {opened:.0f} MiB when the source is open, {main:.0f} MiB at "
+            f"the end; of the largest worker {worker:.0f} MiB"
+        )
 
 
 def scale(count: int) -> None:

@@ -69,7 +69,7 @@ class Decoding:
             image.draft(None, (self.fast_jpeg_size, self.fast_jpeg_size))
         image.load()
         if self.exif_transpose:
-            image = ImageOps.exif_transpose(image)
+            ImageOps.exif_transpose(image, in_place=True)  # else it copies what is upright already
         return to_rgb(image), None if mode in _USUAL_MODES else f"{mode} converted to RGB"
 
 
