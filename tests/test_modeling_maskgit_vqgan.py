@@ -219,7 +219,7 @@ def test_activation_checkpointing_leaves_gradients_alone(model):
 
     model.train()
     expected = gradients()
-    model.activation_checkpointing_enable()
+    model.gradient_checkpointing_enable()
     assert model.decoder.mid_blocks[0].gradient_checkpointing
     for got, want in zip(gradients(), expected, strict=True):
         torch.testing.assert_close(got, want)

@@ -142,7 +142,7 @@ def test_gradient_checkpointing_changes_no_gradient(pixel_values):
     for checkpointing in (False, True):
         model = tiny_tokenizer().train()
         if checkpointing:
-            model.activation_checkpointing_enable()
+            model.gradient_checkpointing_enable()
         model(pixel_values).pixel_values.square().mean().backward()
         gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     assert len(gradients[0]) == len(gradients[1])
