@@ -254,7 +254,7 @@ def test_bad_arguments_are_named(source, tmp_path):
 def test_a_full_disk_leaves_no_part_of_a_shard(source, prepared, tmp_path):
     """A limit on the size of files fails a write just like a full disk, at the same place."""
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, limit[1]))
     try:
         with pytest.raises(OSError, match="[Ff]ile too large"):
             prepare(source, tmp_path, SETTINGS, workers=0, config_name=None)
