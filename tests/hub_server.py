@@ -1,5 +1,6 @@
-"""A Hub that serves one folder as one repository, read only: enough for the real huggingface_hub client."""
+"""A Hub whose one repository is a folder: enough for the real huggingface_hub client to download and to upload."""
 
+import base64
 import hashlib
 import json
 import threading
@@ -30,6 +31,34 @@ def hub_server(folder: Path, repository: str) -> Iterator[tuple[str, list[str]]]
                     return self.send_file(path[len(prefix) :])
             self.send(404, b"", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"})
 
+        def do_POST(self) -> None:
+            """An upload: create the repository, ask how each file should come, then one commit with all of them."""
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.path == "/api/repos/create":
+                answer = {"id": repository, "url": f"http://{self.headers['Host']}/{repository}"}
+            elif self.path == "/api/validate-yaml":
+                answer = {"errors": [], "warnings": []}
+            elif self.path == f"/api/models/{repository}/preupload/main":
+                paths = [file["path"] for file in json.loads(body)["files"]]
+                answer = {"files": [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in paths]}
+            elif self.path == f"/api/models/{repository}/commit/main":
+                self.commit(body)
+                answer = {
+                    "commitOid": COMMIT,
+                    "commitUrl": f"http://{self.headers['Host']}/{repository}/commit/{COMMIT}",
+                }
+            else:
+                return self.send(404, b"", {"X-Error-Code": "RepoNotFound"})
+            self.send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+
+        def commit(self, body: bytes) -> None:
+            for line in body.splitlines():
+                entry = json.loads(line)
+                if entry["key"] == "file":
+                    path = folder / entry["value"]["path"]
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(base64.b64decode(entry["value"]["content"]))
+
         def describe(self, tree: bool) -> None:
             files = sorted(path for path in folder.rglob("*") if path.is_file())
             names = [str(path.relative_to(folder)) for path in files]
@@ -53,7 +82,7 @@ def hub_server(folder: Path, repository: str) -> Iterator[tuple[str, list[str]]]
             for name, value in ({"X-Repo-Commit": COMMIT, "Content-Length": str(len(body))} | headers).items():
                 self.send_header(name, value)
             self.end_headers()
-            if self.command == "GET":
+            if self.command != "HEAD":
                 self.wfile.write(body)
 
         def log_message(self, *arguments: object) -> None:

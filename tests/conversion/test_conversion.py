@@ -1,6 +1,7 @@
 """Conversions: whole folders, verified, or nothing at all."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 from golden_checkpoints import hollow_tensors, manifest, write_checkpoint
+from hub_server import hub_server
 from original_pipeline import write_generator, write_tokenizer
 from titok_hf import (
     MaskGitScheduler,
@@ -288,3 +290,23 @@ def test_the_largest_tokenizer_is_converted_within_6_gb(tmp_path):
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"{manifest('tokenizer_l32')['num_parameters']:,} parameters" in card
     assert "| 2.21 | published by the authors; not measured here |" in card
+
+
+def test_a_converted_folder_is_pushed_as_it_is(originals, tmp_path):
+    code = (
+        "import sys; from titok_hf.original.conversion import convert_generator; "
+        "convert_generator(sys.argv[1], sys.argv[2], push_to_hub='someone/titok')"
+    )
+    (tmp_path / "hub").mkdir()
+    with hub_server(tmp_path / "hub", "someone/titok") as (address, _):
+        environment = os.environ | {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_test"}
+        process = subprocess.run(
+            [sys.executable, "-c", code, str(originals[1]), str(tmp_path / "converted")],
+            env=environment | {"HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "cache")},
+            capture_output=True,
+            text=True,
+        )
+    assert process.returncode == 0, process.stderr
+    assert names_in(tmp_path / "hub") == names_in(tmp_path / "converted")
+    for name in names_in(tmp_path / "hub"):
+        assert (tmp_path / "hub" / name).read_bytes() == (tmp_path / "converted" / name).read_bytes(), name
