@@ -106,7 +106,7 @@ def cost_of(work: Callable[[], object]) -> np.ndarray:
 
 
 def memory(workers: int) -> None:
-    """Prints the peak resident memory of the main process and of its largest worker, each count in a fresh process."""
+    """Prints the peak resident memory of the process that reads and writes, each count in a fresh one."""
     for count in (1_000, 20_000):
         command = [sys.executable, __file__, "peak", "--count", str(count), "--workers", str(workers)]
         subprocess.run(command, check=True)
@@ -119,13 +119,8 @@ def peak(workers: int, count: int) -> None:
         dataset = open_dataset(str(source), "train")  # `datasets` lists the files: a path an image
         opened = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         prepare(dataset, Path(folder) / "out", PrepareSettings(shard_size=1_000), workers=workers)
-        main, worker = (
-            resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-        )
-        print(
-            f"{count:6,} images: peak of the main process {opened:.0f} MiB when the source is open, {main:.0f} MiB at "
-            f"the end; of the largest worker {worker:.0f} MiB"
-        )
+        peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"{count:6,} images: {opened:.0f} MiB when the source is open, {peak_memory:.0f} MiB at the end")
 
 
 def scale(count: int) -> None:

@@ -11,9 +11,9 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from datasets import load_dataset
+from datasets import Dataset, Features, Image, load_dataset
 
-from image_sources import content, image_folder, picture
+from image_sources import content, encoded, image_folder, picture
 from tiny_pipeline import tiny_pipeline, tiny_tokenizer
 from titok_hf.bundled import bundled_checkpoint
 from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig
@@ -100,17 +100,26 @@ def test_random_views_depend_on_the_seed_and_the_image_alone(source, pipeline, t
     assert len(np.unique(few, axis=0)) == 6
 
 
+def test_random_views_of_equal_images_differ(pipeline, tmp_path):
+    twins = Dataset.from_dict({"image": [encoded(0)] * 2}, features=Features({"image": Image()}))
+    random = settings("random", num_views=3, min_crop_area=0.3)
+    pretokenize(twins, tmp_path, encoder(pipeline), random, workers=0)
+    codes = np.array(load_dataset(str(tmp_path), split="train")["codes"][:])
+    assert len(np.unique(codes, axis=0)) == 6
+
+
 def test_workers_and_parts_do_not_matter(source, pipeline, tmp_path):
     tokenizer = encoder(pipeline)
     pretokenize(source, tmp_path / "one", tokenizer, settings("flip"), workers=0)
     for index in (1, 0):
         pretokenize(source, tmp_path / "parts", tokenizer, settings("flip"), workers=0, part=Part(index, 2))
     assert content(tmp_path / "parts") == content(tmp_path / "one")
-    threads = torch.get_num_threads()
+    threads, used = torch.get_num_threads(), []
+    tokenizer.network.encoder.register_forward_pre_hook(lambda *call: used.append(torch.get_num_threads()))
     torch.set_num_threads(2)
     try:
         pretokenize(source, tmp_path / "threads", tokenizer, settings("flip"), workers=0)
-        assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == 2 and set(used) == {1}
     finally:
         torch.set_num_threads(threads)
     assert content(tmp_path / "threads") == content(tmp_path / "one")
