@@ -1,1 +1,1 @@
-"""Image data sets: loading them with class names, and holding small ones in memory as one tensor."""
+"""Image data sets: loading them with class names, preparing square crops, turning them into codes."""
