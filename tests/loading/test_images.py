@@ -158,3 +158,11 @@ def test_images_that_cannot_be_padded_are_refused(idx_folder):
         images_to_tensor(dataset, 24, "pad")
     with pytest.raises(ValueError, match="resize_mode is 'stretch'"):
         images_to_tensor(dataset, 24, "stretch")
+
+
+def test_a_picture_whose_name_holds_a_split_is_one_picture_of_many(tmp_path):
+    for name in ("cat/steam-train.png", "dog/0.png", "dog/1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    dataset = load_image_dataset(str(tmp_path), "train")
+    assert len(dataset) == 3 and class_names(dataset) == ["cat", "dog"]

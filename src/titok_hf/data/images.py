@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-import gzip
-import io
-import struct
-import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset, Features, Image, load_dataset
+from datasets import ClassLabel, Dataset, Image
 from PIL import Image as PILImage
 from PIL import ImageOps
 
+from .idx_files import FASHION_MNIST_CLASSES
+from .sources import open_dataset
+
 ResizeMode = Literal["resize", "pad"]
-
-FASHION_MNIST_CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
-
-# The names under which every data set of the MNIST family is published.
-IDX_PREFIXES = {"train": "train", "test": "t10k"}
-IDX_IMAGES_MAGIC = 0x0803  # unsigned bytes, three dimensions: picture, row, column
-IDX_LABELS_MAGIC = 0x0801  # unsigned bytes, one dimension
 
 
 def load_image_dataset(source: str, split: str = "train") -> Dataset:
@@ -52,16 +32,7 @@ def load_image_dataset(source: str, split: str = "train") -> Dataset:
         FileNotFoundError: `source` looks like a path and there is nothing, or an idx file is missing.
         ValueError: the split does not exist, an idx file is damaged, or there is no image or no label column.
     """
-    path = Path(source).expanduser()
-    if path.is_dir() and any(path.glob("*-idx?-ubyte.gz")):
-        return _load_idx_folder(path, split)
-    if not path.exists() and (path.is_absolute() or source.startswith((".", "~"))):
-        raise FileNotFoundError(f"The data source {source} does not exist. Name a folder, a parquet file or a Hub id.")
-    if path.suffix == ".parquet":
-        dataset = load_dataset("parquet", data_files={split: str(path)}, split=split)
-    else:
-        dataset = load_dataset(str(path) if path.exists() else source, split=split)
-    return _with_image_and_label(dataset, source)
+    return _with_image_and_label(open_dataset(source, split), source)
 
 
 def images_to_tensor(
@@ -143,51 +114,6 @@ def _with_image_and_label(dataset: Dataset, source: str) -> Dataset:
     return dataset.select_columns(list(columns)).rename_columns(
         {old: new for old, new in columns.items() if old != new}
     )
-
-
-def _load_idx_folder(folder: Path, split: str) -> Dataset:
-    if split not in IDX_PREFIXES:
-        raise ValueError(f"{folder} has no split {split!r}. MNIST-like folders have: {', '.join(IDX_PREFIXES)}.")
-    prefix = IDX_PREFIXES[split]
-    images = _read_idx(folder / f"{prefix}-images-idx3-ubyte.gz", IDX_IMAGES_MAGIC)
-    labels = _read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", IDX_LABELS_MAGIC)
-    if len(images) != len(labels):
-        raise ValueError(f"{folder}: {len(images)} images but {len(labels)} labels in the split {split!r}.")
-    num_classes = int(labels.max(initial=0)) + 1
-    is_fashion = "fashion" in folder.resolve().name.lower() and num_classes <= len(FASHION_MNIST_CLASSES)
-    names = list(FASHION_MNIST_CLASSES) if is_fashion else [str(index) for index in range(max(num_classes, 10))]
-    return Dataset.from_dict(
-        {"image": [{"bytes": _png(image), "path": None} for image in images], "label": labels.tolist()},
-        features=Features({"image": Image(), "label": ClassLabel(names=names)}),
-    )
-
-
-def _read_idx(path: Path, expected_magic: int) -> np.ndarray:
-    """One idx file: a magic number whose last byte counts the dimensions, their sizes (big endian), then the bytes."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing. An MNIST-like folder holds images and labels of train and t10k.")
-    try:
-        content = gzip.decompress(path.read_bytes())
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path} is truncated or not a gzip file ({error}). Fetch it again.") from error
-    magic = int.from_bytes(content[:4], "big")
-    if magic != expected_magic:
-        raise ValueError(f"{path} starts with the magic number {magic:#010x}; expected {expected_magic:#010x}.")
-    num_dimensions = magic & 0xFF
-    header_size = 4 + 4 * num_dimensions
-    if len(content) < header_size:
-        raise ValueError(f"{path} ends within its header. Fetch it again.")
-    shape = struct.unpack(f">{num_dimensions}I", content[4:header_size])
-    expected_size = header_size + int(np.prod(shape))
-    if len(content) != expected_size:
-        raise ValueError(f"{path} holds {len(content)} bytes; its header promises {expected_size}. Fetch it again.")
-    return np.frombuffer(content, dtype=np.uint8, offset=header_size).reshape(shape)
-
-
-def _png(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    PILImage.fromarray(image).save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
 
 
 __all__ = [

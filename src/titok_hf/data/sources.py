@@ -10,7 +10,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, Image, IterableDataset, Value, disable_progress_bars, load_dataset
 
-from .images import load_image_dataset
+from .idx_files import is_idx_folder, load_idx_folder
 from .records import SOURCE_INDEX, Record
 
 # Columns that carry the class where the data set does not say so: `datasets` names webdataset columns by file suffix.
@@ -168,8 +168,8 @@ def open_dataset(
         ValueError: no such split, or a folder that `datasets` cannot make sense of.
     """
     path = Path(source).expanduser()
-    if path.is_dir() and any(path.glob("*-idx?-ubyte.gz")):
-        dataset = load_image_dataset(source, split)
+    if is_idx_folder(path):
+        dataset = load_idx_folder(path, split)
         return dataset.to_iterable_dataset() if streaming else dataset
     looks_local = path.is_absolute() or source.startswith((".", "~"))
     if looks_local and "://" not in source and not path.exists() and not glob.glob(str(path)):
