@@ -13,8 +13,11 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @contextmanager
-def hub_server(folder: Path, repository: str) -> Iterator[tuple[str, list[str]]]:
-    """Gives the address to set as HF_ENDPOINT, and a growing list of the files that were fetched."""
+def hub_server(folder: Path, repository: str, kind: str = "models") -> Iterator[tuple[str, list[str]]]:
+    """
+    Gives the address to set as HF_ENDPOINT, and a growing list of the files that were fetched. A repository of the kind
+    "datasets" can be uploaded to, not downloaded from.
+    """
     fetched: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -23,7 +26,7 @@ def hub_server(folder: Path, repository: str) -> Iterator[tuple[str, list[str]]]
 
         def do_GET(self) -> None:
             path = self.path.split("?")[0]
-            if path.startswith(f"/api/models/{repository}"):
+            if path.startswith(f"/api/{kind}/{repository}"):
                 return self.describe(tree="/tree/" in path)
             for revision in ("main", COMMIT):
                 prefix = f"/{repository}/resolve/{revision}/"
@@ -35,13 +38,14 @@ def hub_server(folder: Path, repository: str) -> Iterator[tuple[str, list[str]]]
             """An upload: create the repository, ask how each file should come, then one commit with all of them."""
             body = self.rfile.read(int(self.headers["Content-Length"]))
             if self.path == "/api/repos/create":
-                answer = {"id": repository, "url": f"http://{self.headers['Host']}/{repository}"}
+                home = repository if kind == "models" else f"{kind}/{repository}"
+                answer = {"id": repository, "url": f"http://{self.headers['Host']}/{home}"}
             elif self.path == "/api/validate-yaml":
                 answer = {"errors": [], "warnings": []}
-            elif self.path == f"/api/models/{repository}/preupload/main":
+            elif self.path == f"/api/{kind}/{repository}/preupload/main":
                 paths = [file["path"] for file in json.loads(body)["files"]]
                 answer = {"files": [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in paths]}
-            elif self.path == f"/api/models/{repository}/commit/main":
+            elif self.path == f"/api/{kind}/{repository}/commit/main":
                 self.commit(body)
                 answer = {
                     "commitOid": COMMIT,

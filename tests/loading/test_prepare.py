@@ -15,10 +15,11 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value, load_dataset
 from PIL import Image as PILImage
 
+from hub_server import hub_server
 from image_sources import CLASSES, content, encoded, image_folder, picture
 from titok_hf.data import transforms
 from titok_hf.data.prepare import PrepareSettings, prepare
-from titok_hf.data.shards import Part
+from titok_hf.data.shards import STATE_FOLDER, Part
 
 SETTINGS = PrepareSettings(image_size=32, image_format="png", shard_size=8)
 BROKEN = (3, 10)
@@ -303,3 +304,23 @@ def test_images_of_any_mode_come_out_as_rgb(tmp_path):
     image = load_dataset(str(tmp_path), split="train")[0]["image"]
     expected = transforms.center_square(PILImage.open(stream).convert("RGB"), 32)
     assert np.array_equal(image, expected)
+
+
+def test_a_data_set_is_pushed_without_the_records_of_its_making(prepared, tmp_path):
+    code = "import sys; from titok_hf.data.cards import push_folder; push_folder(sys.argv[1], 'someone/pictures')"
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    with hub_server(hub, "someone/pictures", kind="datasets") as (address, _):
+        environment = os.environ | {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_test"}
+        process = subprocess.run(
+            [sys.executable, "-c", code, str(prepared)],
+            env=environment | {"HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "cache")},
+            capture_output=True,
+            text=True,
+        )
+    assert process.returncode == 0, process.stderr
+    expected = [path for path in prepared.rglob("*") if path.is_file() and STATE_FOLDER not in path.parts]
+    assert len(expected) > 2
+    for path in expected:
+        assert (hub / path.relative_to(prepared)).read_bytes() == path.read_bytes()
+    assert len([path for path in hub.rglob("*") if path.is_file()]) == len(expected)
