@@ -15,8 +15,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 @contextmanager
 def hub_server(folder: Path, repository: str, kind: str = "models") -> Iterator[tuple[str, list[str]]]:
     """
-    Gives the address to set as HF_ENDPOINT, and a growing list of the files that were fetched. A repository of the kind
-    "datasets" can be uploaded to, not downloaded from.
+    Gives the address to set as HF_ENDPOINT, and a growing list of the files that were fetched. A repository of the
+    kind "datasets" can be uploaded to, not downloaded from.
     """
     fetched: list[str] = []
 
