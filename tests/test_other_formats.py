@@ -32,3 +32,12 @@ def test_asking_for_a_pickle_is_refused(cls, tmp_path):
     MODELS[cls]().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="use_safetensors is False"):
         cls.from_pretrained(tmp_path, use_safetensors=False)
+
+
+@pytest.mark.parametrize("cls", MODELS)
+def test_truncated_weights_are_named(cls, tmp_path):
+    MODELS[cls]().save_pretrained(tmp_path)
+    (weights,) = tmp_path.glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(OSError, match=f"{tmp_path}.*"):
+        cls.from_pretrained(tmp_path)

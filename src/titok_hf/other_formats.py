@@ -7,6 +7,8 @@ room, names the reader's module here, and the module is imported when a checkpoi
 from importlib import import_module
 from typing import Any
 
+from safetensors import SafetensorError
+
 _reader_modules: list[str] = []
 
 
@@ -62,13 +64,19 @@ class SafetensorsOnly:
 
         Raises:
             ValueError: `use_safetensors=False`.
-            OSError: no safetensors there.
+            OSError: no safetensors there, or damaged ones.
         """
         if kwargs.setdefault("use_safetensors", True) is False:
             raise ValueError(
                 "use_safetensors is False, but pickles run code when opened and are not read. Leave it out."
             )
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
+        except SafetensorError as error:
+            raise OSError(
+                f"The weights in {pretrained_model_name_or_path} are damaged ({error}). "
+                "Save or download the checkpoint again."
+            ) from error
 
 
 __all__ = ["ReadsOtherFormats", "SafetensorsOnly", "add_reader"]
