@@ -1,14 +1,66 @@
-"""The masked-token objective of the generator (MaskGIT, arXiv 2202.04200, section 3.1)."""
+"""
+The objectives of the recipes, each the mean over a process's share of the batch: what several processes average is
+what one process would compute for all of it.
+"""
+
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 
 from titok_hf.scheduling_maskgit import mask_ratio
 
+MeanOverProcesses = Callable[[torch.Tensor], torch.Tensor]
+"""The mean of a tensor over processes, such as `lambda tensor: accelerator.reduce(tensor, "mean")`. No gradients."""
+
+
+def one_process(tensor: torch.Tensor) -> torch.Tensor:
+    """The mean over processes where there is one."""
+    return tensor
+
+
+def weighted_loss(terms: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> dict[str, torch.Tensor]:
+    """
+    What a run minimises and what it logs.
+
+    Args:
+        terms: scalars by name, unweighted.
+        weights: by the same names. A term of weight 0 costs a backward pass all the same: leave it out.
+    Returns:
+        the terms, and `loss`, their weighted sum.
+    Raises:
+        KeyError: a term without a weight.
+    """
+    total = sum((weights[name] * term for name, term in terms.items()), start=torch.zeros(()))
+    return {"loss": total, **terms}
+
+
+def pixel_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """
+    Mean squared error of images in float32, a scalar: the reconstruction term of stage 2 and of the single stage.
+
+    Args:
+        prediction, target: float, shape (batch, channels, height, width), nominally in [0, 1].
+    """
+    return F.mse_loss(prediction.float(), target.float())
+
+
+def proxy_code_loss(logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """
+    Stage 1's reconstruction term: cross-entropy in nats of the codes that the teacher gives to an image's patches,
+    mean over patches, in float32 (paper, "Two-stage training of TiTok with proxy codes").
+
+    Args:
+        logits: float, shape (batch, num_patches, proxy_codebook_size).
+        codes: the teacher's, int64, shape (batch, num_patches).
+    """
+    return F.cross_entropy(logits.float().flatten(0, 1), codes.flatten())
+
 
 def mask_from(progress: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     """
-    Which tokens of each example are hidden: a share acos(progress) / (pi / 2) of them, at least one.
+    Which tokens of each example are hidden: a share acos(progress) / (pi / 2) of them, at least one (MaskGIT, arXiv
+    2202.04200, section 3.1).
 
     Args:
         progress: uniform draws in [0, 1), float, shape (batch,).
@@ -27,16 +79,26 @@ def random_mask(codes: torch.Tensor) -> torch.Tensor:
 
 
 def masked_token_loss(
-    logits: torch.Tensor, codes: torch.Tensor, mask: torch.Tensor, label_smoothing: float, unmasked_weight: float
+    logits: torch.Tensor,
+    codes: torch.Tensor,
+    mask: torch.Tensor,
+    label_smoothing: float,
+    unmasked_weight: float,
+    mean_over_processes: MeanOverProcesses = one_process,
 ) -> dict[str, torch.Tensor]:
     """
     Cross-entropy of the true codes; hidden tokens weigh 1, visible ones `unmasked_weight`.
+
+    Processes hide different numbers of tokens, so each divides by their mean: the mean of the results, and of their
+    gradients, is the ratio over all of them.
 
     Args:
         logits: float, shape (batch, num_tokens, codebook_size).
         codes: the true ones, int64, shape (batch, num_tokens).
         mask: True where the model saw a mask token, bool, shape (batch, num_tokens).
         label_smoothing: share of the target that is spread over all codes, in [0, 1].
+        unmasked_weight: weight of a visible token.
+        mean_over_processes: see [`MeanOverProcesses`].
     Returns:
         scalars `loss` in nats, and `accuracy`, the share of hidden tokens whose code has the largest logit.
     """
@@ -44,10 +106,20 @@ def masked_token_loss(
     token_loss = F.cross_entropy(logits.transpose(1, 2), codes, label_smoothing=label_smoothing, reduction="none")
     weights = mask + unmasked_weight * ~mask
     hits = (logits.argmax(dim=-1) == codes) & mask
+    sum_of_weights, num_hidden = mean_over_processes(torch.stack([weights.sum(), mask.sum().to(weights.dtype)]))
     return {
-        "loss": (token_loss * weights).sum() / (weights.sum() + 1e-8),
-        "accuracy": hits.sum() / mask.sum(),
+        "loss": (token_loss * weights).sum() / (sum_of_weights + 1e-8),
+        "accuracy": hits.sum() / num_hidden,
     }
 
 
-__all__ = ["mask_from", "masked_token_loss", "random_mask"]
+__all__ = [
+    "MeanOverProcesses",
+    "mask_from",
+    "masked_token_loss",
+    "one_process",
+    "pixel_loss",
+    "proxy_code_loss",
+    "random_mask",
+    "weighted_loss",
+]

@@ -47,7 +47,7 @@ def make_schedule(
     """
     Linear warm-up from 0 to the optimizer's learning rate, then a half cosine to `end_learning_rate`.
 
-    It counts optimiser steps, so it must not be given to `Accelerator.prepare`, whose schedules advance once a process.
+    It counts optimiser steps: keep it from `Accelerator.prepare`, whose schedules advance once a process.
 
     Args:
         num_steps: optimiser steps after which the end is reached; past it, the cosine rises again.

@@ -1,0 +1,97 @@
+"""The adversarial terms of the pixel recipes: hinge loss, and LeCam's regulariser against a judge that runs away."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call
+
+from .losses import MeanOverProcesses, one_process, weighted_loss
+
+
+def hinge_loss(logits_real: torch.Tensor, logits_fake: torch.Tensor) -> torch.Tensor:
+    """
+    What a discriminator minimises: half of the sum of how far real logits lie below 1 and fake ones above -1 (arXiv
+    1705.02894), each averaged. Float tensors of any shape; returns a scalar.
+    """
+    return 0.5 * (F.relu(1 - logits_real).mean() + F.relu(1 + logits_fake).mean())
+
+
+class LeCam:
+    """
+    LeCam regularisation (arXiv 2104.03310), of mean logits as in the published recipes: keeps the discriminator's
+    verdict on real images near the running average of its verdict on fake ones, and the other way round.
+
+    The averages are part of the training state: `state_dict` and `load_state_dict` are accelerate's protocol.
+
+    Args:
+        mean_over_processes: with it, the means are those over all processes.
+        decay: of the two averages, which start at 0.
+    """
+
+    def __init__(self, mean_over_processes: MeanOverProcesses = one_process, decay: float = 0.999) -> None:
+        self.mean_over_processes = mean_over_processes
+        self.decay = decay
+        self.averages = torch.zeros(2)  # of real and of fake logits
+
+    def __call__(self, logits_real: torch.Tensor, logits_fake: torch.Tensor) -> torch.Tensor:
+        """
+        The regulariser, given the averages so far; they then move towards these logits.
+
+        Args:
+            logits_real, logits_fake: float32, any shape.
+        Returns:
+            scalar. Its value is that of the logits of all processes, its gradient reaches those of this one, so that
+            the mean of the gradients over processes is right.
+        """
+        local = torch.stack([logits_real.mean(), logits_fake.mean()])
+        everywhere = self.mean_over_processes(local.detach())
+        mean_real, mean_fake = everywhere + (local - local.detach())
+        average_real, average_fake = self.averages = self.averages.to(everywhere.device)
+        loss = F.relu(mean_real - average_fake).square() + F.relu(average_real - mean_fake).square()
+        self.averages = self.averages.lerp(everywhere, 1 - self.decay)
+        return loss
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {"averages": self.averages}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        self.averages = state["averages"].clone()
+
+
+def generator_adversarial_loss(discriminator: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """
+    The tokenizer's adversarial term: how far the discriminator is from taking its images for real.
+
+    Args:
+        discriminator: the module itself, not its wrapper for several processes. Its weights are constants here, so
+            they receive no gradients, and nothing has to be frozen and thawed.
+        images: reconstructions, float, shape (batch, channels, height, width).
+    Returns:
+        scalar, the negative mean logit; gradients reach `images` alone.
+    """
+    constants = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
+    return -functional_call(discriminator, constants, (images,)).float().mean()
+
+
+def discriminator_loss(
+    discriminator: nn.Module, lecam: LeCam, real: torch.Tensor, fake: torch.Tensor, lecam_weight: float
+) -> dict[str, torch.Tensor]:
+    """
+    The discriminator's own objective, in one forward pass over real and fake images, which it sees apart.
+
+    Args:
+        discriminator: wrapped for its processes or not; gradients reach its weights alone.
+        lecam: the regulariser, whose averages move.
+        real, fake: float, equal shapes (batch, channels, height, width).
+        lecam_weight: weight of the regulariser; the hinge loss weighs 1.
+    Returns:
+        scalars `loss`, `hinge_loss`, `lecam_loss` (unweighted), and the mean logits `logits_real` and `logits_fake`.
+    """
+    images = torch.cat([real.detach(), fake.detach()])
+    logits_real, logits_fake = discriminator(images).float().chunk(2)
+    terms = {"hinge_loss": hinge_loss(logits_real, logits_fake), "lecam_loss": lecam(logits_real, logits_fake)}
+    means = {"logits_real": logits_real.mean().detach(), "logits_fake": logits_fake.mean().detach()}
+    return weighted_loss(terms, {"hinge_loss": 1.0, "lecam_loss": lecam_weight}) | means
+
+
+__all__ = ["LeCam", "discriminator_loss", "generator_adversarial_loss", "hinge_loss"]
