@@ -1,6 +1,8 @@
 """How a TiTokPipeline gets to disk and back: whole or not at all, safetensors only, and never from a newer version."""
 
+import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +12,7 @@ from transformers.utils import is_torchvision_available
 
 from .atomic_files import folder_atomically
 from .checkpoint_files import INDEX_NAME, check_weight_names, checkpoint_folder
+from .hub.cards import CARD_NAME, CardContent, is_edited, write_model_card
 from .image_processing_pil_titok import TiTokImageProcessorPil
 from .image_processing_titok import TiTokImageProcessor
 from .imagenet_classes import IMAGENET_CLASSES, imagenet_id2label
@@ -126,10 +129,10 @@ class TiTokPipelineFiles(DiffusionPipeline):
         **kwargs: Any,
     ) -> None:
         """
-        Save all parts and the index as safetensors and JSON. The folder changes only when everything has been written.
+        Save all parts, the index and a model card. The folder changes only when everything has been written.
 
         Args:
-            save_directory: the folder; other files in it stay.
+            save_directory: the folder; other files in it stay, and so does a card that a person edited.
             safe_serialization: there for the signature of diffusers; pickles are refused.
             variant: name of the weights' variant, such as "fp16".
             max_shard_size: largest size of a weights file ("5GB").
@@ -143,9 +146,20 @@ class TiTokPipelineFiles(DiffusionPipeline):
             raise ValueError("safe_serialization is False, but pickles are not written. Leave it out.")
         with folder_atomically(save_directory, last=INDEX_NAME) as folder:
             super().save_pretrained(folder, variant=variant, max_shard_size=max_shard_size)
+            _forget_origins(folder)
+            if not is_edited(Path(save_directory) / CARD_NAME):
+                write_model_card(folder, CardContent(repo_id=Path(save_directory).resolve().name))
         if push_to_hub:
             repository = kwargs.pop("repo_id", os.path.basename(os.path.abspath(save_directory)))
             self.push_to_hub(repository, variant=variant, **kwargs)
+
+
+def _forget_origins(folder: Path) -> None:
+    """Take out of all configurations where a part was loaded from: a path here means nothing elsewhere."""
+    for path in folder.rglob("*.json"):
+        configuration = json.loads(path.read_text(encoding="utf-8"))
+        if configuration.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(configuration, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 __all__ = ["TiTokPipelineFiles"]

@@ -1,0 +1,353 @@
+"""Model cards: what a checkpoint is, how to use it, and its measured numbers with the commands behind them.
+
+A card is made of what the folder says about itself (sizes, classes, sampler settings, pictures beside it) and of what
+only its maker knows ([`CardContent`]). A card that a person has edited is never overwritten: a generated one ends in a
+mark with the hash of its text, and only a card whose text still has that hash is replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..atomic_files import write_atomically
+from .folders import Description, Kind, Weights, describe
+from .usage import LIBRARY, default_limits, introduction, papers, pipeline_tag, tags, usage_code
+
+CARD_NAME = "README.md"
+SAMPLES_NAME = "generated.png"
+RECONSTRUCTIONS_NAME = "reconstructed.png"
+CURVES_NAME = "curves.png"
+
+_MARK = re.compile(
+    r"""\n<!-- Written by titok_hf for "(?P<location>[^\n]*)", sha256 (?P<digest>[0-9a-f]{64})\.[^>]*-->\n*\Z"""
+)
+_ARCHITECTURES = {"vit": "ViT", "uvit": "UViT"}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """
+    One result.
+
+    Args:
+        name: of the measure, as a reader calls it ("PSNR, mean over images").
+        value: the number.
+        metric: its name among the Hub's metrics ("psnr", "fid", "accuracy").
+        dataset: Hub id of the data set it was measured on ("zalando-datasets/fashion_mnist").
+        dataset_name: what people call that data set.
+        split: of the data set; None for images that were generated.
+        unit: follows the value ("dB").
+        command: what was run to measure it.
+        published_in: arXiv number of the paper that a number is repeated from, which the card then says; None for
+            what was measured.
+    """
+
+    name: str
+    value: float
+    metric: str
+    dataset: str
+    dataset_name: str
+    split: str | None = None
+    unit: str = ""
+    command: str | None = None
+    published_in: str | None = None
+
+
+@dataclass(frozen=True)
+class CardContent:
+    """
+    What only the maker of a checkpoint knows. All of it may be left out; a section without content is not written.
+
+    Args:
+        title: heading of the card; by default the name of the folder.
+        repo_id: where it will be on the Hub, for the Python on the card; by default the folder's name stands there.
+        introduction: what it is, as Markdown; by default what its configuration tells.
+        license: identifier ("apache-2.0").
+        datasets: Hub ids of the data sets it was trained on.
+        base_model: Hub id of the checkpoint that it was trained or converted from.
+        results: measured and published numbers.
+        source: where it comes from, as Markdown, for checkpoints that were not trained here.
+        training: how it was trained, as Markdown.
+        training_commands: what was run to train it, in this order.
+        recipe: the training recipe, YAML.
+        limits: intended use and limits, as Markdown.
+    """
+
+    title: str | None = None
+    repo_id: str | None = None
+    introduction: str | None = None
+    license: str | None = None
+    datasets: Sequence[str] = ()
+    base_model: str | None = None
+    results: Sequence[Measured] = ()
+    source: str | None = None
+    training: str | None = None
+    training_commands: Sequence[str] = ()
+    recipe: str | None = None
+    limits: str | None = None
+
+
+def write_model_card(folder: str | os.PathLike, content: CardContent | None = None) -> Path:
+    """
+    Write `README.md` into a checkpoint folder, unless a person has edited the one that is there.
+
+    `generated.png`, `reconstructed.png` and `curves.png` are shown if they lie in the folder.
+
+    Args:
+        folder: a saved pipeline, tokenizer, generator or MaskGIT-VQGAN.
+        content: what the folder does not tell.
+
+    Returns:
+        the card's path, whether it was written or left alone.
+
+    Raises:
+        OSError: the folder holds no checkpoint of ours, or cannot be written.
+    """
+    path = Path(folder) / CARD_NAME
+    if not is_edited(path):
+        write_atomically(path, model_card(folder, content or CardContent()).encode())
+    return path
+
+
+def model_card(folder: str | os.PathLike, content: CardContent) -> str:
+    """The text of the card that `write_model_card` writes, whatever card is there."""
+    folder = Path(folder).resolve()
+    description = describe(folder)
+    if description.kind is Kind.DATA_SET:
+        raise OSError(f"{folder} is a data set, whose card `titok-hf prepare` and `titok-hf pretokenize` write.")
+    location = content.repo_id or folder.name
+    title = content.title or location.split("/")[-1]
+    sections = [
+        f"# {title}",
+        content.introduction or introduction(description),
+        _picture(folder, SAMPLES_NAME, "Generated images"),
+        _facts(description),
+        f"## Use\n\n```bash\npip install {LIBRARY}\n```\n\n```python\n{usage_code(description, location)}\n```",
+        _results(folder, content.results),
+        _sampler(description.scheduler),
+        _training(folder, content),
+        _section("Source", content.source),
+        _section("Intended use and limits", content.limits or default_limits(description)),
+        _references(description),
+    ]
+    body = "\n\n".join(section for section in sections if section)
+    return _marked(f"---\n{_metadata(description, content, title)}\n---\n\n{body}\n", location)
+
+
+def is_edited(path: Path) -> bool:
+    """Whether there is a card that a person wrote or changed."""
+    return path.is_file() and not is_generated(path.read_text(encoding="utf-8"))
+
+
+def is_generated(card: str) -> bool:
+    """Whether a card's text is, to the letter, what this package wrote."""
+    # Git and editors on Windows change the ends of lines, which is no edit.
+    card = card.replace("\r\n", "\n")
+    mark = _MARK.search(card)
+    return mark is not None and _digest(card[: mark.start()]) == mark["digest"]
+
+
+def readdressed(card: str, repo_id: str) -> str:
+    """A generated card whose Python loads from `repo_id` instead of another place; any other card as it is."""
+    card = card.replace("\r\n", "\n")
+    mark = _MARK.search(card)
+    if mark is None or not is_generated(card):
+        return card
+    text = card[: mark.start()].replace(f'from_pretrained("{mark["location"]}")', f'from_pretrained("{repo_id}")')
+    return _marked(text, repo_id)
+
+
+def card_results(card: str) -> list[dict[str, Any]]:
+    """
+    The numbers in a card's `model-index`: name, value, metric, data set, split and whether it is published elsewhere.
+
+    Raises:
+        ValueError: metadata that are no model index.
+    """
+    data = ModelCard(card).data
+    return [
+        {
+            "name": result.metric_name or result.metric_type,
+            "metric": result.metric_type,
+            "value": result.metric_value,
+            "dataset": result.dataset_name,
+            "split": result.dataset_split,
+            "source": result.source_name,
+        }
+        for result in data.eval_results or ()
+    ]
+
+
+def _marked(text: str, location: str) -> str:
+    return (
+        f'{text}\n<!-- Written by titok_hf for "{location}", sha256 {_digest(text)}.\n'
+        "Edit this card as you like: once its text is changed, titok_hf never overwrites it. -->\n"
+    )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.rstrip("\n").encode()).hexdigest()
+
+
+def _metadata(description: Description, content: CardContent, title: str) -> str:
+    """The YAML head: what the Hub searches, filters and lists by."""
+    tasks = {
+        "image-to-image": "Reconstruction",
+        "unconditional-image-generation": "Class-conditional generation",
+    }
+    results = []
+    for result in content.results:
+        task = "image-to-image" if result.split else "unconditional-image-generation"
+        results.append(
+            EvalResult(
+                task_type=task,
+                task_name=tasks[task],
+                dataset_type=result.dataset,
+                dataset_name=result.dataset_name,
+                dataset_split=result.split,
+                metric_type=result.metric,
+                metric_name=f"{result.name} (published)" if result.published_in else result.name,
+                metric_value=result.value,
+                source_name=f"arXiv {result.published_in}; not measured here" if result.published_in else None,
+                source_url=f"https://arxiv.org/abs/{result.published_in}" if result.published_in else None,
+            )
+        )
+    return ModelCardData(
+        license=content.license,
+        library_name=LIBRARY,
+        pipeline_tag=pipeline_tag(description),
+        tags=tags(description),
+        datasets=list(content.datasets) or None,
+        base_model=content.base_model,
+        arxiv=list(papers(description)),
+        model_name=title if results else None,
+        eval_results=results or None,
+    ).to_yaml()
+
+
+def _section(title: str, text: str | None) -> str:
+    return f"## {title}\n\n{text}" if text else ""
+
+
+def _picture(folder: Path, name: str, text: str) -> str:
+    return f"![{text}]({name})" if (folder / name).is_file() else ""
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
+
+
+def _facts(description: Description) -> str:
+    """Sizes in one table."""
+    rows: list[tuple[str, object]] = []
+    tokenizer, transformer = description.tokenizer, description.transformer
+    if tokenizer:
+        quantizer = {"vq": "codebook", "kl": "Gaussian latents"}[tokenizer["quantizer"]]
+        size = f"{tokenizer['codebook_size']:,} x " if tokenizer["quantizer"] == "vq" else ""
+        rows += [
+            ("image size", f"{tokenizer['image_size']} x {tokenizer['image_size']} pixels"),
+            ("tokens an image", tokenizer["num_latent_tokens"]),
+            (quantizer, f"{size}{tokenizer['codebook_dim']}"),
+            ("encoder", _transformer_size(tokenizer, "encoder_")),
+            ("decoder", _transformer_size(tokenizer, "decoder_")),
+        ]
+        rows += _weight_rows("tokenizer", description.weights.get("tokenizer"))
+    if transformer:
+        rows += [
+            ("generator", f"{_ARCHITECTURES[transformer['architecture']]}, {_transformer_size(transformer, '')}"),
+            ("classes", f"{transformer['num_classes']:,}"),
+        ]
+        rows += _weight_rows("generator", description.weights.get("transformer"))
+    if "vqgan" in description.configurations:
+        config = description.configurations["vqgan"]
+        rows.append(("codebook", f"{config['codebook_size']:,} x {config['codebook_dim']}"))
+        rows += _weight_rows("model", description.weights.get("vqgan"))
+    return _table(("", ""), rows)
+
+
+def _transformer_size(config: dict[str, Any], prefix: str) -> str:
+    layers, width = config[f"{prefix}num_hidden_layers"], config[f"{prefix}hidden_size"]
+    return f"{layers} layers, {width} wide, {config[f'{prefix}num_attention_heads']} heads"
+
+
+def _weight_rows(name: str, weights: Weights | None) -> list[tuple[str, object]]:
+    if weights is None or not weights.num_parameters:
+        return []
+    size = f"{weights.num_parameters / 1e6:,.1f}M, {weights.num_bytes / 1e6:,.1f} MB"
+    variants = [str(variant) for variant in weights.variants if variant]
+    return [(f"parameters of the {name}", size + (f"; variants: {', '.join(variants)}" if variants else ""))]
+
+
+def _results(folder: Path, results: Sequence[Measured]) -> str:
+    """A table of all numbers, each with the command behind it or the word that it was only published."""
+    picture = _picture(folder, RECONSTRUCTIONS_NAME, "Test images above their reconstructions")
+    commands = list(dict.fromkeys(result.command for result in results if result.command))
+    rows = []
+    for result in results:
+        data = f"{result.dataset_name}, {result.split}" if result.split else f"{result.dataset_name}, generated"
+        if result.published_in:
+            source = f"published in arXiv {result.published_in}; not measured here"
+        elif result.command:
+            source = "measured" + (f", command {commands.index(result.command) + 1}" if len(commands) > 1 else "")
+        else:
+            source = "measured"
+        rows.append((result.name, data, f"{result.value:,.6g}{f' {result.unit}' if result.unit else ''}", source))
+    table = _table(("measure", "data", "value", "source"), rows) if rows else ""
+    table = table or "Nothing was measured on this checkpoint, and no published numbers are known for it."
+    numbered = len(commands) > 1
+    lines = [f"# command {number}\n{command}" if numbered else command for number, command in enumerate(commands, 1)]
+    block = "Measured with\n\n```bash\n" + "\n".join(lines) + "\n```" if commands else ""
+    return "## Results\n\n" + "\n\n".join(part for part in (table, block, picture) if part)
+
+
+def _sampler(settings: dict[str, Any] | None) -> str:
+    if settings is None:
+        return ""
+    rows = [(f"`{name}`", value) for name, value in settings.items() if not name.startswith("_")]
+    return _section(
+        "Sampler", f"Saved with the checkpoint; a plain call uses them.\n\n{_table(('setting', 'value'), rows)}"
+    )
+
+
+def _training(folder: Path, content: CardContent) -> str:
+    parts = [content.training or ""]
+    if content.training_commands:
+        parts.append("```bash\n" + "\n".join(content.training_commands) + "\n```")
+    parts.append(_picture(folder, CURVES_NAME, "Losses and test measures over steps"))
+    if content.recipe:
+        parts.append(
+            f"<details>\n<summary>The recipe</summary>\n\n```yaml\n{content.recipe.strip()}\n```\n\n</details>"
+        )
+    return _section("Training", "\n\n".join(part for part in parts if part))
+
+
+def _references(description: Description) -> str:
+    lines = [
+        f"- {title}, [arXiv {number}](https://arxiv.org/abs/{number})" for number, title in papers(description).items()
+    ]
+    return _section("References", "\n".join(lines))
+
+
+__all__ = [
+    "CARD_NAME",
+    "CURVES_NAME",
+    "RECONSTRUCTIONS_NAME",
+    "SAMPLES_NAME",
+    "CardContent",
+    "Measured",
+    "card_results",
+    "is_edited",
+    "is_generated",
+    "model_card",
+    "readdressed",
+    "write_model_card",
+]

@@ -1,0 +1,86 @@
+"""Learning curves as a picture, from what a training run wrote down."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..atomic_files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_TEST = "test/"
+_COLUMNS = 3
+_PANEL_INCHES = (4.0, 2.8)
+_DOTS_PER_INCH = 120
+
+
+def draw_curves(metrics: Iterable[Mapping[str, Any]], path: str | os.PathLike) -> Path:
+    """
+    Draw losses in one panel and each test measure in a panel of its own, over the steps. Needs matplotlib.
+
+    Args:
+        metrics: rows of a `metrics.jsonl`: `{"step": 100, "loss": 0.3, "test/psnr": 21.5}`. A name with "loss" in it
+            is a loss, one that begins with "test/" a test measure; other names are left out. A row need not have all.
+        path: the PNG file to write.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ValueError: rows without a step, or no loss and no test measure in any of them.
+    """
+    series = _series(metrics)
+    losses = [name for name in series if not name.startswith(_TEST)]
+    panels = [losses] * bool(losses) + [[name] for name in series if name.startswith(_TEST)]
+    if not panels:
+        raise ValueError('The rows hold neither a loss nor a "test/..." measure. Give the rows of a metrics.jsonl.')
+    from matplotlib.figure import Figure
+
+    columns = min(len(panels), _COLUMNS)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(columns * _PANEL_INCHES[0], rows * _PANEL_INCHES[1]), layout="constrained")
+    places = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, names in zip(places, panels, strict=False):
+        _draw_panel(axes, names, series)
+    for axes in list(figure.axes)[len(panels) :]:
+        axes.set_visible(False)
+    return write_atomically(path, lambda unfinished: figure.savefig(unfinished, dpi=_DOTS_PER_INCH))
+
+
+def _series(metrics: Iterable[Mapping[str, Any]]) -> dict[str, tuple[list[int], list[float]]]:
+    """Name -> steps and values, in the order in which the names first appear."""
+    series: dict[str, tuple[list[int], list[float]]] = {}
+    for row in metrics:
+        if "step" not in row:
+            raise ValueError(f"A row has no step: {dict(row)}. Give the rows of a metrics.jsonl.")
+        for name, value in row.items():
+            if isinstance(value, int | float) and (name.startswith(_TEST) or "loss" in name):
+                steps, values = series.setdefault(name, ([], []))
+                steps.append(row["step"])
+                values.append(value)
+    return series
+
+
+def _draw_panel(axes: Axes, names: Sequence[str], series: Mapping[str, tuple[list[int], list[float]]]) -> None:
+    for name in names:
+        steps, values = series[name]
+        # A line of one point would not be seen.
+        axes.plot(steps, values, label=name, linewidth=1.4, marker="o" if len(steps) < 20 else None, markersize=3)
+    # Losses fall by orders of magnitude at first; what is negative (an adversarial loss) has no logarithm.
+    if len(names) > 1 and all(value > 0 for name in names for value in series[name][1]):
+        axes.set_yscale("log")
+    if len(names) > 1:
+        axes.legend(fontsize=8, frameon=False)
+    axes.set_title(names[0].removeprefix(_TEST) if len(names) == 1 else "losses", fontsize=10)
+    axes.set_xlabel("step", fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.3)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+__all__ = ["draw_curves"]

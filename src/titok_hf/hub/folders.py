@@ -1,0 +1,215 @@
+"""What a saved folder is, read from its configuration files and the headers of its weights alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint_files import INDEX_NAME, VERSION_KEY, read_index
+
+
+class Kind(Enum):
+    """What can be saved, described and pushed. Its value is what people call it."""
+
+    PIPELINE = "pipeline"
+    TOKENIZER = "tokenizer"
+    VQGAN = "MaskGIT-VQGAN"
+    GENERATOR = "generator"
+    DATA_SET = "data set"
+
+    @property
+    def repo_type(self) -> str:
+        """What the Hub calls a repository of this kind."""
+        return "dataset" if self is Kind.DATA_SET else "model"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """
+    Args:
+        num_parameters: numbers in the safetensors files.
+        num_bytes: size of these files.
+        variants: names of the variants that lie there ("fp16"), None among them for the plain weights. Parameters and
+            bytes are those of the first: the plain ones where there are any.
+    """
+
+    num_parameters: int
+    num_bytes: int
+    variants: tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class Description:
+    """
+    Args:
+        kind: what the folder holds.
+        saved_by: version of titok_hf that saved it, where that is recorded.
+        configurations: part ("tokenizer", "transformer", "scheduler", "vqgan") -> its saved configuration.
+        weights: part -> its weights.
+        classes: names of the classes that a pipeline generates, by number.
+    """
+
+    kind: Kind
+    saved_by: str | None = None
+    configurations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    weights: dict[str, Weights] = field(default_factory=dict)
+    classes: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def tokenizer(self) -> dict[str, Any] | None:
+        """Configuration of the tokenizer, if there is one."""
+        return self.configurations.get("tokenizer")
+
+    @property
+    def transformer(self) -> dict[str, Any] | None:
+        """Configuration of the generator, if there is one."""
+        return self.configurations.get("transformer")
+
+    @property
+    def scheduler(self) -> dict[str, Any] | None:
+        """The sampler settings, if there are any."""
+        return self.configurations.get("scheduler")
+
+
+# The part whose place is the folder itself, and the key and value in its config.json which tell it.
+_SINGLE_PARTS = {
+    Kind.TOKENIZER: ("tokenizer", "model_type", "titok"),
+    Kind.VQGAN: ("vqgan", "model_type", "maskgit_vqgan"),
+    Kind.GENERATOR: ("transformer", "_class_name", "MaskGitTransformer1DModel"),
+}
+_CONFIGURATION_FILES = {"scheduler": "scheduler_config.json"}
+# "model.fp16-00001-of-00002.safetensors" and "model.safetensors.index.fp16.json": the variant's name is between dots.
+_VARIANT = re.compile(
+    r"^[^.]+\.(?:safetensors\.index\.)?(?!safetensors)([^.]+?)(?:-\d+-of-\d+)?\.(?:safetensors|json)$"
+)
+_WEIGHTS = re.compile(r"\.safetensors$|\.safetensors\.index\.(?:[^.]+\.)?json$")
+
+
+def kind_of(folder: Path) -> Kind:
+    """
+    What a folder holds.
+
+    Raises:
+        OSError: nothing of this package, an unfinished data set, or a damaged configuration.
+    """
+    if (folder / INDEX_NAME).is_file():
+        name = read_index(folder).get("_class_name")
+        if name not in ("TiTokPipeline", ["pipeline", "TiTokPipeline"]):
+            raise OSError(f"{folder} is a pipeline of the class {name}, not a TiTokPipeline.")
+        return Kind.PIPELINE
+    if any((folder / "data").glob("*.parquet")):
+        if not (folder / "README.md").is_file():
+            raise OSError(f"The data set in {folder} is not finished: it has no card yet. Call its command again.")
+        return Kind.DATA_SET
+    if (folder / "config.json").is_file():
+        config = read_json(folder / "config.json")
+        for kind, (_, key, value) in _SINGLE_PARTS.items():
+            if config.get(key) == value:
+                return kind
+    raise OSError(
+        f"{folder} is not a TiTok pipeline, nor a tokenizer, generator, MaskGIT-VQGAN or data set of titok_hf. Give a "
+        "folder that `save_pretrained`, `titok-hf prepare` or `titok-hf pretokenize` wrote."
+    )
+
+
+def describe(folder: Path) -> Description:
+    """
+    Everything that a checkpoint folder says about itself.
+
+    Raises:
+        OSError: as `kind_of`, or a part that is missing or damaged.
+    """
+    kind = kind_of(folder)
+    if kind is Kind.DATA_SET:
+        return Description(kind)
+    if kind is Kind.PIPELINE:
+        index = read_index(folder)
+        places = {
+            part: folder / part
+            for part in ("tokenizer", "transformer", "scheduler")
+            if (index.get(part) or [None])[0] is not None
+        }
+        classes = {int(label): name for label, name in (index.get("id2label") or {}).items()}
+    else:
+        index, classes = {}, {}
+        places = {_SINGLE_PARTS[kind][0]: folder}
+        if (folder / _CONFIGURATION_FILES["scheduler"]).is_file():
+            places["scheduler"] = folder
+    return Description(
+        kind=kind,
+        saved_by=index.get(VERSION_KEY),
+        configurations={
+            part: read_json(place / _CONFIGURATION_FILES.get(part, "config.json")) for part, place in places.items()
+        },
+        weights={part: read_weights(place) for part, place in places.items() if part != "scheduler"},
+        classes=dict(sorted(classes.items())),
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """
+    A configuration file.
+
+    Raises:
+        OSError: none there, or a damaged one.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing. Save or download the checkpoint again.") from None
+    except ValueError as error:
+        raise OSError(f"{path} is damaged ({error}). Save or download the checkpoint again.") from error
+    if not isinstance(content, dict):
+        raise OSError(f"{path} is damaged: it holds no JSON object. Save or download the checkpoint again.")
+    return content
+
+
+def read_weights(folder: Path) -> Weights:
+    """Parameters and bytes of one part, from the headers of its safetensors files."""
+    files: dict[str | None, list[Path]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        files.setdefault(variant_of(path.name), []).append(path)
+    variants = tuple(sorted(files, key=lambda name: (name is not None, name)))
+    shown = files[variants[0]] if variants else []
+    return Weights(
+        num_parameters=sum(_num_parameters(path) for path in shown),
+        num_bytes=sum(path.stat().st_size for path in shown),
+        variants=variants,
+    )
+
+
+def _num_parameters(path: Path) -> int:
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+
+
+def variant_of(file_name: str) -> str | None:
+    """The variant that a weights file or its index is of ("model.fp16.safetensors" -> "fp16"), None if plain."""
+    found = _VARIANT.match(Path(file_name).name)
+    return found[1] if found else None
+
+
+def is_weights_file(file_name: str) -> bool:
+    """Whether a file holds weights or lists the files that do."""
+    return _WEIGHTS.search(file_name) is not None
+
+
+__all__ = [
+    "Description",
+    "Kind",
+    "Weights",
+    "describe",
+    "is_weights_file",
+    "kind_of",
+    "read_json",
+    "read_weights",
+    "variant_of",
+]
