@@ -1,11 +1,16 @@
 """titok_hf.data.loaders: the order, the augmentation, the shares of processes, and an exact resume."""
 
+import multiprocessing
+import time
+from contextlib import closing
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from image_sources import encoded, picture
 from titok_hf.data import transforms
@@ -91,6 +96,100 @@ def test_workers_do_not_matter(images):
     assert same(list(alone), list(helped))
 
 
+def test_the_place_does_not_depend_on_workers_that_run_ahead(images):
+    stopped = ImageLoader(images, 16, 4, workers=2)
+    for _ in islice(stopped, 6):  # into the second epoch of five batches
+        pass
+    assert stopped.state_dict() == {"epoch": 1, "examples": 4}
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    num_images=st.integers(1, 60),
+    batch_size=st.integers(1, 5),
+    count=st.integers(1, 5),
+    other_count=st.integers(1, 5),
+    taken=st.integers(0, 8),
+    shuffle=st.booleans(),
+)
+def test_processes_share_each_batch_of_one_and_their_number_may_change(
+    num_images, batch_size, count, other_count, taken, shuffle
+):
+    """Row r of a global batch goes to process r modulo the number of processes, before and after a resume."""
+    global_batch_size = batch_size * count * other_count
+    if num_images < global_batch_size:
+        num_images += global_batch_size
+    rows = Dataset.from_dict({"codes": [[number] for number in range(num_images)]})
+
+    def loaders(count):
+        arguments = {"batch_size": global_batch_size // count, "shuffle": shuffle, "seed": 3}
+        return [CodeLoader(rows, part=Part(index, count), **arguments) for index in range(count)]
+
+    def global_batches(loaders, number):
+        shares = zip(*(islice(loader, number) for loader in loaders), strict=True)
+        return [torch.stack([batch["codes"] for batch in share], 1).flatten().tolist() for share in shares]
+
+    expected = global_batches(loaders(1), taken + 2)
+    first, second = loaders(count), loaders(other_count)
+    assert global_batches(first, taken) == expected[:taken]
+    states = [loader.state_dict() for loader in first]
+    assert all(state == states[0] for state in states)
+    for loader in second:
+        loader.load_state_dict(states[0])
+    assert global_batches(second, 2) == expected[taken:]
+
+
+def test_a_place_within_a_batch_is_refused(images):
+    loader = ImageLoader(images, 16, 4, part=Part(0, 2))
+    with pytest.raises(ValueError, match="12 examples into an epoch, which is no multiple of 8"):
+        loader.load_state_dict({"epoch": 0, "examples": 12})
+    stream = ImageLoader(streaming(images), 16, 4, part=Part(0, 2))
+    assert stream.state_dict() == {"epoch": 0, "examples": 0, "processes": 2}
+    with pytest.raises(ValueError, match="a stream in 2 shares, and there are now 1"):
+        ImageLoader(streaming(images), 16, 8, part=Part()).load_state_dict(stream.state_dict())
+
+
+def test_workers_decode_ahead_and_end_with_the_loop(images):
+    with pytest.raises(RuntimeError, match="the loop failed"):
+        for number, _ in enumerate(ImageLoader(images, 16, 4, workers=2)):
+            assert len(multiprocessing.active_children()) == 2
+            if number == 2:
+                raise RuntimeError("the loop failed")
+    deadline = time.monotonic() + 20
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not multiprocessing.active_children()
+    loader = ImageLoader(images, 16, 4, workers=1)
+    taken = []
+    loader.source.take = lambda numbers, take=loader.source.take: taken.append(numbers) or take(numbers)
+    with closing(iter(loader)) as batches:
+        next(batches)
+        assert len(taken) == 2  # the second batch is on its way before anybody asks for it
+    assert not multiprocessing.active_children()
+
+
+def test_padding_keeps_the_pixels_on_black(images):
+    loader = ImageLoader(images, 48, batch_size=5, flip=False, shuffle=False, resize_mode="pad")
+    for number, pixels in enumerate(next(iter(loader))["pixels"]):
+        image = np.asarray(picture(number)).transpose(2, 0, 1)
+        top, left = (48 - image.shape[1]) // 2, (48 - image.shape[2]) // 2
+        inside = pixels[:, top : top + image.shape[1], left : left + image.shape[2]]
+        assert np.array_equal(inside, image) and pixels.sum() == image.sum(dtype=np.int64)
+    with pytest.raises(ValueError, match="does not fit into 32 x 32"):
+        next(iter(ImageLoader(images, 32, 5, resize_mode="pad")))
+    with pytest.raises(ValueError, match="resize_mode is 'stretch'"):
+        ImageLoader(images, 32, 5, resize_mode="stretch")
+
+
+def test_labels_are_optional_but_checked(images):
+    assert set(next(iter(ImageLoader(images.remove_columns("label"), 16, 4)))) == {"pixels"}
+    for labels, message in (([0, None], "Image 1 cannot be used: it has no label"), ([0, 3], "the label is 3")):
+        wrong = images.select(range(2)).remove_columns("label").add_column("label", labels)
+        wrong.info.features["label"] = ClassLabel(num_classes=3)
+        with pytest.raises(ValueError, match=message):
+            next(iter(ImageLoader(wrong, 16, 2, shuffle=False)))
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_processes_share_an_epoch(codes, stream):
     dataset = streaming(codes) if stream else codes
@@ -99,7 +198,7 @@ def test_processes_share_an_epoch(codes, stream):
         loader = CodeLoader(dataset, batch_size=1, num_views=3, part=Part(index, 2), seed=5)
         seen.append([])
         for batch in loader:
-            if loader.epoch or loader.state_dict()["position"] > 11:
+            if loader.epoch or loader.num_batches > 11:
                 break
             seen[-1].append(batch["codes"][0, 0].item())
     assert set(seen[0]).isdisjoint(seen[1])
@@ -135,8 +234,10 @@ def test_kl_latents_come_as_float32():
 
 
 def test_bad_input_is_named(images, codes):
-    with pytest.raises(ValueError, match="num_views"):
-        CodeLoader(codes, batch_size=4)
+    with pytest.raises(ValueError, match="not 2 views of each image in order; the column `view` goes up to 2"):
+        CodeLoader(codes, batch_size=4, num_views=2)
+    with pytest.raises(ValueError, match="not 3 views"):
+        CodeLoader(codes.shuffle(seed=0), batch_size=4)
     with pytest.raises(ValueError, match="fewer than 24 examples"):
         next(iter(ImageLoader(images, 16, batch_size=24)))
     with pytest.raises(ValueError, match="batch_size is 0"):

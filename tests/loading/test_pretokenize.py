@@ -23,7 +23,7 @@ from titok_hf.data.pretokenize import EncodeColumns, EncodingConverter, Pretoken
 from titok_hf.data.records import Chunk
 from titok_hf.data.shards import Part
 from titok_hf.data.sources import Source
-from titok_hf.data.views import ViewConverter
+from titok_hf.data.views import ViewConverter, ViewCutter
 from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANModel
 from titok_hf.pipeline_titok import TiTokPipeline
 
@@ -130,8 +130,8 @@ def test_a_process_with_a_gpu_encodes_what_workers_cut(source, pipeline):
     tokenizer, views = encoder(pipeline), settings("flip")
     images = Source(load_dataset("imagefolder", data_dir=str(source), split="train"))
     chunk = Chunk(0, list(images.read(0, 5)), False, False)
-    cut = ViewConverter(images.label_names, True, views, 32)(chunk)
-    whole = EncodingConverter(images.label_names, True, views, 32, tokenizer)(chunk)
+    cut = ViewConverter(images.label_names, True, ViewCutter(views, 32))(chunk)
+    whole = EncodingConverter(images.label_names, True, ViewCutter(views, 32), tokenizer)(chunk)
     encoded = EncodeColumns(tokenizer)(cut)
     assert np.array_equal(encoded.columns.pop("codes"), whole.columns.pop("codes"))
     assert encoded == whole and len(whole.skipped) == 1

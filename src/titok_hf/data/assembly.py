@@ -64,12 +64,16 @@ def make_shards(
 
 
 def write_report(shards: ShardFolder) -> Report | None:
-    """Sums up a complete split in `report-<split>.json`, and removes what runs left; None if shards are missing."""
+    """
+    Sums up a complete split in `report-<split>.json`, with the settings that made it, and removes what runs left; None
+    if shards are missing.
+    """
     records = shards.records()
     if records is None:
         return None
     report = Report.of(records)
-    content = json.dumps(report.as_dict(), indent=1, ensure_ascii=False)
+    settings = {name: value for name, value in shards.settings.items() if name != "num_images"}  # streams know it late
+    content = json.dumps(report.as_dict() | {"settings": settings}, indent=1, ensure_ascii=False)
     write_atomically(shards.folder / f"report-{shards.split}.json", content.encode())
     shards.clean()
     return report

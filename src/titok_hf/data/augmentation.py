@@ -1,4 +1,4 @@
-"""What a worker of an `ImageLoader` does to a batch. Needs neither torch nor `datasets`."""
+"""What a worker of a loader does to a batch. Needs neither torch nor `datasets`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import random
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image as PILImage
 
 from . import transforms
 from .decoding import Decoding
 from .records import Record, decode_record
+from .views import ViewCutter
+
+# Images, which view of each, their codes and their labels.
+ViewTask = tuple[list[Record], list[int], np.ndarray, np.ndarray | None]
 
 
 @dataclass(frozen=True)
@@ -22,32 +27,70 @@ class Augmentation:
         random_crop: a square at a random place; else the centre.
         flip: mirror with probability 1/2.
         seed: with the epoch and the number of the image, it decides all randomness.
+        resize_mode: "resize", or "pad", which crops nothing.
+
+    Raises:
+        ValueError: a size below 1, or an unknown mode.
     """
 
     image_size: int
     random_crop: bool
     flip: bool
     seed: int
+    resize_mode: transforms.ResizeMode = "resize"
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1:
+            raise ValueError(f"image_size is {self.image_size}; it has to be at least 1.")
+        transforms.check_resize_mode(self.resize_mode)
 
     def __call__(self, task: tuple[int, list[Record]]) -> tuple[np.ndarray, list[int | None]]:
-        """(epoch, records) -> pixels, uint8 (batch, image_size, image_size, 3), and labels."""
+        """(epoch, records) -> pixels, uint8 (batch, 3, image_size, image_size), and labels."""
         epoch, records = task
-        pixels = np.stack([self._square(record, epoch) for record in records])
-        return pixels, [record.label for record in records]
+        return _stacked([self._square(record, epoch) for record in records]), [record.label for record in records]
 
-    def _square(self, record: Record, epoch: int) -> np.ndarray:
-        try:
-            image, _ = decode_record(record, Decoding())
-        except ValueError as error:
-            raise ValueError(
-                f"Image {record.source_index} cannot be used: {error}. `titok-hf prepare` leaves such images out."
-            ) from error
+    def _square(self, record: Record, epoch: int) -> PILImage.Image:
+        image = _decoded(record, Decoding())
         chance = random.Random(f"{self.seed}:{epoch}:{record.source_index}")
-        if self.random_crop:
+        if self.resize_mode == "pad":
+            image = transforms.pad_to_square(image, self.image_size)
+        elif self.random_crop:
             image = transforms.random_square(image, self.image_size, chance)
         else:
             image = transforms.center_square(image, self.image_size)
-        return np.asarray(transforms.mirror(image) if self.flip and chance.random() < 0.5 else image)
+        return transforms.mirror(image) if self.flip and chance.random() < 0.5 else image
 
 
-__all__ = ["Augmentation"]
+@dataclass(frozen=True)
+class ViewBatch:
+    """Decodes images and cuts the view of each that its codes belong to."""
+
+    views: ViewCutter
+
+    def __call__(self, task: ViewTask) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """A task -> pixels, uint8 (batch, 3, image_size, image_size); codes and labels as they are."""
+        records, views, codes, labels = task
+        decoding = self.views.settings.decoding()
+        squares = [
+            self.views.one(_decoded(record, decoding), record.source_index, view)
+            for record, view in zip(records, views, strict=True)
+        ]
+        return _stacked(squares), codes, labels
+
+
+def _decoded(record: Record, decoding: Decoding) -> PILImage.Image:
+    try:
+        return decode_record(record, decoding)[0]
+    except ValueError as error:
+        raise ValueError(
+            f"Image {record.source_index} cannot be used: {error}. `titok-hf prepare` leaves such images out."
+        ) from error
+
+
+def _stacked(squares: list[PILImage.Image]) -> np.ndarray:
+    """uint8, shape (batch, 3, height, width), in one piece of memory."""
+    pixels = np.stack([np.asarray(square) for square in squares])
+    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+
+
+__all__ = ["Augmentation", "ViewBatch", "ViewTask"]

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, Image
-from PIL import Image as PILImage
-from PIL import ImageOps
 
 from .idx_files import FASHION_MNIST_CLASSES
 from .sources import open_dataset
-
-ResizeMode = Literal["resize", "pad"]
+from .training_data import class_names
+from .transforms import ResizeMode, center_square, check_resize_mode, pad_to_square, to_rgb
 
 
 def load_image_dataset(source: str, split: str = "train") -> Dataset:
@@ -43,7 +40,7 @@ def images_to_tensor(
     Args:
         dataset: columns `image` and `label`, as `load_image_dataset` returns them.
         image_size: height and width of the result, in pixels.
-        resize_mode: "resize" brings the shorter edge to `image_size` (bicubic) and crops the centre; "pad" keeps the
+        resize_mode: "resize" is the published evaluation transform, `transforms.center_square`; "pad" keeps the
             pixels as they are and centres them on black, for images that are smaller than `image_size`.
     Returns:
         images, uint8, shape (len(dataset), 3, image_size, image_size); labels, int64, shape (len(dataset),).
@@ -69,33 +66,12 @@ def image_batches(
         images, uint8, shape (batch, 3, image_size, image_size); labels, int64, shape (batch,). The last batch may be
         smaller.
     """
-    if resize_mode not in ("resize", "pad"):
-        raise ValueError(f"resize_mode is {resize_mode!r}; it has to be 'resize' or 'pad'.")
-    fit = _pad if resize_mode == "pad" else _resize
+    check_resize_mode(resize_mode)
+    fit = pad_to_square if resize_mode == "pad" else center_square
     for batch in dataset.select_columns(["image", "label"]).iter(batch_size=batch_size):
-        pixels = np.stack([np.asarray(fit(image.convert("RGB"), image_size)) for image in batch["image"]])
+        pixels = np.stack([np.asarray(fit(to_rgb(image), image_size)) for image in batch["image"]])
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()  # (B, H, W, 3) -> (B, 3, H, W)
         yield images, torch.tensor(batch["label"], dtype=torch.int64)
-
-
-def class_names(dataset: Dataset) -> list[str]:
-    """The names of the classes, in the order of the labels."""
-    return list(dataset.features["label"].names)
-
-
-def _resize(image: PILImage.Image, image_size: int) -> PILImage.Image:
-    return ImageOps.fit(image, (image_size, image_size), method=PILImage.Resampling.BICUBIC)
-
-
-def _pad(image: PILImage.Image, image_size: int) -> PILImage.Image:
-    if max(image.size) > image_size:
-        raise ValueError(
-            f"An image of {image.width} x {image.height} pixels does not fit into {image_size} x {image_size}. "
-            "Use resize_mode='resize', or a larger image_size."
-        )
-    canvas = PILImage.new(image.mode, (image_size, image_size))
-    canvas.paste(image, ((image_size - image.width) // 2, (image_size - image.height) // 2))
-    return canvas
 
 
 def _with_image_and_label(dataset: Dataset, source: str) -> Dataset:

@@ -1,91 +1,31 @@
-"""Batches for training, from prepared images or from codes: shuffled, augmented, shared by processes, and resumable.
-
-Every random choice is a function of the seed, the epoch and the number of the example. So the place in the order is
-the whole state of a loader: a resumed run sees what it would have seen, with any number of workers.
-"""
+"""Batches for training, from images, from codes, or from images with their codes. See `resumable` for their order."""
 
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
-from datasets.distributed import split_dataset_by_node
 
-from .augmentation import Augmentation
-from .parallel import ordered_map
-from .records import Record
+from .augmentation import Augmentation, ViewBatch, ViewTask
+from .records import SOURCE_INDEX, Record, checked_label
+from .resumable import ResumableLoader
 from .shards import Part
 from .sources import Source
+from .training_data import num_views as views_of_each_image
+from .transforms import ResizeMode
+from .views import ViewCutter
 
-_SHUFFLE_BUFFER = 10_000
-
-
-class ResumableLoader:
-    """
-    Endless batches, epoch after epoch, with a place that can be saved. Use [`ImageLoader`] or [`CodeLoader`].
-
-    Args:
-        batch_size: examples in a batch of this process. An incomplete batch at the end of an epoch is dropped.
-        part: this process among all; by default what `accelerate launch` or `torchrun` says.
-        seed: of the order and of the augmentation; the same on all processes.
-        shuffle: whether each epoch has its own order; a stream shuffles within a buffer.
-    """
-
-    def __init__(self, batch_size: int, part: Part | None, seed: int, shuffle: bool) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it has to be at least 1.")
-        self.batch_size = batch_size
-        self.part = part or Part.from_environment()
-        self.seed = seed
-        self.shuffle = shuffle
-        self.epoch = 0
-        self.position = 0
-
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Batches from the saved place on, without end."""
-        while True:
-            is_empty = self.position == 0
-            for batch in self._batches(self.epoch, self.position):
-                is_empty = False
-                self.position += 1
-                yield batch
-            if is_empty:
-                raise ValueError(
-                    f"A process has fewer than {self.batch_size} examples in an epoch, so there is no whole batch. "
-                    "Use a smaller batch_size, fewer processes or more data."
-                )
-            self.epoch, self.position = self.epoch + 1, 0
-
-    def state_dict(self) -> dict[str, int]:
-        """The place: epoch, and batches of it that were handed out."""
-        return {"epoch": self.epoch, "position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes to a place that `state_dict` gave; for iterators that are made from now on."""
-        self.epoch, self.position = state["epoch"], state["position"]
-
-    def _batches(self, epoch: int, position: int) -> Iterator[dict[str, torch.Tensor]]:
-        """The whole batches of an epoch, without the first `position` ones."""
-        raise NotImplementedError
-
-    def _order(self, num_examples: int, epoch: int, position: int) -> Iterator[list[int]]:
-        """Numbers of the examples of each batch of this process; every process gets equally many."""
-        order = np.arange(num_examples)
-        if self.shuffle:
-            order = np.random.Generator(np.random.Philox([self.seed, epoch])).permutation(num_examples)
-        own = order[: num_examples - num_examples % self.part.count][self.part.index :: self.part.count]
-        for start in range(position * self.batch_size, len(own) - self.batch_size + 1, self.batch_size):
-            yield own[start : start + self.batch_size].tolist()
+Item = TypeVar("Item")
 
 
 class ImageLoader(ResumableLoader):
     """
-    Batches `{"pixels": uint8 (batch, 3, image_size, image_size), "label": int64 (batch,)}` from images.
+    Batches `{"pixels": uint8 (batch, 3, image_size, image_size), "label": int64 (batch,)}` from images; without
+    `label` if the data set has no labels.
 
     The augmentation is the paper's: shorter edge to `image_size`, a random square, mirrored with probability 1/2.
 
@@ -93,11 +33,14 @@ class ImageLoader(ResumableLoader):
         dataset: with a column of images, map-style or streaming, such as `prepare` makes with `crop="none"`.
         image_size: side of the squares, in pixels.
         random_crop, flip: the two halves of the augmentation; without the first, the square is the centre.
-        workers: processes that decode; 0 decodes in this one.
+        resize_mode: "resize", or "pad" for images that are smaller than `image_size`: they keep their pixels and lie
+            in the middle of black, and nothing is cropped.
+        workers: processes that decode, ahead of the batches that are asked for; 0 decodes in this one.
         batch_size, part, seed, shuffle: see [`ResumableLoader`].
 
     Raises:
-        ValueError: no column of images; while iterating, an image that cannot be decoded.
+        ValueError: no column of images; while iterating, an image that cannot be decoded, that is too large to be
+            padded, or whose label is missing or outside of the classes.
     """
 
     def __init__(
@@ -111,32 +54,35 @@ class ImageLoader(ResumableLoader):
         seed: int = 0,
         workers: int = 0,
         part: Part | None = None,
+        resize_mode: ResizeMode = "resize",
     ) -> None:
-        super().__init__(batch_size, part, seed, shuffle)
+        super().__init__(batch_size, part, seed, shuffle, workers, isinstance(dataset, IterableDataset))
         self.dataset = dataset
-        self.workers = workers
-        self.augment = Augmentation(image_size, random_crop, flip, seed)
+        self.source = Source(dataset)
+        self.augment = Augmentation(image_size, random_crop, flip, seed, resize_mode)
 
-    def _batches(self, epoch: int, position: int) -> Iterator[dict[str, torch.Tensor]]:
-        tasks = ((epoch, records) for records in self._records(epoch, position))
-        for pixels, labels in ordered_map(self.augment, tasks, self.workers):
-            batch = {"pixels": torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()}
-            if labels[0] is not None:
-                batch["label"] = torch.tensor(labels)
-            yield batch
+    def _work(self) -> Augmentation:
+        return self.augment
 
-    def _records(self, epoch: int, position: int) -> Iterator[list[Record]]:
+    def _tasks(self, epoch: int, start: int) -> Iterator[tuple[int, list[Record]]]:
+        for records in self._records(epoch, start):
+            yield epoch, [_with_checked_label(record, self.source) for record in records]
+
+    def _records(self, epoch: int, start: int) -> Iterator[list[Record]]:
         if isinstance(self.dataset, Dataset):
-            source = Source(self.dataset)
-            for numbers in self._order(len(self.dataset), epoch, position):
-                yield source.take(numbers)
+            yield from map(self.source.take, self._order(len(self.dataset), epoch, start))
             return
-        source = Source(_epoch_of_stream(self.dataset, self.part, self.seed if self.shuffle else None, epoch))
-        for start in itertools.count(position * self.batch_size, self.batch_size):
-            records = list(source.read(start, start + self.batch_size))
+        source = Source(self._share_of_stream(self.dataset, epoch))
+        for first in itertools.count(start * self.batch_size, self.batch_size):
+            records = list(source.read(first, first + self.batch_size))
             if len(records) < self.batch_size:
                 return
             yield records
+
+    def _batch(self, result: tuple[np.ndarray, list[int | None]]) -> dict[str, torch.Tensor]:
+        pixels, labels = result
+        batch = {"pixels": torch.from_numpy(pixels)}
+        return batch | {"label": torch.tensor(labels)} if self.source.has_labels else batch
 
 
 class CodeLoader(ResumableLoader):
@@ -148,7 +94,8 @@ class CodeLoader(ResumableLoader):
 
     Args:
         dataset: map-style or streaming; the views of an image are neighbouring rows, as `pretokenize` writes them.
-        num_views: views of each image.
+            Without a column `view`, each row is an image.
+        num_views: views of each image; by default what the column `view` says.
         batch_size, part, seed, shuffle: see [`ResumableLoader`].
 
     Raises:
@@ -159,64 +106,171 @@ class CodeLoader(ResumableLoader):
         self,
         dataset: Dataset | IterableDataset,
         batch_size: int,
-        num_views: int = 1,
+        num_views: int | None = None,
         shuffle: bool = True,
         seed: int = 0,
         part: Part | None = None,
     ) -> None:
-        super().__init__(batch_size, part, seed, shuffle)
-        self.num_views = num_views
+        super().__init__(batch_size, part, seed, shuffle, 0, isinstance(dataset, IterableDataset))
+        self.num_views = views_of_each_image(dataset) if num_views is None else num_views
         self.column = "latents" if "latents" in dataset.features else "codes"
-        columns = [name for name in (self.column, "label", "view", "source_index") if name in dataset.features]
+        columns = [name for name in (self.column, "label", "view", SOURCE_INDEX) if name in dataset.features]
         self.dataset = dataset.select_columns(columns)
         if isinstance(dataset, Dataset):
-            self._check_views(np.asarray(dataset.with_format("numpy")["view"][:]))
+            _check_views(dataset, self.num_views)
 
-    def _batches(self, epoch: int, position: int) -> Iterator[dict[str, torch.Tensor]]:
+    def _work(self) -> type[dict]:
+        return dict
+
+    def _tasks(self, epoch: int, start: int) -> Iterator[dict[str, Any]]:
         if isinstance(self.dataset, Dataset):
             rows = self.dataset.with_format("numpy")
-            for images in self._order(len(rows) // self.num_views, epoch, position):
-                yield self._batch(rows[[image * self.num_views + self._view(image, epoch) for image in images]])
+            for images in self._order(len(rows) // self.num_views, epoch, start):
+                views = [self._chosen_view(image, epoch, self.num_views) for image in images]
+                yield rows[_rows_of_views(images, views, self.num_views)]
             return
-        examples = self._chosen_views(epoch)
-        for start in itertools.count():
-            batch = list(itertools.islice(examples, self.batch_size))
-            if len(batch) < self.batch_size:
-                return
-            if start >= position:
-                yield self._batch({name: [row[name] for row in batch] for name in batch[0]})
+        for batch in itertools.islice(_batched(self._chosen_rows(epoch), self.batch_size), start, None):
+            yield {name: [row[name] for row in batch] for name in batch[0]}
 
-    def _chosen_views(self, epoch: int) -> Iterator[dict[str, Any]]:
+    def _chosen_rows(self, epoch: int) -> Iterator[dict[str, Any]]:
         """One row of each image of a stream, which shuffles single rows: every view but the chosen one is left out."""
-        for row in _epoch_of_stream(self.dataset, self.part, self.seed if self.shuffle else None, epoch):
-            if row["view"] == self._view(row["source_index"], epoch):
+        for row in self._share_of_stream(self.dataset, epoch):
+            if self.num_views == 1 or row["view"] == self._chosen_view(row[SOURCE_INDEX], epoch, self.num_views):
                 yield row
 
-    def _view(self, image: int, epoch: int) -> int:
-        return int(random.Random(f"{self.seed}:{epoch}:{image}").random() * self.num_views)
-
-    def _batch(self, rows: dict[str, Any]) -> dict[str, torch.Tensor]:
+    def _batch(self, result: dict[str, Any]) -> dict[str, torch.Tensor]:
         dtype = np.float32 if self.column == "latents" else np.int64
-        batch = {self.column: torch.from_numpy(np.asarray(rows[self.column]).astype(dtype))}
-        if "label" in rows:
-            batch["label"] = torch.from_numpy(np.asarray(rows["label"], dtype=np.int64))
+        batch = {self.column: torch.from_numpy(np.asarray(result[self.column]).astype(dtype))}
+        if "label" in result:
+            batch["label"] = torch.from_numpy(np.asarray(result["label"], dtype=np.int64))
         return batch
 
-    def _check_views(self, views: np.ndarray) -> None:
-        expected = np.tile(np.arange(self.num_views), len(views) // self.num_views)
-        if len(views) != len(expected) or (views != expected).any():
+
+class ImageCodeLoader(ResumableLoader):
+    """
+    Batches of images with the codes that a frozen tokenizer gave them, the targets of stage 1: `{"pixels": uint8
+    (batch, 3, image_size, image_size), "codes": int64 (batch, num_tokens), "label": int64 (batch,)}`, without `label`
+    if there is none.
+
+    An epoch takes one view of each image, chosen anew each time. The image is cut just as `pretokenize` cut it before
+    it was encoded, so pixels and codes belong together; nothing is cropped or mirrored beyond that.
+
+    Args:
+        images: map-style, with a column of images; what `pretokenize` read.
+        codes: map-style, what `pretokenize` made of it. None: `images` has a column `codes` itself, and `views` cuts
+            one view, such as `center_view` does.
+        views: how the codes' images were cut; see `recorded_views` and `center_view`.
+        workers: processes that decode, ahead of the batches that are asked for; 0 decodes in this one.
+        batch_size, part, seed, shuffle: see [`ResumableLoader`].
+
+    Raises:
+        ValueError: a stream, no column of codes, codes of views that `views` does not cut, or of images that are not
+            in `images`; while iterating, what [`ImageLoader`] raises.
+    """
+
+    def __init__(
+        self,
+        images: Dataset,
+        codes: Dataset | None,
+        views: ViewCutter,
+        batch_size: int,
+        shuffle: bool = True,
+        seed: int = 0,
+        workers: int = 0,
+        part: Part | None = None,
+    ) -> None:
+        super().__init__(batch_size, part, seed, shuffle, workers, is_stream=False)
+        if not (isinstance(images, Dataset) and isinstance(codes, Dataset | None)):
             raise ValueError(
-                f"The rows are not {self.num_views} views of each image in order; the column `view` goes up to "
-                f"{views.max(initial=0)}. Pass the number of views that the data set was made with as num_views."
+                "Images and codes are found by number, which a stream does not allow. Load both as a whole."
             )
+        self.views, self.num_views = views, views.settings.num_views
+        self.source = Source(images)
+        own_codes = images if codes is None else codes
+        columns = [name for name in ("codes", "label") if name in own_codes.features]
+        if "codes" not in columns:
+            raise ValueError(f"There is no column 'codes'; the columns are {', '.join(own_codes.features)}.")
+        if codes is None:
+            columns = ["codes"]  # the label comes with the image
+        _check_views(own_codes, self.num_views)
+        self.codes = own_codes.select_columns(columns).with_format("numpy")
+        self.image_rows = np.arange(len(images)) if codes is None else _image_rows(images, codes, self.num_views)
+
+    def _work(self) -> ViewBatch:
+        return ViewBatch(self.views)
+
+    def _tasks(self, epoch: int, start: int) -> Iterator[ViewTask]:
+        for numbers in self._order(len(self.image_rows), epoch, start):
+            views = [self._chosen_view(number, epoch, self.num_views) for number in numbers]
+            rows = self.codes[_rows_of_views(numbers, views, self.num_views)]
+            records = self.source.take(self.image_rows[numbers].tolist())
+            labels = rows.get("label")
+            if labels is None and self.source.has_labels:
+                labels = np.array([_with_checked_label(record, self.source).label for record in records])
+            yield records, views, np.asarray(rows["codes"]), labels
+
+    def _batch(self, result: tuple[np.ndarray, np.ndarray, np.ndarray | None]) -> dict[str, torch.Tensor]:
+        pixels, codes, labels = result
+        batch = {"pixels": torch.from_numpy(pixels), "codes": torch.from_numpy(codes.astype(np.int64))}
+        return batch if labels is None else batch | {"label": torch.from_numpy(labels.astype(np.int64))}
 
 
-def _epoch_of_stream(dataset: IterableDataset, part: Part, seed: int | None, epoch: int) -> IterableDataset:
-    """The share of one process of a stream, shuffled for one epoch."""
-    if seed is not None:
-        # `set_epoch` would do the same, but what is built upon a stream does not inherit its epoch.
-        dataset = dataset.shuffle(generator=np.random.default_rng([seed, epoch]), buffer_size=_SHUFFLE_BUFFER)
-    return split_dataset_by_node(dataset, rank=part.index, world_size=part.count)
+def _with_checked_label(record: Record, source: Source) -> Record:
+    if source.has_labels:
+        try:
+            checked_label(record.label, source.label_names)
+        except ValueError as error:
+            raise ValueError(
+                f"Image {record.source_index} cannot be used: {error}. `titok-hf prepare` leaves such images out."
+            ) from error
+    return record
 
 
-__all__ = ["CodeLoader", "ImageLoader", "ResumableLoader"]
+def _rows_of_views(images: list[int], views: list[int], num_views: int) -> list[int]:
+    return [image * num_views + view for image, view in zip(images, views, strict=True)]
+
+
+def _check_views(dataset: Dataset, num_views: int) -> None:
+    """Raises ValueError unless the rows are all views of each image, in order."""
+    if "view" not in dataset.features:
+        views = np.zeros(len(dataset), dtype=np.int64)
+    else:
+        views = np.asarray(dataset.with_format("numpy")["view"][:])
+    expected = np.tile(np.arange(num_views), len(views) // num_views)
+    if len(views) != len(expected) or (views != expected).any():
+        raise ValueError(
+            f"The rows are not {num_views} views of each image in order; the column `view` goes up to "
+            f"{views.max(initial=0)}. The rows have to be all that `pretokenize` wrote, in its order."
+        )
+
+
+def _image_rows(images: Dataset, codes: Dataset, num_views: int) -> np.ndarray:
+    """The row of each encoded image in `images`."""
+    if SOURCE_INDEX not in codes.features:
+        raise ValueError(
+            f"The codes have no column {SOURCE_INDEX!r}, which tells their images. Run `pretokenize` anew."
+        )
+    wanted = np.asarray(codes.with_format("numpy")[SOURCE_INDEX][:], dtype=np.int64)[::num_views]
+    if SOURCE_INDEX in images.features:
+        numbers = np.asarray(images.with_format("numpy")[SOURCE_INDEX][:], dtype=np.int64)
+    else:
+        numbers = np.arange(len(images))
+    order = np.argsort(numbers, kind="stable")
+    places = np.searchsorted(numbers[order], wanted).clip(max=len(numbers) - 1)
+    rows = order[places]
+    missing = wanted[numbers[rows] != wanted]
+    if len(missing):
+        raise ValueError(
+            f"There are codes of {len(missing):,} images that are not among the {len(images):,} images, the first one "
+            f"being number {missing[0]}. Pass the data set and the split that `pretokenize` encoded."
+        )
+    return rows
+
+
+def _batched(items: Iterator[Item], batch_size: int) -> Iterator[list[Item]]:
+    """Whole batches only."""
+    while len(batch := list(itertools.islice(items, batch_size))) == batch_size:
+        yield batch
+
+
+__all__ = ["CodeLoader", "ImageCodeLoader", "ImageLoader", "ResumableLoader"]

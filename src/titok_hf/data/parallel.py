@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 # Items under way for each worker: one in work, one waiting, and some slack for items of uneven cost.
-_ITEMS_PER_WORKER = 4
+ITEMS_PER_WORKER = 4
 
 _function: Callable[[Any], Any] | None = None
 
@@ -24,7 +24,9 @@ def available_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+def ordered_map(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int, items_per_worker: int = ITEMS_PER_WORKER
+) -> Generator[Result, None, None]:
     """
     `map`, computed by several processes. What comes out, and in which order, does not depend on their number.
 
@@ -32,6 +34,7 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], worke
         function: has to be picklable if there are workers; each gets one copy.
         items: taken only as fast as results are.
         workers: number of processes; 0 computes in this one.
+        items_per_worker: how many items are taken ahead of the result that is asked for, for each worker.
 
     Raises:
         OSError: a worker ended without an answer, for example because the system ran out of memory.
@@ -45,7 +48,7 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], worke
     try:
         for item in items:
             under_way.append(executor.submit(_apply, item))
-            if len(under_way) >= workers * _ITEMS_PER_WORKER:
+            if len(under_way) >= workers * items_per_worker:
                 yield under_way.popleft().result()
         while under_way:
             yield under_way.popleft().result()

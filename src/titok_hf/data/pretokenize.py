@@ -21,7 +21,7 @@ from .records import SOURCE_INDEX, ConvertedChunk, Record
 from .report import Report
 from .shards import Part, ShardFolder
 from .sources import Source, open_dataset
-from .views import PretokenizeSettings, ViewConverter
+from .views import PretokenizeSettings, ViewConverter, ViewCutter
 
 _ROW_GROUP_SIZE = 10_000
 
@@ -73,7 +73,7 @@ def pretokenize(
     description |= {"versions": library_versions("pillow", "pyarrow", "torch", "transformers")}
     shards = ShardFolder(Path(output), split, description, features, settings.shard_size, _ROW_GROUP_SIZE, "zstd")
     workers = available_processors() if workers is None else workers
-    views = ViewConverter(images.label_names, images.has_labels, settings, encoder.size)
+    views = ViewConverter(images.label_names, images.has_labels, ViewCutter(settings, encoder.size))
     computes_here = torch.device(encoder.device).type != "cpu"
     convert = views if computes_here else EncodingConverter(**vars(views), encoder=encoder)
     finish = EncodeColumns(encoder) if computes_here else _as_it_is

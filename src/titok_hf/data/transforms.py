@@ -4,9 +4,13 @@ Rounding follows the original to the pixel. Each function says where; tests comp
 """
 
 import random
+from typing import Literal
 
 import numpy as np
 from PIL import Image
+
+# "resize": the shorter edge becomes the side of the square; "pad": the pixels stay and lie in the middle of black.
+ResizeMode = Literal["resize", "pad"]
 
 # Of an image this many times as long as it is short, only the middle section is resized: one row of 100,000 pixels
 # would otherwise become 256 x 25,600,000. TiTokImageProcessor draws the same line.
@@ -125,6 +129,27 @@ def center_on_black(image: Image.Image, size: int) -> Image.Image:
     return canvas
 
 
+def pad_to_square(image: Image.Image, size: int) -> Image.Image:
+    """
+    The image with its own pixels, in the middle of a black square.
+
+    Raises:
+        ValueError: an edge is longer than `size`.
+    """
+    if max(image.size) > size:
+        raise ValueError(
+            f"An image of {image.width} x {image.height} pixels does not fit into {size} x {size}. "
+            "Use resize_mode='resize', or a larger image_size."
+        )
+    return center_on_black(image, size)
+
+
+def check_resize_mode(mode: str) -> None:
+    """Raises ValueError for anything but a `ResizeMode`."""
+    if mode not in ("resize", "pad"):
+        raise ValueError(f"resize_mode is {mode!r}; it has to be 'resize' or 'pad'.")
+
+
 def _five_crop(image: Image.Image, size: int) -> list[Image.Image]:
     right, bottom = image.width - size, image.height - size
     corners = [(0, 0), (right, 0), (0, bottom), (right, bottom)]
@@ -147,12 +172,15 @@ def _below(limit: int, chance: random.Random) -> int:
 
 __all__ = [
     "MAX_ASPECT_RATIO",
+    "ResizeMode",
     "TEN_CROP_ENLARGEMENT",
     "adm_center_square",
     "center_on_black",
     "center_square",
+    "check_resize_mode",
     "crop_center",
     "mirror",
+    "pad_to_square",
     "random_resized_square",
     "random_square",
     "resize_shorter_edge",

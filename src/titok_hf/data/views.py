@@ -66,20 +66,57 @@ class PretokenizeSettings:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it has to be at least 1.")
 
+    def decoding(self) -> Decoding:
+        """How the files are read."""
+        return Decoding(self.exif_transpose, max_pixels=self.max_pixels)
+
+
+@dataclass(frozen=True)
+class ViewCutter:
+    """
+    Cuts the views of an image, the same ones each time.
+
+    Args:
+        settings: which views; `enlarge` has to be set.
+        image_size: side of the squares, in pixels.
+    """
+
+    settings: PretokenizeSettings
+    image_size: int
+
+    def all(self, image: PILImage.Image, source_index: int) -> list[PILImage.Image]:
+        """All views, in order. `source_index` is the number of the image in its source."""
+        settings, size = self.settings, self.image_size
+        if settings.views == "random":
+            return [self.one(image, source_index, view) for view in range(settings.num_views)]
+        image = self._large_enough(image)
+        if settings.views == "ten_crop":
+            return transforms.ten_crop(image, size)
+        square = CROPS[settings.crop](image, size)
+        return [square] if settings.views == "center" else [square, transforms.mirror(square)]
+
+    def one(self, image: PILImage.Image, source_index: int, view: int) -> PILImage.Image:
+        """View number `view`."""
+        if self.settings.views != "random":
+            return self.all(image, source_index)[view]
+        chance = random.Random(f"{self.settings.seed}:{source_index}:{view}")
+        image = self._large_enough(image)
+        square = transforms.random_resized_square(image, self.image_size, chance, self.settings.min_crop_area)
+        return transforms.mirror(square) if chance.random() < 0.5 else square
+
+    def _large_enough(self, image: PILImage.Image) -> PILImage.Image:
+        return image if self.settings.enlarge else transforms.center_on_black(image, self.image_size)
+
 
 @dataclass(frozen=True)
 class ViewConverter(ChunkConverter):
     """Decodes images and cuts their views; columns with `pixels`, uint8 arrays (image_size, image_size, 3)."""
 
-    settings: PretokenizeSettings
-    image_size: int
+    views: ViewCutter
 
     def prepare_image(self, record: Record) -> tuple[list[np.ndarray], str | None]:
-        settings = self.settings
-        image, remark = decode_record(record, Decoding(settings.exif_transpose, max_pixels=settings.max_pixels))
-        if not settings.enlarge:
-            image = transforms.center_on_black(image, self.image_size)
-        return [np.asarray(view) for view in self._views(image, record.source_index)], remark
+        image, remark = decode_record(record, self.views.settings.decoding())
+        return [np.asarray(view) for view in self.views.all(image, record.source_index)], remark
 
     def columns_of(self, usable: list[tuple[Record, int | None, list[np.ndarray]]]) -> dict[str, list]:
         columns: dict[str, list] = {name: [] for name in ("pixels", "label", "view", SOURCE_INDEX)}
@@ -90,19 +127,5 @@ class ViewConverter(ChunkConverter):
             columns[SOURCE_INDEX] += [record.source_index] * len(views)
         return columns
 
-    def _views(self, image: PILImage.Image, source_index: int) -> list[PILImage.Image]:
-        settings, size = self.settings, self.image_size
-        if settings.views == "ten_crop":
-            return transforms.ten_crop(image, size)
-        if settings.views == "random":
-            return [self._random_view(image, source_index, view) for view in range(settings.num_views)]
-        square = CROPS[settings.crop](image, size)
-        return [square] if settings.views == "center" else [square, transforms.mirror(square)]
 
-    def _random_view(self, image: PILImage.Image, source_index: int, view: int) -> PILImage.Image:
-        chance = random.Random(f"{self.settings.seed}:{source_index}:{view}")
-        square = transforms.random_resized_square(image, self.image_size, chance, self.settings.min_crop_area)
-        return transforms.mirror(square) if chance.random() < 0.5 else square
-
-
-__all__ = ["PretokenizeSettings", "ViewConverter", "Views"]
+__all__ = ["PretokenizeSettings", "ViewConverter", "ViewCutter", "Views"]

@@ -1,0 +1,162 @@
+"""The order of the examples of a training run: shuffled, shared by processes, and with a place that can be saved.
+
+Every random choice is a function of the seed, the epoch and the number of the example. So the place in the order is
+the whole state of a loader: a resumed run sees what it would have seen, with any number of workers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import IterableDataset
+from datasets.distributed import split_dataset_by_node
+
+from .parallel import ordered_map
+from .shards import Part
+
+_SHUFFLE_BUFFER = 10_000
+
+# Batches under way for each worker: one in work, and one that waits for it or for the training loop.
+_BATCHES_PER_WORKER = 2
+
+
+class ResumableLoader:
+    """
+    Endless batches, epoch after epoch, with a place that can be saved. Subclasses say what a batch is made of.
+
+    Of a map-style data set, batch number b of all processes together is batch number b of one process with
+    `part.count` times the batch size, and row r of that batch goes to process r modulo `part.count`.
+
+    With workers, batches are made ahead in other processes. They end when the iterator is closed, when it is dropped
+    (so after an error in the loop over it, or Ctrl-C), and with this process, however it ends.
+
+    Args:
+        batch_size: examples in a batch of this process. An incomplete batch at the end of an epoch is dropped.
+        part: this process among all; by default what `accelerate launch` or `torchrun` says.
+        seed: of the order and of the augmentation; the same on all processes.
+        shuffle: whether each epoch has its own order; a stream shuffles within a buffer.
+        workers: processes that make batches; 0 makes them in this one.
+        is_stream: whether the examples come from an `IterableDataset`.
+
+    Attributes:
+        epoch: of the batch that was handed out last, from 0.
+        num_batches: batches of that epoch that were handed out.
+    """
+
+    def __init__(
+        self, batch_size: int, part: Part | None, seed: int, shuffle: bool, workers: int, is_stream: bool
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it has to be at least 1.")
+        if workers < 0:
+            raise ValueError(f"workers is {workers}; it has to be at least 0.")
+        self.batch_size = batch_size
+        self.part = part or Part.from_environment()
+        self.seed = seed
+        self.shuffle = shuffle
+        self.workers = workers
+        self.is_stream = is_stream
+        self.epoch = 0
+        self.num_batches = 0
+
+    @property
+    def global_batch_size(self) -> int:
+        """Examples in a batch of all processes together."""
+        return self.batch_size * self.part.count
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Batches from the saved place on, without end."""
+        places: deque[tuple[int, int]] = deque()  # of the batches under way
+        results = ordered_map(self._work(), self._all_tasks(places), self.workers, _BATCHES_PER_WORKER)
+        with closing(results):
+            for result in results:
+                self.epoch, self.num_batches = places.popleft()
+                yield self._batch(result)
+
+    def state_dict(self) -> dict[str, int]:
+        """
+        The place: `epoch`, and `examples` of it that all processes together have handed out.
+
+        Any number of processes goes on from there with the same global batch. A stream divides its files among the
+        processes, so its place is one for the same number of them, which it adds as `processes`.
+        """
+        place = {"epoch": self.epoch, "examples": self.num_batches * self.global_batch_size}
+        return place | {"processes": self.part.count} if self.is_stream else place
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """
+        Goes to a place that `state_dict` gave; for iterators that are made from now on.
+
+        Raises:
+            ValueError: the place lies within a batch of this loader, or is that of a stream in other shares.
+        """
+        if state["examples"] % self.global_batch_size:
+            raise ValueError(
+                f"The saved place lies {state['examples']} examples into an epoch, which is no multiple of "
+                f"{self.global_batch_size} ({self.batch_size} x {self.part.count} processes). Resume with the global "
+                "batch size that the run was saved with."
+            )
+        if self.is_stream and state.get("processes", self.part.count) != self.part.count:
+            raise ValueError(
+                f"The saved place is one of a stream in {state['processes']} shares, and there are now "
+                f"{self.part.count} processes. Resume with the same number, or train without streaming."
+            )
+        self.epoch, self.num_batches = state["epoch"], state["examples"] // self.global_batch_size
+
+    def _all_tasks(self, places: deque[tuple[int, int]]) -> Iterator[Any]:
+        epoch, number = self.epoch, self.num_batches
+        while True:
+            is_empty = number == 0
+            for task in self._tasks(epoch, number):
+                is_empty = False
+                number += 1
+                places.append((epoch, number))
+                yield task
+            if is_empty:
+                raise ValueError(
+                    f"A process has fewer than {self.batch_size} examples in an epoch, so there is no whole batch. "
+                    "Use a smaller batch_size, fewer processes or more data."
+                )
+            epoch, number = epoch + 1, 0
+
+    def _tasks(self, epoch: int, start: int) -> Iterator[Any]:
+        """What the batches of an epoch are made of, from batch number `start` on."""
+        raise NotImplementedError
+
+    def _work(self) -> Callable[[Any], Any]:
+        """What a worker does to a task; picklable."""
+        raise NotImplementedError
+
+    def _batch(self, result: Any) -> dict[str, torch.Tensor]:
+        """What a worker made of a task, as tensors."""
+        raise NotImplementedError
+
+    def _order(self, num_examples: int, epoch: int, start: int) -> Iterator[list[int]]:
+        """Numbers of the examples of each batch of this process; every process gets equally many."""
+        order = np.arange(num_examples)
+        if self.shuffle:
+            order = np.random.Generator(np.random.Philox([self.seed, epoch])).permutation(num_examples)
+        own = order[: num_examples - num_examples % self.part.count][self.part.index :: self.part.count]
+        for first in range(start * self.batch_size, len(own) - self.batch_size + 1, self.batch_size):
+            yield own[first : first + self.batch_size].tolist()
+
+    def _share_of_stream(self, dataset: IterableDataset, epoch: int) -> IterableDataset:
+        """The share of this process of a stream, shuffled for one epoch."""
+        if self.shuffle:
+            # `set_epoch` would do the same, but what is built upon a stream does not inherit its epoch.
+            generator = np.random.default_rng([self.seed, epoch])
+            dataset = dataset.shuffle(generator=generator, buffer_size=_SHUFFLE_BUFFER)
+        return split_dataset_by_node(dataset, rank=self.part.index, world_size=self.part.count)
+
+    def _chosen_view(self, image: int, epoch: int, num_views: int) -> int:
+        """Which of the views of an image an epoch takes."""
+        return int(random.Random(f"{self.seed}:{epoch}:{image}").random() * num_views)
+
+
+__all__ = ["ResumableLoader"]

@@ -1,0 +1,222 @@
+"""Opening what a training run reads, images or codes, and checking it before the first step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import ClassLabel, Dataset, IterableDataset, Value
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
+
+from .records import SOURCE_INDEX
+from .sources import Source, open_dataset
+from .views import PretokenizeSettings, ViewCutter
+
+_ROWS_AT_ONCE = 100_000
+
+# Rows of a stream that are looked at before training starts.
+_ROWS_OF_STREAM = 1_000
+
+
+def open_images(
+    source: str,
+    split: str = "train",
+    streaming: bool = False,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    config_name: str | None = None,
+) -> Dataset | IterableDataset:
+    """
+    A split of a data set of images, with or without labels.
+
+    Args:
+        source, split, streaming, config_name: see `open_dataset`.
+        image_column, label_column: names; by default the only column of that type. The label column "none" is none.
+
+    Returns:
+        a data set with the columns `image`, `label` if there are labels, `source_index` if the source has it, and
+        `codes` if it has that too.
+    Raises:
+        FileNotFoundError: a path where nothing lies.
+        ValueError: no such split or column, or several columns that could be meant.
+    """
+    dataset = _with_features(open_dataset(source, split, config_name, streaming))
+    found = Source(dataset, image_column, label_column)
+    names = {found.image_column: "image"}
+    if found.label_column is not None:
+        names[found.label_column] = "label"
+    kept = {name: name for name in (SOURCE_INDEX, "codes") if name in dataset.features and name not in names}
+    dataset = dataset.select_columns([*names, *kept])
+    return dataset.rename_columns({old: new for old, new in names.items() if old != new})
+
+
+def open_codes(
+    source: str, split: str = "train", streaming: bool = False, config_name: str | None = None
+) -> Dataset | IterableDataset:
+    """
+    A split of a data set of codes or latents, such as `pretokenize` makes. Labels that are texts become numbers.
+
+    Raises:
+        FileNotFoundError: a path where nothing lies.
+        ValueError: no such split, or neither a column `codes` nor one `latents`.
+    """
+    dataset = _with_features(open_dataset(source, split, config_name, streaming))
+    if not {"codes", "latents"} & set(dataset.features):
+        raise ValueError(
+            f"{source} has neither a column 'codes' nor one 'latents'; its columns are {', '.join(dataset.features)}. "
+            "`titok-hf pretokenize` makes codes from images."
+        )
+    columns = [name for name in ("codes", "latents", "label", "view", SOURCE_INDEX) if name in dataset.features]
+    dataset = dataset.select_columns(columns)
+    label = dataset.features.get("label")
+    if isinstance(dataset, Dataset) and isinstance(label, Value) and "string" in label.dtype:
+        return dataset.class_encode_column("label")
+    return dataset
+
+
+def class_names(dataset: Dataset | IterableDataset) -> list[str]:
+    """
+    The names of the classes, in the order of the labels; numbers in place of names if the labels have none.
+
+    Raises:
+        ValueError: no column `label`, or one that does not tell its classes without reading a whole stream.
+    """
+    feature = dataset.features.get("label")
+    if feature is None:
+        raise ValueError(
+            f"The data set has no column 'label'; its columns are {', '.join(dataset.features)}. A generator learns "
+            "from labelled images: name the column of classes, put the images into one folder a class, or give all of "
+            "them the label 0."
+        )
+    if isinstance(feature, ClassLabel):
+        return list(feature.names)
+    if not isinstance(dataset, Dataset):
+        raise ValueError(
+            "The labels of this stream have no names, so their number is not known. Load it without streaming, or "
+            "cast the column 'label' to ClassLabel."
+        )
+    if "string" in feature.dtype:
+        return sorted(name for name in dataset.unique("label") if name is not None)
+    largest = max((_largest(table["label"]) for table in _tables(dataset, "label")), default=-1)
+    return [str(number) for number in range(largest + 1)]
+
+
+def num_views(dataset: Dataset | IterableDataset) -> int:
+    """Views of each image in a data set of codes, as its column `view` says; 1 without that column."""
+    if "view" not in dataset.features:
+        return 1
+    if isinstance(dataset, Dataset):
+        return 1 + max((_largest(table["view"]) for table in _tables(dataset, "view")), default=0)
+    largest = 0
+    for number, row in enumerate(dataset.select_columns("view")):
+        if number > 0 and row["view"] == 0:  # the second image begins
+            break
+        largest = row["view"]
+    return largest + 1
+
+
+def check_codes(dataset: Dataset | IterableDataset, codebook_size: int, num_latent_tokens: int) -> None:
+    """
+    Checks every code against a model; of a stream, those of its first 1,000 rows.
+
+    Args:
+        codebook_size: codes have to lie in [0, codebook_size).
+        num_latent_tokens: codes of one row.
+    Raises:
+        ValueError: no column `codes`, a row of another length, or a code outside of the codebook. The text names the
+            first such row.
+    """
+    if "codes" not in dataset.features:
+        raise ValueError(f"The data set has no column 'codes'; its columns are {', '.join(dataset.features)}.")
+    first = 0
+    for codes in _columns_of_codes(dataset):
+        lengths = pc.list_value_length(codes).fill_null(0).to_numpy(zero_copy_only=False)
+        if (lengths != num_latent_tokens).any():
+            row = int(np.argmax(lengths != num_latent_tokens))
+            raise ValueError(
+                f"Row {first + row} has {lengths[row]} codes; this model has {num_latent_tokens} latent tokens. Train "
+                "on codes of the tokenizer that the recipe names."
+            )
+        _check_range(pc.list_flatten(codes), first, codebook_size, num_latent_tokens)
+        first += len(codes)
+
+
+def recorded_views(source: str, split: str = "train", revision: str | None = None) -> ViewCutter:
+    """
+    How `pretokenize` cut the images of a data set of codes, as it recorded in `report-<split>.json`.
+
+    Args:
+        source: the folder or the Hub id of the data set of codes.
+    Raises:
+        FileNotFoundError: no such record.
+        ValueError: a record that does not say it.
+    """
+    name = f"report-{split}.json"
+    path = Path(source).expanduser() / name
+    if not Path(source).expanduser().exists():
+        try:
+            path = Path(hf_hub_download(source, name, repo_type="dataset", revision=revision))
+        except (EntryNotFoundError, HFValidationError, RepositoryNotFoundError):
+            path = Path(source) / name
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{source} has no {name}, in which `titok-hf pretokenize` records how it cut the images. Name the folder "
+            "or Hub id of a complete data set that it made, or let the run compute the codes."
+        )
+    settings = json.loads(path.read_bytes()).get("settings", {})
+    missing = [field.name for field in fields(PretokenizeSettings) if field.name not in settings]
+    if missing or "image_size" not in settings:
+        raise ValueError(
+            f"{path} does not say how the images were cut: {', '.join(missing) or 'image_size'} is missing. It was "
+            "made by another version, or by `prepare`; run `titok-hf pretokenize` anew."
+        )
+    views = PretokenizeSettings(**{field.name: settings[field.name] for field in fields(PretokenizeSettings)})
+    return ViewCutter(views, settings["image_size"])
+
+
+def center_view(image_size: int) -> ViewCutter:
+    """The one view of codes without a record: the centre of the image, never mirrored."""
+    return ViewCutter(PretokenizeSettings(views="center", enlarge=True), image_size)
+
+
+def _with_features(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
+    return dataset._resolve_features() if dataset.features is None else dataset
+
+
+def _tables(dataset: Dataset, column: str) -> Iterator[pa.Table]:
+    yield from dataset.select_columns(column).with_format("arrow").iter(batch_size=_ROWS_AT_ONCE)
+
+
+def _largest(column: pa.ChunkedArray) -> int:
+    largest = pc.max(column).as_py()
+    return -1 if largest is None else largest
+
+
+def _columns_of_codes(dataset: Dataset | IterableDataset) -> Iterable[pa.Array]:
+    if isinstance(dataset, Dataset):
+        return (table["codes"].combine_chunks() for table in _tables(dataset, "codes"))
+    rows: list[Any] = [row["codes"] for row in dataset.select_columns("codes").take(_ROWS_OF_STREAM)]
+    return [pa.array(rows, type=pa.list_(pa.int64()))]
+
+
+def _check_range(codes: pa.Array, first: int, codebook_size: int, num_latent_tokens: int) -> None:
+    extremes = pc.min_max(codes).as_py()
+    if codes.null_count == 0 and (len(codes) == 0 or 0 <= extremes["min"] <= extremes["max"] < codebook_size):
+        return
+    values = codes.to_numpy(zero_copy_only=False)
+    wrong = ~((values >= 0) & (values < codebook_size))  # so written, it catches missing values, which are NaN
+    position = int(np.argmax(wrong))
+    raise ValueError(
+        f"Row {first + position // num_latent_tokens} holds the code {codes[position].as_py()}; this model's codes "
+        f"lie in [0, {codebook_size}). Train on codes of the tokenizer that the recipe names."
+    )
+
+
+__all__ = ["center_view", "check_codes", "class_names", "num_views", "open_codes", "open_images", "recorded_views"]
