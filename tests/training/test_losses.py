@@ -1,4 +1,4 @@
-"""The masked-token objective against the original's figures."""
+"""titok_hf.training.losses: the masked-token objective against the original's figures, and shares of a batch."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import golden_fill
-from titok_hf.training.losses import mask_from, masked_token_loss, random_mask
+from simulated_processes import on_each_process
+from titok_hf.training.losses import mask_from, masked_token_loss, pixel_loss, proxy_code_loss, weighted_loss
 
 DATA = Path(__file__).parents[1] / "data"
 MASKING = json.loads((DATA / "training_masking.json").read_text())
@@ -55,8 +56,42 @@ def test_accuracy_counts_hidden_tokens_alone():
     assert masked_token_loss(logits, codes, mask, 0.0, 0.1)["accuracy"] == 0.5
 
 
-@given(batch=st.integers(1, 4), length=st.integers(1, 40))
-def test_every_example_hides_at_least_one_token(batch, length):
-    mask = random_mask(torch.zeros(batch, length))
-    assert mask.shape == (batch, length)
+def test_two_processes_with_half_the_batch_equal_one():
+    """They hide different numbers of tokens, so the mean of two ratios would be wrong."""
+    logits, codes = torch.randn(4, 6, 5), torch.randint(5, (4, 6))
+    mask = torch.arange(6) < torch.tensor([6, 1, 5, 2])[:, None]
+
+    def compute(share, mean_over_processes):
+        share_logits = logits[share].clone().requires_grad_()
+        result = masked_token_loss(share_logits, codes[share], mask[share], 0.1, 0.1, mean_over_processes)
+        (gradient,) = torch.autograd.grad(result["loss"], share_logits)
+        return torch.stack([result["loss"].detach(), result["accuracy"]]), gradient
+
+    scalars, gradient = compute(slice(None), lambda tensor: tensor)
+    halves = on_each_process(compute, [slice(0, None, 2), slice(1, None, 2)])
+    torch.testing.assert_close((halves[0][0] + halves[1][0]) / 2, scalars)
+    for process, (_, half) in enumerate(halves):
+        torch.testing.assert_close(half / 2, gradient[process::2])
+
+
+def test_losses_are_computed_in_float32():
+    """In bfloat16, 256 + 1 is 256."""
+    images = torch.full((1, 3, 2, 2), 0.5, dtype=torch.bfloat16)
+    assert pixel_loss(images, images + 0.25).dtype == torch.float32
+    logits = torch.tensor([[[256.0, 255.0]]], dtype=torch.bfloat16)
+    assert proxy_code_loss(logits, torch.tensor([[1]])).item() == pytest.approx(1.313262, rel=1e-5)
+
+
+def test_a_term_without_a_weight_is_refused():
+    assert weighted_loss({"a": torch.tensor(2.0), "b": torch.tensor(3.0)}, {"a": 1.0, "b": 0.5})["loss"] == 3.5
+    with pytest.raises(KeyError, match="b"):
+        weighted_loss({"a": torch.tensor(1.0), "b": torch.tensor(1.0)}, {"a": 1.0})
+
+
+@given(
+    progress=st.lists(st.floats(0, 1, exclude_max=True, width=32), min_size=1, max_size=4), length=st.integers(1, 40)
+)
+def test_every_example_hides_at_least_one_token(progress, length):
+    mask = mask_from(torch.tensor(progress), torch.rand(len(progress), length))
+    assert mask.shape == (len(progress), length)
     assert mask.any(dim=1).all()

@@ -59,7 +59,7 @@ class Discriminator(nn.Module):
 
 
 class DiscriminatorStage(nn.Module):
-    """Convolution, blurred halving, normalisation: (batch, in_channels, H, W) -> (batch, out_channels, H / 2, W / 2)"""
+    """Convolution, blurred halving, normalisation: (batch, in, H, W) to (batch, out, H / 2, W / 2)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
