@@ -23,8 +23,7 @@ def test_the_generator_s_term_leaves_the_discriminator_alone(discriminator):
 
 
 def test_the_discriminator_s_loss_leaves_the_images_alone(discriminator):
-    real, fake = torch.rand(2, 2, 3, 16, 16).requires_grad_()
-    fake = fake * 1
+    real, fake = (torch.rand(2, 3, 16, 16, requires_grad=True) for _ in range(2))
     discriminator_loss(discriminator, LeCam(), real, fake, 0.001)["loss"].backward()
     assert all(parameter.grad is not None for parameter in discriminator.parameters())
     assert real.grad is None and fake.grad is None
@@ -43,7 +42,7 @@ def test_the_averages_are_used_before_they_move_and_are_part_of_the_state():
 
 def test_two_processes_with_half_the_batch_equal_one(discriminator):
     real, fake = torch.rand(2, 4, 3, 16, 16)
-    state = {"averages": torch.tensor([-0.3, 0.2])}
+    state = {"averages": torch.tensor([1.0, -1.0])}  # so far from the logits that both halves of the regulariser act
 
     def compute(share, mean_over_processes):
         lecam = LeCam(mean_over_processes)

@@ -36,6 +36,7 @@ def test_gan_terms_equal_the_original_where_they_saturate(figures):
     assert generator_adversarial_loss(torch.nn.Identity(), logits_fake).item() == pytest.approx(figures["generator"])
 
 
+@pytest.mark.slow
 def test_discriminator_steps_equal_the_original(discriminator):
     """Three of them in a row, with the averages they leave behind."""
     lecam, weight = LeCam(), STAGE_2["losses_config"]["lecam_regularization_weight"]
