@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,7 +33,7 @@ from titok_hf.original.conversion import (
     convert_vqgan,
     export_to_original,
 )
-from titok_hf.original.model_card import PIPELINE, write_card
+from titok_hf.original.model_card import write_card
 from titok_hf.original.released import RELEASED_GENERATORS, RELEASED_TOKENIZERS
 from titok_hf.original.verification import Verification, VerificationError, verify_outputs, verify_tensors
 
@@ -102,7 +103,7 @@ def test_a_generator_alone_carries_its_sampler(originals, tmp_path):
     model = MaskGitTransformer1DModel.from_pretrained(tmp_path / "generator")
     assert same_state(model.state_dict(), MaskGitTransformer1DModel.from_pretrained(originals[1]).state_dict())
     assert MaskGitScheduler.from_pretrained(tmp_path / "generator").config.temperature == 9.5
-    assert "No published numbers are known" in (tmp_path / "generator" / "README.md").read_text()
+    assert "no published numbers are known" in (tmp_path / "generator" / "README.md").read_text()
 
 
 def test_a_pipeline_is_exported_and_read_again(converted, originals, tmp_path):
@@ -143,14 +144,17 @@ def test_the_maskgit_vqgan_is_converted_from_both_of_its_files(tmp_path):
     convert_vqgan(tmp_path / "flax" / "checkpoint.msgpack", tmp_path / "again")
     models = [MaskGitVQGANModel.from_pretrained(tmp_path / name) for name in ("ours", "again")]
     assert same_state(models[0].state_dict(), models[1].state_dict())
-    assert "| 2.28 | published by the authors; not measured here |" in (tmp_path / "ours" / "README.md").read_text()
+    assert (
+        "| 2.28 | published in arXiv 2202.04200; not measured here |" in (tmp_path / "ours" / "README.md").read_text()
+    )
 
 
-def test_published_numbers_are_called_published(tmp_path):
+def test_published_numbers_are_called_published(converted, tmp_path):
+    shutil.copytree(converted[0], tmp_path, dirs_exist_ok=True)
     write_card(
         tmp_path,
-        PIPELINE,
-        here="user/titok-s128",
+        destination="titok-s128",
+        repo_id="user/titok-s128",
         variant="s128",
         source="somewhere",
         verifications=[Verification(1, 2, ("float32",), ("checked",))],
@@ -159,10 +163,10 @@ def test_published_numbers_are_called_published(tmp_path):
     )
     card = (tmp_path / "README.md").read_text()
     for value in ("1.71", "1.97", "281.8"):
-        assert f"| {value} | published by the authors; not measured here |" in card
+        assert f"| {value} | published in arXiv 2406.07550; not measured here |" in card
     assert "1 tensors, 2 parameters, float32: checked" in card
     assert 'TiTokPipeline.from_pretrained("user/titok-s128")' in card
-    assert ModelCard(card).data.library_name == "diffusers"
+    assert ModelCard(card).data.library_name == "titok-hf"
 
 
 def test_all_tokenizers_start_with_the_first_and_leave_nothing_behind(tmp_path):
@@ -289,7 +293,7 @@ def test_the_largest_tokenizer_is_converted_within_6_gb(tmp_path):
     assert peak < 6e9
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"{manifest('tokenizer_l32')['num_parameters']:,} parameters" in card
-    assert "| 2.21 | published by the authors; not measured here |" in card
+    assert "| 2.21 | published in arXiv 2406.07550; not measured here |" in card
 
 
 def test_a_converted_folder_is_pushed_as_it_is(originals, tmp_path):

@@ -72,7 +72,7 @@ class CardContent:
         introduction: what it is, as Markdown; by default what its configuration tells.
         license: identifier ("apache-2.0").
         datasets: Hub ids of the data sets it was trained on.
-        base_model: Hub id of the checkpoint that it was trained or converted from.
+        base_models: Hub ids of the checkpoints that it was trained or converted from.
         results: measured and published numbers.
         source: where it comes from, as Markdown, for checkpoints that were not trained here.
         training: how it was trained, as Markdown.
@@ -86,7 +86,7 @@ class CardContent:
     introduction: str | None = None
     license: str | None = None
     datasets: Sequence[str] = ()
-    base_model: str | None = None
+    base_models: Sequence[str] = ()
     results: Sequence[Measured] = ()
     source: str | None = None
     training: str | None = None
@@ -95,7 +95,9 @@ class CardContent:
     limits: str | None = None
 
 
-def write_model_card(folder: str | os.PathLike, content: CardContent | None = None) -> Path:
+def write_model_card(
+    folder: str | os.PathLike, content: CardContent | None = None, destination: str | os.PathLike | None = None
+) -> Path:
     """
     Write `README.md` into a checkpoint folder, unless a person has edited the one that is there.
 
@@ -104,6 +106,8 @@ def write_model_card(folder: str | os.PathLike, content: CardContent | None = No
     Args:
         folder: a saved pipeline, tokenizer, generator or MaskGIT-VQGAN.
         content: what the folder does not tell.
+        destination: the folder that this one is going to become (see `folder_atomically`), whose name and whose edited
+            card count instead.
 
     Returns:
         the card's path, whether it was written or left alone.
@@ -112,18 +116,19 @@ def write_model_card(folder: str | os.PathLike, content: CardContent | None = No
         OSError: the folder holds no checkpoint of ours, or cannot be written.
     """
     path = Path(folder) / CARD_NAME
-    if not is_edited(path):
-        write_atomically(path, model_card(folder, content or CardContent()).encode())
+    destination = Path(destination or folder).resolve()
+    if not is_edited(destination / CARD_NAME):
+        write_atomically(path, model_card(folder, content or CardContent(), destination.name).encode())
     return path
 
 
-def model_card(folder: str | os.PathLike, content: CardContent) -> str:
-    """The text of the card that `write_model_card` writes, whatever card is there."""
+def model_card(folder: str | os.PathLike, content: CardContent, name: str | None = None) -> str:
+    """The text of a generated card, whatever card is there; `name` is used instead of the folder's."""
     folder = Path(folder).resolve()
     description = describe(folder)
     if description.kind is Kind.DATA_SET:
         raise OSError(f"{folder} is a data set, whose card `titok-hf prepare` and `titok-hf pretokenize` write.")
-    location = content.repo_id or folder.name
+    location = content.repo_id or name or folder.name
     title = content.title or location.split("/")[-1]
     sections = [
         f"# {title}",
@@ -226,7 +231,7 @@ def _metadata(description: Description, content: CardContent, title: str) -> str
         pipeline_tag=pipeline_tag(description),
         tags=tags(description),
         datasets=list(content.datasets) or None,
-        base_model=content.base_model,
+        base_model=list(content.base_models) or None,
         arxiv=list(papers(description)),
         model_name=title if results else None,
         eval_results=results or None,

@@ -100,7 +100,8 @@ def kind_of(folder: Path) -> Kind:
     """
     if (folder / INDEX_NAME).is_file():
         name = read_index(folder).get("_class_name")
-        if name not in ("TiTokPipeline", ["pipeline", "TiTokPipeline"]):
+        # diffusers knows pipelines outside of it by their module and their class.
+        if (name[-1] if isinstance(name, list) else name) != "TiTokPipeline":
             raise OSError(f"{folder} is a pipeline of the class {name}, not a TiTokPipeline.")
         return Kind.PIPELINE
     if any((folder / "data").glob("*.parquet")):

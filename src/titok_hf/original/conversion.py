@@ -24,7 +24,7 @@ from titok_hf.scheduling_maskgit import MaskGitScheduler
 from .configs import network_fields, original_generator_config, original_tokenizer_config
 from .flax_checkpoint import flax_bytes
 from .loading import load, locate
-from .model_card import GENERATOR, PIPELINE, TOKENIZER, VQGAN, write_card
+from .model_card import write_card
 from .reading import read_state_dict
 from .released import RELEASED_GENERATORS, RELEASED_TOKENIZERS, RELEASED_VQGANS
 from .verification import (
@@ -69,8 +69,8 @@ def convert_tokenizer(
         name = _released_name(RELEASED_TOKENIZERS, source, variant)
         write_card(
             folder,
-            TOKENIZER,
-            here=push_to_hub or Path(output).name,
+            destination=output,
+            repo_id=push_to_hub,
             variant=name,
             source=_name_of(source),
             verifications=[verification],
@@ -111,8 +111,8 @@ def convert_vqgan(source: Source, output: Source, push_to_hub: str | None = None
         is_released = Path(source).name == RELEASED_VQGANS["imagenet256"].file or not Path(source).exists()
         write_card(
             folder,
-            VQGAN,
-            here=push_to_hub or Path(output).name,
+            destination=output,
+            repo_id=push_to_hub,
             source=_name_of(source),
             verifications=[verification],
             tokenizer=RELEASED_VQGANS["imagenet256"] if is_released else None,
@@ -160,8 +160,8 @@ def convert_generator(
             _write_pipeline(folder, scheduler)
         write_card(
             folder,
-            GENERATOR if tokenizer is None else PIPELINE,
-            here=push_to_hub or Path(output).name,
+            destination=output,
+            repo_id=push_to_hub,
             variant=name,
             source=" and ".join(_name_of(part) for part in (source, tokenizer) if part is not None),
             verifications=verifications,

@@ -1,157 +1,80 @@
 """Model cards of converted checkpoints. What was published is called published; nothing was measured again here."""
 
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import ModelCardData
-
-from titok_hf.atomic_files import write_atomically
+from titok_hf.hub.cards import CardContent, Measured, write_model_card
 
 from .released import ReleasedGenerator, ReleasedTokenizer
 from .verification import Verification
 
-
-@dataclass(frozen=True)
-class CardTexts:
-    """What a card says about any checkpoint of one kind; `code` has a place for the checkpoint's name."""
-
-    title: str
-    description: str
-    code: str
-    library: str
-    task: str
-
-
-TOKENIZER = CardTexts(
-    title="TiTok tokenizer",
-    description="Turns a square image into a short sequence of tokens, and back.",
-    code="""from titok_hf import TiTokImageProcessor, TiTokModel
-
-model = TiTokModel.from_pretrained("{here}")
-pixel_values = TiTokImageProcessor.from_pretrained("{here}")("picture.png", return_tensors="pt").pixel_values
-pixels = model.decode(latents=model.encode(pixel_values).latents).pixel_values""",
-    library="transformers",
-    task="image-feature-extraction",
+_IMAGENET = {"dataset": "ILSVRC/imagenet-1k", "dataset_name": "ImageNet-1k 256 x 256"}
+_LIMITS = (
+    "Square pictures of the kind that ImageNet has: single objects, animals and scenes in photographs. Faces, text "
+    "and fine patterns suffer most when a picture is described by so few tokens. Generated images repeat what "
+    "ImageNet shows, its biases included. Its terms allow research that is not commercial."
 )
-
-GENERATOR = CardTexts(
-    title="MaskGIT generator for TiTok",
-    description="Predicts masked TiTok codes of an image from the others and a class. `scheduler_config.json` holds "
-    "the settings with which the original is sampled.",
-    code="""from titok_hf import MaskGitScheduler, MaskGitTransformer1DModel
-
-generator = MaskGitTransformer1DModel.from_pretrained("{here}")
-scheduler = MaskGitScheduler.from_pretrained("{here}")""",
-    library="diffusers",
-    task="unconditional-image-generation",
-)
-
-PIPELINE = CardTexts(
-    title="TiTok pipeline",
-    description="Images from class names, images to codes and back. A plain call uses the settings with which the "
-    "original is sampled.",
-    code="""from titok_hf import TiTokPipeline
-
-pipe = TiTokPipeline.from_pretrained("{here}")
-image = pipe("golden retriever").images[0]""",
-    library="diffusers",
-    task="unconditional-image-generation",
-)
-
-VQGAN = CardTexts(
-    title="MaskGIT-VQGAN",
-    description="The two-dimensional image tokenizer of MaskGIT: teacher and pixel decoder of two-stage TiTok models.",
-    code="""from titok_hf import MaskGitVQGANModel
-
-model = MaskGitVQGANModel.from_pretrained("{here}")
-codes = model.encode(pixel_values).codes""",
-    library="transformers",
-    task="image-feature-extraction",
-)
-
-_BODY = """
-# {title}
-
-{description}
-
-```python
-{code}
-```
-
-## Source
-
-Converted from {source} to the format of titok-hf, without a change of any number.
-
-{verification}
-
-## Quality
-
-{quality}
-
-## References
-
-- An Image is Worth 32 Tokens for Reconstruction and Generation, arXiv 2406.07550
-- Democratizing Text-to-Image Masked Generative Models with Compact Text-Aware One-Dimensional Tokens, arXiv 2501.07730
-  (the single-stage tokenizers)
-- MaskGIT: Masked Generative Image Transformer, arXiv 2202.04200
-"""
-
-_UNKNOWN_QUALITY = "No published numbers are known for this checkpoint, and none were measured."
 
 
 def write_card(
     folder: Path,
-    texts: CardTexts,
     *,
-    here: str,
+    destination: str | os.PathLike,
+    repo_id: str | None,
     source: str,
-    verifications: list[Verification],
+    verifications: Sequence[Verification],
     variant: str | None = None,
     tokenizer: ReleasedTokenizer | None = None,
     generator: ReleasedGenerator | None = None,
-) -> None:
+) -> Path:
     """
-    Write `README.md` into a folder.
+    Write the card of a converted checkpoint, unless a person edited the one at its destination.
 
     Args:
-        texts: `TOKENIZER`, `GENERATOR`, `PIPELINE` or `VQGAN`.
-        here: what a user will call the folder: a Hub id or its name.
-        source: where the checkpoint came from.
-        verifications: what the conversion found equal.
-        variant: name of the released checkpoint, if it is one.
-        tokenizer, generator: what was published about them.
+        folder: the converted checkpoint.
+        destination: the folder that it is going to become.
+        repo_id: where it will be on the Hub, if anywhere.
+        source: what was converted, as people know it: a Hub id or a file's name.
+        verifications: what was found equal, of each model.
+        variant: the released checkpoint that it is, if it is one.
+        tokenizer, generator: what is known of the released checkpoints in it.
     """
-    is_released = tokenizer is not None or generator is not None
-    data = ModelCardData(
-        library_name=texts.library,
-        pipeline_tag=texts.task,
-        tags=["titok", "titok-hf", "image-tokenizer"],
-        license="apache-2.0" if is_released else None,
-        datasets=["ILSVRC/imagenet-1k"] if is_released else None,
+    released = [checkpoint for checkpoint in (tokenizer, generator) if checkpoint is not None]
+    name = (repo_id or Path(destination).resolve().name).split("/")[-1]
+    content = CardContent(
+        title=f"{name} ({variant})" if variant and variant not in name.replace("-", "_") else name,
+        repo_id=repo_id,
+        license="apache-2.0" if released else None,
+        datasets=[_IMAGENET["dataset"]] if released else [],
+        base_models=[checkpoint.repository for checkpoint in released],
+        results=_published(tokenizer, generator),
+        source=_source(source, verifications, has_sampler=generator is not None),
+        limits=_LIMITS if released else None,
     )
-    body = _BODY.format(
-        title=f"{texts.title}, {variant}" if variant else texts.title,
-        description=texts.description,
-        code=texts.code.format(here=here),
-        source=source,
-        verification="\n".join(f"- verified: {verification}" for verification in verifications),
-        quality=_quality(tokenizer, generator),
-    )
-    write_atomically(folder / "README.md", f"---\n{data.to_yaml()}\n---\n{body}".encode())
+    return write_model_card(folder, content, destination)
 
 
-def _quality(tokenizer: ReleasedTokenizer | None, generator: ReleasedGenerator | None) -> str:
-    rows = []
+def _source(source: str, verifications: Sequence[Verification], has_sampler: bool) -> str:
+    text = f"Converted from {source} to the format of titok-hf, without a change of any number."
+    if has_sampler:
+        text += " The sampler settings are those of the original's benchmark."
+    return text + "\n\n" + "\n".join(f"- verified: {verification}" for verification in verifications)
+
+
+def _published(tokenizer: ReleasedTokenizer | None, generator: ReleasedGenerator | None) -> list[Measured]:
+    """The published numbers: of 50,000 images each."""
+    results = []
     if tokenizer is not None:
-        rows.append(("FID of reconstructions (rFID)", tokenizer.rfid))
+        name, split = "FID of reconstructions (rFID)", "validation"
+        results.append(Measured(name, tokenizer.rfid, "fid", split=split, published_in=tokenizer.paper, **_IMAGENET))
     if generator is not None:
-        rows.append(("FID of generated images (gFID)", generator.gfid))
+        name, paper = "FID of generated images (gFID)", generator.paper
+        results.append(Measured(name, generator.gfid, "fid", published_in=paper, **_IMAGENET))
         if generator.inception_score is not None:
-            rows.append(("Inception Score of generated images", generator.inception_score))
-    if not rows:
-        return _UNKNOWN_QUALITY
-    table = "\n".join(f"| {name} | {value} | published by the authors; not measured here |" for name, value in rows)
-    return f"ImageNet-1k, 256 x 256, 50,000 images.\n\n| metric | value | source |\n|---|---|---|\n{table}"
+            name, score = "Inception Score of generated images", generator.inception_score
+            results.append(Measured(name, score, "inception_score", published_in=paper, **_IMAGENET))
+    return results
 
 
-__all__ = ["GENERATOR", "PIPELINE", "TOKENIZER", "VQGAN", "CardTexts", "write_card"]
+__all__ = ["write_card"]

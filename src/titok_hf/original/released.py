@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+TITOK_PAPER, SINGLE_STAGE_PAPER, MASKGIT_PAPER = "2406.07550", "2501.07730", "2202.04200"
+"""arXiv numbers."""
+
 
 @dataclass(frozen=True)
 class ReleasedTokenizer:
@@ -12,11 +15,13 @@ class ReleasedTokenizer:
         repository: id of its Hub repository.
         file: name of the same weights as a bare pickle.
         rfid: published FID of reconstructions of the 50,000 validation images.
+        paper: arXiv number of the paper that published it.
     """
 
     repository: str
     file: str
     rfid: float
+    paper: str = TITOK_PAPER
 
 
 @dataclass(frozen=True)
@@ -27,16 +32,19 @@ class ReleasedGenerator:
     Args:
         repository, file: as for tokenizers.
         gfid, inception_score: published quality of 50,000 images; None where no number is known.
+        paper: arXiv number of the paper that published it.
     """
 
     repository: str
     file: str
     gfid: float
     inception_score: float | None
+    paper: str = TITOK_PAPER
 
 
 def _tokenizer(name: str, rfid: float, file: str = "tokenizer_titok_{}.bin") -> ReleasedTokenizer:
-    return ReleasedTokenizer(f"yucornetto/tokenizer_titok_{name}_imagenet", file.format(name), rfid)
+    paper = SINGLE_STAGE_PAPER if name.endswith(("vq8k", "vae_c16")) else TITOK_PAPER
+    return ReleasedTokenizer(f"yucornetto/tokenizer_titok_{name}_imagenet", file.format(name), rfid, paper)
 
 
 def _generator(name: str, gfid: float, inception_score: float | None) -> ReleasedGenerator:
@@ -70,5 +78,9 @@ STAGE_1_SUFFIX = "_stage1"
 BARE_FILES_REPOSITORY = "fun-research/TiTok"
 """The Hub repository that holds the bare pickles, the MaskGIT-VQGAN's among them."""
 
-RELEASED_VQGANS = {"imagenet256": ReleasedTokenizer(BARE_FILES_REPOSITORY, "maskgit-vqgan-imagenet-f16-256.bin", 2.28)}
+RELEASED_VQGANS = {
+    "imagenet256": ReleasedTokenizer(
+        BARE_FILES_REPOSITORY, "maskgit-vqgan-imagenet-f16-256.bin", 2.28, paper=MASKGIT_PAPER
+    )
+}
 """The MaskGIT-VQGAN, teacher of the two-stage tokenizers (MaskGIT, arXiv 2202.04200)."""

@@ -1,0 +1,185 @@
+"""Model cards: what they say, that their Python runs, and that a person's card is left alone."""
+
+import re
+import shutil
+
+import pytest
+import yaml
+from PIL import Image
+
+from tiny_pipeline import tiny_image_processor, tiny_pipeline, tiny_tokenizer
+from titok_hf.bundled import bundled_checkpoint
+from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig
+from titok_hf.hub.cards import (
+    CARD_NAME,
+    CardContent,
+    Measured,
+    card_results,
+    is_edited,
+    is_generated,
+    model_card,
+    readdressed,
+    write_model_card,
+)
+from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANModel
+from titok_hf.pipeline_titok import TiTokPipeline
+
+PSNR = Measured("PSNR", 25.46, "psnr", "user/clothes", "Clothes", "test", "dB", "measure --psnr")
+ACCURACY = Measured("accuracy", 0.958, "accuracy", "user/clothes", "Clothes", command="measure --judge")
+RFID = Measured("rFID", 2.21, "fid", "ILSVRC/imagenet-1k", "ImageNet-1k", "validation", published_in="2406.07550")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A saved pipeline, with its card."""
+    tiny_pipeline().save_pretrained(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def head(card):
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+def python_of(card):
+    return re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
+
+
+def test_a_saved_pipeline_has_a_card_that_describes_it(folder):
+    card = (folder / CARD_NAME).read_text()
+    data = head(card)
+    assert data["library_name"] == "titok-hf" and data["pipeline_tag"] == "unconditional-image-generation"
+    assert data["arxiv"] == ["2406.07550", "2501.07730", "2202.04200"]
+    assert not {"license", "datasets", "base_model", "model-index"} & set(data)
+    parameters = sum(parameter.numel() for parameter in tiny_pipeline().tokenizer.parameters())
+    assert f"| parameters of the tokenizer | {parameters / 1e6:,.1f}M" in card
+    assert "# tiny\n" in card and "8 codes of 16 an image" in card and "| classes | 3 |" in card
+    assert "| `temperature` | 2.0 |" in card and "| `guidance_schedule` | linear |" in card
+    assert "Nothing was measured" in card and is_generated(card)
+
+
+def test_measured_numbers_have_their_commands_and_published_ones_their_paper(folder):
+    card = model_card(folder, CardContent(results=[PSNR, ACCURACY, RFID], license="mit", datasets=["user/clothes"]))
+    assert "| PSNR | Clothes, test | 25.46 dB | measured, command 1 |" in card
+    assert "| accuracy | Clothes, generated | 0.958 | measured, command 2 |" in card
+    assert "| rFID | ImageNet-1k, validation | 2.21 | published in arXiv 2406.07550; not measured here |" in card
+    assert "# command 1\nmeasure --psnr\n# command 2\nmeasure --judge\n" in card
+    data = head(card)
+    assert data["license"] == "mit" and data["datasets"] == ["user/clothes"]
+    metrics = {
+        metric["name"]: metric["value"] for result in data["model-index"][0]["results"] for metric in result["metrics"]
+    }
+    assert metrics == {"PSNR": 25.46, "accuracy": 0.958, "rFID (published)": 2.21}
+    psnr, accuracy, rfid = card_results(card)
+    assert psnr["source"] is None and psnr["split"] == "test" and accuracy["dataset"] == "Clothes"
+    assert rfid["source"] == "arXiv 2406.07550; not measured here"
+
+
+def test_pictures_recipe_and_commands_are_shown_where_there_are_any(folder):
+    for name in ("generated.png", "reconstructed.png", "curves.png"):
+        assert f"]({name})" not in model_card(folder, CardContent())
+        Image.new("RGB", (8, 8)).save(folder / name)
+        assert f"]({name})" in model_card(folder, CardContent())
+    card = model_card(
+        folder, CardContent(recipe="seed: 0\n", training_commands=["train clothes"], base_models=["a/b"])
+    )
+    assert "```yaml\nseed: 0\n```" in card and "```bash\ntrain clothes\n```" in card
+    assert head(card)["base_model"] == ["a/b"]
+
+
+def test_a_card_that_a_person_edited_stays(folder):
+    path = folder / CARD_NAME
+    path.write_text(path.read_text().replace("Nothing was measured", "Much was measured"))
+    edited = path.read_text()
+    assert is_edited(path)
+    write_model_card(folder, CardContent(title="other"))
+    tiny_pipeline().save_pretrained(folder)
+    assert path.read_text() == edited
+    path.write_text("all my own\n")
+    write_model_card(folder, CardContent(title="other"))
+    assert path.read_text() == "all my own\n"
+
+
+def test_a_generated_card_is_replaced_even_with_other_line_ends(folder):
+    path = folder / CARD_NAME
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    write_model_card(folder, CardContent(title="other"))
+    assert "# other\n" in path.read_text() and not is_edited(path)
+
+
+def test_a_card_can_move_to_another_address(folder):
+    card = (folder / CARD_NAME).read_text()
+    moved = readdressed(card, "user/clothes")
+    assert 'from_pretrained("user/clothes")' in moved and 'from_pretrained("tiny")' not in moved
+    assert is_generated(moved) and readdressed(moved, "tiny") == card
+    assert readdressed("my own card of tiny", "user/clothes") == "my own card of tiny"
+
+
+def save_generator(folder):
+    pipe = tiny_pipeline()
+    pipe.transformer.save_pretrained(folder)
+    pipe.scheduler.save_pretrained(folder)
+
+
+def save_vqgan(folder):
+    config = MaskGitVQGANConfig(
+        base_channels=8,
+        num_groups=8,
+        num_resnet_blocks=1,
+        channel_multipliers=(1, 1),
+        codebook_size=16,
+        codebook_dim=8,
+    )
+    MaskGitVQGANModel(config).save_pretrained(folder)
+
+
+def save_tokenizer(folder, **fields):
+    tiny_tokenizer(**fields).save_pretrained(folder)
+
+
+def save_tokenizer_pipeline(folder):
+    TiTokPipeline(tiny_tokenizer(quantizer="kl"), tiny_image_processor()).save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("save", "expected"),
+    [
+        (lambda folder: tiny_pipeline().save_pretrained(folder), ["generated.png", "decoded.png"]),
+        (save_tokenizer_pipeline, ["decoded.png"]),
+        (save_tokenizer, ["decoded.png"]),
+        (lambda folder: save_tokenizer(folder, decoder_head="proxy_codes"), []),
+        (lambda folder: save_tokenizer(folder, quantizer="kl"), ["decoded.png"]),
+        (save_vqgan, ["decoded.png"]),
+        (save_generator, []),
+    ],
+    ids=["pipeline", "tokenizer pipeline", "tokenizer", "stage 1", "kl", "vqgan", "generator"],
+)
+def test_the_python_of_a_card_runs_as_it_stands(save, expected, tmp_path, monkeypatch):
+    save(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    card = write_model_card("model").read_text()
+    exec(compile(python_of(card), CARD_NAME, "exec"), {"__name__": "card"})
+    assert all(Image.open(name).mode == "RGB" for name in expected)
+    assert {path.name for path in tmp_path.glob("*.png")} == set(expected)
+
+
+def test_a_card_needs_a_checkpoint(tmp_path):
+    with pytest.raises(OSError, match="is not a TiTok pipeline, nor a tokenizer"):
+        write_model_card(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(OSError, match="is not a TiTok pipeline, nor a tokenizer"):
+        write_model_card(tmp_path)
+    assert not (tmp_path / CARD_NAME).exists()
+
+
+def test_the_bundled_card_counts_as_a_persons(tmp_path):
+    folder = shutil.copytree(bundled_checkpoint(), tmp_path / "copy")
+    before = (folder / CARD_NAME).read_text()
+    assert write_model_card(folder).read_text() == before
+    assert {result["metric"] for result in card_results(before)} == {"psnr", "ssim", "accuracy"}
+
+
+def test_no_path_of_this_machine_is_saved(folder, tmp_path):
+    TiTokPipeline.from_pretrained(folder).save_pretrained(tmp_path / "again")
+    files = [path for path in (tmp_path / "again").rglob("*") if path.suffix in (".json", ".md")]
+    assert len(files) >= 6 and not [path for path in files if str(tmp_path) in path.read_text()]
+    assert TiTokPipeline.from_pretrained(tmp_path / "again").id2label == tiny_pipeline().id2label
