@@ -1,5 +1,7 @@
 """titok_hf.data.decoding: which files become images, and what is said of the others."""
 
+import struct
+import zlib
 from io import BytesIO
 
 import numpy as np
@@ -26,16 +28,38 @@ def test_usual_files_decode_without_a_remark(image_format):
     assert image.mode == "RGB" and image.size == (40, 30) and remark is None
 
 
-@pytest.mark.parametrize(
-    ("content", "remark"),
-    [
-        (file_of(noise("CMYK"), "JPEG"), "CMYK converted to RGB"),
-        (file_of(Image.fromarray(np.full((4, 4), 65535, dtype=np.uint16)), "PNG"), "I;16 converted to RGB"),
-    ],
-)
-def test_unusual_colours_are_converted_and_remarked(content, remark):
-    image, said = Decoding()(content)
-    assert image.mode == "RGB" and said == remark
+def sixteen_bit_colours():
+    """A PNG of one pixel; Pillow reads such files but writes none."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    pixel = zlib.compress(b"\x00" + struct.pack(">3H", 0xABCD, 0x1234, 0xFFFF))
+    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixel) + chunk(b"IEND", b"")
+
+
+UNUSUAL = {
+    "CMYK": file_of(noise("CMYK"), "JPEG"),
+    "I;16": file_of(Image.fromarray(np.full((4, 4), 32896, dtype=np.uint16)), "PNG"),
+    "F": file_of(Image.fromarray(np.full((4, 4), 7, dtype=np.float32)), "TIFF"),
+    "RGB of 16 bits": sixteen_bit_colours(),
+}
+
+
+@pytest.mark.parametrize("mode", UNUSUAL)
+def test_unusual_modes_are_skipped_or_converted_with_a_remark(mode):
+    with pytest.raises(UnusableImage, match=f"its mode is {mode}"):
+        Decoding(unusual_modes="skip")(UNUSUAL[mode])
+    for choice in ("scale", "published"):
+        image, remark = Decoding(unusual_modes=choice)(UNUSUAL[mode])
+        assert image.mode == "RGB" and remark == f"{mode} converted to RGB"
+
+
+def test_sixteen_bits_are_scaled_or_saturate_as_published():
+    scaled, published = (Decoding(unusual_modes=choice)(UNUSUAL["I;16"])[0] for choice in ("scale", "published"))
+    assert scaled.getpixel((0, 0)) == (128, 128, 128) and published.getpixel((0, 0)) == (255, 255, 255)
+    assert Decoding()(UNUSUAL["RGB of 16 bits"])[0].getpixel((0, 0)) == (0xAB, 0x12, 0xFF)
 
 
 UNUSABLE = {

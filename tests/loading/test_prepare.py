@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -177,17 +178,42 @@ def test_labels_may_be_texts_numbers_or_none(tmp_path):
         prepare(stream, tmp_path / "stream", SETTINGS, workers=0)
 
 
-def test_webdataset_shards_are_a_source(tmp_path):
-    with tarfile.open(tmp_path / "shard-0.tar", "w") as archive:
-        for number in range(3):
-            for suffix, data in (("png", encoded(number)["bytes"]), ("cls", str(number).encode())):
-                member = tarfile.TarInfo(f"{number:04d}.{suffix}")
-                member.size = len(data)
-                archive.addfile(member, BytesIO(data))
-    prepare(str(tmp_path / "shard-*.tar"), tmp_path / "out", SETTINGS, streaming=True, workers=0)
+def tar_file(path, members):
+    with tarfile.open(path, "w") as archive:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, BytesIO(data))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_webdataset_shards_are_a_source(streaming, tmp_path):
+    members = []
+    for number in range(3):
+        members += [(f"{number:04d}.png", encoded(number)["bytes"]), (f"{number:04d}.cls", str(number).encode())]
+    tar_file(tmp_path / "shard-0.tar", members)
+    prepare(str(tmp_path / "shard-*.tar"), tmp_path / "out", SETTINGS, streaming=streaming, workers=0)
     dataset = load_dataset(str(tmp_path / "out"), split="train")
     assert dataset["label"][:] == [0, 1, 2]
     assert np.array_equal(dataset[2]["image"], transforms.center_square(picture(2), 32))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("first", [0, 6])
+def test_wrong_labels_in_webdataset_shards_are_left_out(first, streaming, tmp_path):
+    """Among the examples from which the columns are inferred, and after them."""
+    labels: dict[int, bytes | None] = dict.fromkeys(range(12), b"1")
+    labels |= {first: b"cat", first + 1: None, first + 2: b"", first + 3: b"2.5", first + 4: b"\xff"}
+    members = []
+    for number, label in labels.items():
+        members.append((f"{number:04d}.png", encoded(number)["bytes"]))
+        members += [] if label is None else [(f"{number:04d}.cls", label)]
+    tar_file(tmp_path / "shard.tar", [*members, ("9999.json", b"{broken"), ("9999.cls", b"1")])
+    report = prepare(str(tmp_path / "shard.tar"), tmp_path / "out", SETTINGS, streaming=streaming, workers=0)
+    assert (report.num_images, report.num_rows) == (13, 7)
+    reasons = ["'cat', which is not a number", "no label", "'', which", "'2.5', which", "'\ufffd', which", "empty"]
+    for remark, number, reason in zip(report.skipped, [*range(first, first + 5), 12], reasons, strict=True):
+        assert remark.source_index == number and reason in remark.reason
 
 
 def test_a_folder_of_images_is_all_of_its_files_or_one_folder_a_split(tmp_path):
@@ -233,6 +259,7 @@ def test_bad_arguments_are_named(source, tmp_path):
     for arguments, message in (
         ({"crop": "square"}, "crop is 'square'"),
         ({"quality": 0}, "quality is 0"),
+        ({"unusual_modes": "keep"}, "unusual_modes is 'keep'"),
         ({"image_size": 0}, "image_size is 0"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -295,11 +322,14 @@ def test_kill_9_twice_gives_the_bytes_of_an_uninterrupted_run(tmp_path):
     assert len(load_dataset(str(killed), split="train")) == 1498
 
 
-def test_images_of_any_mode_come_out_as_rgb(tmp_path):
+def test_unusual_modes_are_left_out_or_come_out_as_rgb(tmp_path):
     stream = BytesIO()
     picture(0).convert("CMYK").save(stream, "JPEG")
     rows = {"image": [{"bytes": stream.getvalue(), "path": None}]}
-    report = prepare(Dataset.from_dict(rows, features=Features({"image": Image()})), tmp_path, SETTINGS, workers=0)
+    dataset = Dataset.from_dict(rows, features=Features({"image": Image()}))
+    report = prepare(dataset, tmp_path / "skip", SETTINGS, workers=0)
+    assert [str(remark) for remark in report.skipped] == ["image 0: its mode is CMYK"] and report.num_rows == 0
+    report = prepare(dataset, tmp_path, replace(SETTINGS, unusual_modes="published"), workers=0)
     assert [str(remark) for remark in report.converted] == ["image 0: CMYK converted to RGB"]
     image = load_dataset(str(tmp_path), split="train")[0]["image"]
     expected = transforms.center_square(PILImage.open(stream).convert("RGB"), 32)

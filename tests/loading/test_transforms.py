@@ -14,6 +14,7 @@ from PIL import Image
 
 from golden_fill import image_u8
 from titok_hf.data import transforms
+from titok_hf.data.decoding import Decoding
 from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
 
 DATA = Path(__file__).parents[1] / "data"
@@ -54,7 +55,7 @@ def test_ten_crop_equals_the_published_one_in_its_order(case):
     assert [sha256(square) for square in transforms.ten_crop(source(case), 256)] == case["sha256"]
 
 
-def mode_picture(mode):
+def mode_file(mode):
     def channels(number):
         array = image_u8(f"mode:a:{number}", 0, 310, number)[:270, :310]
         return [Image.fromarray(np.ascontiguousarray(array[..., i])) for i in range(number)]
@@ -70,18 +71,22 @@ def mode_picture(mode):
         "exif_rotated_RGB": lambda: Image.merge("RGB", channels(3)),
         "CMYK": lambda: Image.merge("CMYK", channels(4)),
     }[mode]()
-    if mode == "CMYK":  # PNG knows no CMYK
-        return picture
     stream = BytesIO()
-    picture.save(stream, "PNG")
-    return Image.open(BytesIO(stream.getvalue()))
+    exif = Image.Exif()
+    exif[0x0112] = 6 if mode == "exif_rotated_RGB" else 1
+    picture.save(stream, "TIFF" if mode == "CMYK" else "PNG", exif=exif)  # PNG knows no CMYK
+    return stream.getvalue()
 
 
 @pytest.mark.parametrize("mode", sorted(EVAL["modes"]))
-def test_modes_become_rgb_as_published_but_16_bits_do_not_saturate(mode):
-    square = transforms.center_square(transforms.to_rgb(mode_picture(mode)), 256)
-    expected = EVAL["modes"]["grayscale_L" if mode == "gray16_I16" else mode]
-    assert sha256(square) == expected
+def test_files_of_all_modes_become_rgb_as_published(mode):
+    image, _ = Decoding(exif_transpose=False, unusual_modes="published")(mode_file(mode))
+    assert sha256(transforms.center_square(image, 256)) == EVAL["modes"][mode]
+
+
+def test_sixteen_bits_may_be_scaled_instead():
+    image, _ = Decoding(unusual_modes="scale")(mode_file("gray16_I16"))
+    assert sha256(transforms.center_square(image, 256)) == EVAL["modes"]["grayscale_L"]
 
 
 @settings(deadline=None, max_examples=40)

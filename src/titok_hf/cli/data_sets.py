@@ -27,6 +27,14 @@ class OnErrorChoice(Enum):
     stop = "stop"
 
 
+class UnusualModesChoice(Enum):
+    """What to do with an image whose mode is rare."""
+
+    skip = "skip"
+    scale = "scale"
+    published = "published"
+
+
 Source = Annotated[
     str,
     typer.Argument(
@@ -52,6 +60,14 @@ PartOption = Annotated[
 OnError = Annotated[
     OnErrorChoice, typer.Option("--on-error", help="Leave unusable images out and list them, or stop at the first.")
 ]
+UnusualModes = Annotated[
+    UnusualModesChoice,
+    typer.Option(
+        "--unusual-modes",
+        help="CMYK and 16-bit files: leave out and list, convert (16 bits scaled to 8), or convert as published "
+        "(for ImageNet; 16-bit grey turns white).",
+    ),
+]
 PushTo = Annotated[
     str | None, typer.Option("--push-to-hub", metavar="USER/NAME", help="Upload the finished data set.")
 ]
@@ -76,7 +92,7 @@ def show_report(report: Report, output: Path, split: str) -> None:
     lines = [f"{report.num_rows:,} rows of {report.num_images:,} images, {report.num_bytes / 1e6:,.1f} MB"]
     lines.append(f"in {bold(output)}" if complete else f"in {bold(output)}; other parts are not complete yet")
     if report.converted:
-        lines.append(f"{len(report.converted):,} with unusual colours were converted")
+        lines.append(f"{len(report.converted):,} of unusual modes were converted")
     if report.skipped:
         lines.append(f"{len(report.skipped):,} left out:")
         lines += [f"  {escape(str(remark))}" for remark in report.skipped[:_SHOWN_REMARKS]]
@@ -99,6 +115,8 @@ __all__ = [
     "Source",
     "Split",
     "Streaming",
+    "UnusualModes",
+    "UnusualModesChoice",
     "Workers",
     "check_data_extra",
     "part_of",

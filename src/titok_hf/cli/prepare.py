@@ -21,6 +21,8 @@ from .data_sets import (
     Source,
     Split,
     Streaming,
+    UnusualModes,
+    UnusualModesChoice,
     Workers,
     check_data_extra,
     part_of,
@@ -60,6 +62,7 @@ def prepare(
     fast_jpeg: Annotated[
         bool, typer.Option("--fast-jpeg", help="Decode large JPEGs at reduced size: faster, other pixels.")
     ] = False,
+    unusual_modes: UnusualModes = UnusualModesChoice.skip,
     split: Split = "train",
     config_name: ConfigName = None,
     image_column: ImageColumn = None,
@@ -81,7 +84,7 @@ def prepare(
 
     `titok-hf prepare photos/ -o photos-256`
 
-    `titok-hf prepare ILSVRC/imagenet-1k --streaming --ignore-exif --crop none -o imagenet-256`
+    `titok-hf prepare ILSVRC/imagenet-1k --streaming --ignore-exif --unusual-modes published --crop none -o images`
     """
     check_data_extra()
     from titok_hf.data.cards import push_folder
@@ -98,6 +101,7 @@ def prepare(
         enlarge=enlarge,
         exif_transpose=exif,
         fast_jpeg=fast_jpeg,
+        unusual_modes=unusual_modes.value,
         shard_size=shard_size,
     )
     with progress_bar() as bar:

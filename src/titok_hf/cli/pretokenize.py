@@ -22,6 +22,8 @@ from .data_sets import (
     Source,
     Split,
     Streaming,
+    UnusualModes,
+    UnusualModesChoice,
     Workers,
     check_data_extra,
     part_of,
@@ -73,6 +75,7 @@ def pretokenize(
     precision: Annotated[Precision, typer.Option(help="Of weights and activations.")] = Precision.fp32,
     batch_size: BatchSize = 32,
     device: Device = None,
+    unusual_modes: UnusualModes = UnusualModesChoice.skip,
     split: Split = "train",
     config_name: ConfigName = None,
     image_column: ImageColumn = None,
@@ -115,6 +118,7 @@ def pretokenize(
         min_crop_area=min_crop_area,
         crop=crop.value,
         exif_transpose=exif,
+        unusual_modes=unusual_modes.value,
         shard_size=shard_size,
     )
     with progress_bar() as bar:

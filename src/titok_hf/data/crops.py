@@ -12,7 +12,7 @@ from typing import Any, Literal
 from PIL import Image as PILImage
 
 from . import transforms
-from .decoding import MAX_PIXELS, Decoding
+from .decoding import MAX_PIXELS, Decoding, UnusualModes, check_unusual_modes
 from .records import SOURCE_INDEX, ChunkConverter, Record, decode_record
 
 Crop = Literal["center", "adm", "none"]
@@ -42,6 +42,8 @@ class PrepareSettings:
         fast_jpeg: decode large JPEGs at a fraction of their size. Faster, but pixels differ from the published
             transform.
         max_pixels: larger images are left out.
+        unusual_modes: "skip" leaves out CMYK and 16-bit files, "scale" converts them, "published" does so as the
+            original did; see `Decoding`.
         shard_size: images of the source in one shard.
 
     Raises:
@@ -56,9 +58,11 @@ class PrepareSettings:
     exif_transpose: bool = True
     fast_jpeg: bool = False
     max_pixels: int = MAX_PIXELS
+    unusual_modes: UnusualModes = "skip"
     shard_size: int = 10_000
 
     def __post_init__(self) -> None:
+        check_unusual_modes(self.unusual_modes)
         for name, known in (("crop", CROPS), ("image_format", _SUFFIXES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it has to be one of {', '.join(known)}.")
@@ -102,7 +106,7 @@ class ImageConverter(ChunkConverter):
     def _decoding(self) -> Decoding:
         settings = self.settings
         fast_jpeg_size = settings.image_size if settings.fast_jpeg else None
-        return Decoding(settings.exif_transpose, fast_jpeg_size, settings.max_pixels)
+        return Decoding(settings.exif_transpose, fast_jpeg_size, settings.max_pixels, settings.unusual_modes)
 
 
 def _file_name(path: str | None, image_format: str) -> str | None:

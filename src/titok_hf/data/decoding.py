@@ -3,6 +3,7 @@
 import io
 import warnings
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from PIL import Image, ImageOps
 
@@ -11,8 +12,10 @@ from .transforms import to_rgb
 # Pillow warns from this size on (89 megapixels): such a file is more often an attack than a photo.
 MAX_PIXELS = 89_478_485
 
-# Modes that are so common that a conversion to RGB is not worth a line in the report.
+# Modes whose RGB is beyond doubt. CMYK depends on a profile, and 16 bits have a range that no file tells.
 _USUAL_MODES = {"RGB", "L", "P", "RGBA", "1", "LA"}
+
+UnusualModes = Literal["skip", "scale", "published"]
 
 
 class UnusableImage(ValueError):
@@ -29,11 +32,15 @@ class Decoding:
         fast_jpeg_size: decode JPEGs at the smallest of 1/1, 1/2, 1/4 or 1/8 of their size whose edges are at least
             this long. It is much faster for large photos, and it changes pixels. None: never.
         max_pixels: larger images are unusable.
+        unusual_modes: what becomes of CMYK, of 16 bits a channel and of other rare modes. "skip": they are unusable;
+            "scale": converted to RGB, 16-bit grey scaled to 8 bits, as `TiTokImageProcessor` does; "published":
+            Pillow's `convert("RGB")`, as the original did for ImageNet, which turns 16-bit grey above 255 white.
     """
 
     exif_transpose: bool = True
     fast_jpeg_size: int | None = None
     max_pixels: int = MAX_PIXELS
+    unusual_modes: UnusualModes = "scale"
 
     def __call__(self, content: bytes) -> tuple[Image.Image, str | None]:
         """
@@ -42,7 +49,8 @@ class Decoding:
         Returns:
             the image in RGB, and a remark if it was unusual (CMYK, 16 bits), or None.
         Raises:
-            UnusableImage: empty, truncated or damaged files, files that are no pictures, animations, too many pixels.
+            UnusableImage: empty, truncated or damaged files, files that are no pictures, animations, too many pixels,
+                and, with "skip", unusual modes.
         """
         if not content:
             raise UnusableImage("the file is empty")
@@ -64,13 +72,31 @@ class Decoding:
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and image.format != "MPO":
             raise UnusableImage(f"it has {frames} frames")
-        mode = image.mode
+        mode = _unusual_mode(image)
+        if mode is not None and self.unusual_modes == "skip":
+            raise UnusableImage(f"its mode is {mode}")
         if self.fast_jpeg_size is not None and image.format == "JPEG":
             image.draft(None, (self.fast_jpeg_size, self.fast_jpeg_size))
         image.load()
         if self.exif_transpose:
             ImageOps.exif_transpose(image, in_place=True)  # else it copies what is upright already
-        return to_rgb(image), None if mode in _USUAL_MODES else f"{mode} converted to RGB"
+        remark = None if mode is None else f"{mode} converted to RGB"
+        return to_rgb(image, saturate=self.unusual_modes == "published"), remark
+
+
+def check_unusual_modes(value: str) -> None:
+    """Raises ValueError for anything but an `UnusualModes`."""
+    if value not in get_args(UnusualModes):
+        raise ValueError(f"unusual_modes is {value!r}; it has to be one of {', '.join(get_args(UnusualModes))}.")
+
+
+def _unusual_mode(image: Image.Image) -> str | None:
+    """A name for the mode of a file that is not loaded yet, or None for the usual ones."""
+    if image.mode not in _USUAL_MODES:
+        return image.mode
+    # Pillow has no mode for 16-bit colours and keeps their higher bytes; only the file's own format tells.
+    is_deep = any(";16" in str(tile[3]) for tile in image.tile)
+    return f"{image.mode} of 16 bits" if is_deep else None
 
 
 def _reason(error: Exception) -> str:
@@ -81,4 +107,4 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-__all__ = ["MAX_PIXELS", "Decoding", "UnusableImage"]
+__all__ = ["MAX_PIXELS", "Decoding", "UnusableImage", "UnusualModes", "check_unusual_modes"]

@@ -39,7 +39,7 @@ class Report:
         num_rows: rows that were written; more than images where each image has several views.
         num_bytes: size of the Parquet files.
         skipped: images that were left out.
-        converted: images that are in the data set although their colours are unusual (CMYK, 16 bits).
+        converted: images that are in the data set although their mode is unusual (CMYK, 16 bits).
     """
 
     num_images: int = 0

@@ -12,6 +12,7 @@ from datasets import ClassLabel, Dataset, Image, IterableDataset, Value, disable
 
 from .idx_files import is_idx_folder, load_idx_folder
 from .records import SOURCE_INDEX, Record
+from .tar_files import open_tar_files
 
 # Columns that carry the class where the data set does not say so: `datasets` names webdataset columns by file suffix.
 _USUAL_LABEL_COLUMNS = ("label", "cls")
@@ -133,6 +134,8 @@ class Source:
         label = row[self.label_column] if self.label_column is not None else None
         if self._number_of_text is not None:
             label = self._number_of_text.get(label)
+        elif isinstance(label, bytes):
+            label = number_in(label)
         source_index = row[SOURCE_INDEX] if self._has_index else index
         return Record(source_index, image["bytes"], image["path"], label)
 
@@ -174,11 +177,11 @@ def open_dataset(
     looks_local = path.is_absolute() or source.startswith((".", "~"))
     if looks_local and "://" not in source and not path.exists() and not glob.glob(str(path)):
         raise FileNotFoundError(f"The data source {source} does not exist. Name a folder, files or a Hub id.")
-    builders = {".parquet": "parquet", ".tar": "webdataset"}
-    builder = next((builder for suffix, builder in builders.items() if source.endswith(suffix)), None)
-    if builder is not None:
-        files = source if "://" in source else str(path)
-        return load_dataset(builder, data_files={split: files}, split=split, streaming=streaming)
+    files = source if "://" in source else str(path)
+    if source.endswith(".tar"):
+        return open_tar_files(files, split, streaming)
+    if source.endswith(".parquet"):
+        return load_dataset("parquet", data_files={split: files}, split=split, streaming=streaming)
     pattern = _image_files(path, split)
     if pattern is not None:
         return load_dataset("imagefolder", data_files={split: pattern}, split=split, streaming=streaming)
@@ -237,4 +240,14 @@ def _label_column(dataset: Dataset | IterableDataset, wanted: str | None) -> str
     return usual[0] if usual else classes[0] if classes else None
 
 
-__all__ = ["NO_LABELS", "Source", "open_dataset", "silence_loading"]
+def number_in(content: bytes | None) -> int | str | None:
+    """The number that a member of a webdataset shard holds, or the text that it holds instead; None for no member."""
+    if content is None:
+        return None
+    try:
+        return int(content)
+    except ValueError:
+        return content.decode("utf-8", errors="replace").strip()
+
+
+__all__ = ["NO_LABELS", "Source", "number_in", "open_dataset", "silence_loading"]

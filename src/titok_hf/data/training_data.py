@@ -16,7 +16,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
 
 from .records import SOURCE_INDEX
-from .sources import Source, open_dataset
+from .sources import Source, number_in, open_dataset
 from .views import PretokenizeSettings, ViewCutter
 
 _ROWS_AT_ONCE = 100_000
@@ -104,7 +104,10 @@ def class_names(dataset: Dataset | IterableDataset) -> list[str]:
         )
     if "string" in feature.dtype:
         return sorted(name for name in dataset.unique("label") if name is not None)
-    largest = max((_largest(table["label"]) for table in _tables(dataset, "label")), default=-1)
+    if "binary" in feature.dtype:  # of webdataset shards
+        largest = max((n for n in map(number_in, dataset.unique("label")) if isinstance(n, int)), default=-1)
+    else:
+        largest = max((_largest(table["label"]) for table in _tables(dataset, "label")), default=-1)
     return [str(number) for number in range(largest + 1)]
 
 

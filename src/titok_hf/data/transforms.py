@@ -20,16 +20,18 @@ MAX_ASPECT_RATIO = 32
 TEN_CROP_ENLARGEMENT = 1.1
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, saturate: bool = False) -> Image.Image:
     """
     An image of any mode in RGB. Alpha is dropped, not blended; CMYK is converted as Pillow does it.
 
-    16-bit grey is scaled to 8 bits. (The original leaves it to `convert("RGB")`, which turns all above 255 white.)
+    Args:
+        saturate: leave 16-bit grey to Pillow's `convert("RGB")` as the original does, which turns all above 255 white;
+            else it is scaled to 8 bits.
 
     Raises:
-        ValueError: a mode that has no RGB, or 16-bit samples outside of [0, 65535].
+        ValueError: a mode that has no RGB, or, to be scaled, 16-bit samples outside of [0, 65535].
     """
-    if image.mode.startswith("I") or image.mode == "F":
+    if not saturate and (image.mode.startswith("I") or image.mode == "F"):
         full_scale = 255 if image.mode == "F" else 65535
         values = np.asarray(image, dtype=np.float64)
         if not (values.min() >= 0 and values.max() <= full_scale):  # so written, it catches NaN too

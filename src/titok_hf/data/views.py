@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 
 from . import transforms
 from .crops import CROPS
-from .decoding import MAX_PIXELS, Decoding
+from .decoding import MAX_PIXELS, Decoding, UnusualModes, check_unusual_modes
 from .records import SOURCE_INDEX, ChunkConverter, Record, decode_record
 
 Views = Literal["center", "flip", "ten_crop", "random"]
@@ -35,6 +35,8 @@ class PretokenizeSettings:
             default what the model's image processor does.
         exif_transpose: turn images upright as their EXIF orientation says; the original never does.
         max_pixels: larger images are left out.
+        unusual_modes: "skip" leaves out CMYK and 16-bit files, "scale" converts them, "published" does so as the
+            original did; see `Decoding`.
         shard_size: images of the source in one shard.
 
     Raises:
@@ -49,9 +51,11 @@ class PretokenizeSettings:
     enlarge: bool | None = None
     exif_transpose: bool = True
     max_pixels: int = MAX_PIXELS
+    unusual_modes: UnusualModes = "skip"
     shard_size: int = 10_000
 
     def __post_init__(self) -> None:
+        check_unusual_modes(self.unusual_modes)
         if self.views not in (*_NUM_VIEWS, "random"):
             raise ValueError(f"views is {self.views!r}; it has to be one of {', '.join(_NUM_VIEWS)}, random.")
         if self.crop not in ("center", "adm"):
@@ -68,7 +72,7 @@ class PretokenizeSettings:
 
     def decoding(self) -> Decoding:
         """How the files are read."""
-        return Decoding(self.exif_transpose, max_pixels=self.max_pixels)
+        return Decoding(self.exif_transpose, None, self.max_pixels, self.unusual_modes)
 
 
 @dataclass(frozen=True)
