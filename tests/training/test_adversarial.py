@@ -31,7 +31,11 @@ def test_the_discriminator_s_loss_leaves_the_images_alone(discriminator):
 
 def test_the_averages_are_used_before_they_move_and_are_part_of_the_state():
     lecam = LeCam(decay=0.9)
-    assert lecam(torch.full((3,), 2.0), torch.full((3,), -1.0)).item() == pytest.approx(2**2 + 1)
+    logits_real, logits_fake = torch.tensor([[2.0, 2.0], [-1.0, -1.0]], requires_grad=True)
+    loss = lecam(logits_real, logits_fake)
+    assert loss.item() == pytest.approx(2**2 + 1)
+    gradients = torch.autograd.grad(loss, [logits_real, logits_fake])
+    assert [gradient.tolist() for gradient in gradients] == [[2, 2], [-1, -1]]  # 2 * mean, for each of two logits
     assert lecam.averages.tolist() == pytest.approx([0.2, -0.1])
     resumed = LeCam(decay=0.9)
     resumed.load_state_dict(lecam.state_dict())
