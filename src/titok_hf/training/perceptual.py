@@ -1,82 +1,176 @@
-"""Perceptual loss: two images are alike where a classifier sees the same in them."""
+"""Perceptual losses: two images are alike where a trained network sees the same in them."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoImageProcessor, AutoModelForImageClassification
-from transformers.modeling_outputs import ImageClassifierOutput
-from transformers.utils import cached_file
+
+from titok_hf.evaluation.frozen_classifier import FrozenClassifier
 
 from .configs import PerceptualConfig
 from .recipes import RecipeError
 
+PUBLISHED_CLASSIFIER = "facebook/convnext-small-224"
+# The names under which torchvision publishes the networks of LPIPS, at https://download.pytorch.org/models/.
+LPIPS_FILES = {
+    "vgg": "vgg16-397923af.pth",
+    "alex": "alexnet-owt-7be5be79.pth",
+    "squeeze": "squeezenet1_1-b8a52dc0.pth",
+}
+
 
 class PerceptualLoss(nn.Module):
     """
-    Distance of two images in the eyes of a frozen `transformers` image classifier: of its class logits (the published
-    recipe, with ConvNeXt-S) and, where asked, of its hidden states, each normalised over channels as in LPIPS
-    (arXiv 1801.03924).
+    Weighted sum of up to three distances of two images, in the eyes of frozen networks:
 
-    The classifier's own size, mean and standard deviation are applied if an image processor is saved beside it;
-    without one it takes values in [0, 1] of any size.
+    * `logits_weight` times the mean squared difference of a classifier's class logits, the term of both published
+      recipes, with ConvNeXt-S on 224 x 224 pixels;
+    * `features_weight` times the difference of the classifier's hidden states, each of unit length over channels and
+      averaged over layers and places;
+    * `lpips_weight` times LPIPS (arXiv 1801.03924).
 
+    Stage 2 has 0.1 times the logits. The single stage is published as the average of LPIPS and logits with weights 1.0
+    and 0.1, times 1.1. That is (1.0 * lpips + 0.1 * logits) / 1.1 * 1.1, so that the weights here are 1.0 and 0.1.
+
+    Args:
+        lpips: a module to stand for torchmetrics' LPIPS network: called with two images of shape (batch, 3, height,
+            width) and `normalize=True`, which says that they are in [0, 1], it returns one distance an image.
     Raises:
-        RecipeError: `config.model` is neither a folder nor a Hub id of such a classifier.
+        RecipeError: a network or its weights are missing, or no term has a weight.
     """
 
-    def __init__(self, config: PerceptualConfig):
+    def __init__(self, config: PerceptualConfig, lpips: nn.Module | None = None) -> None:
         super().__init__()
         self.logits_weight = config.logits_weight
         self.features_weight = config.features_weight
-        try:
-            network = AutoModelForImageClassification.from_pretrained(config.model)
-        except (OSError, ValueError) as error:
-            raise RecipeError(
-                f"loss.perceptual.model is {config.model!r}, which holds no transformers image classifier ({error}). "
-                "Name a folder or a Hub id of one, or train a small one with `python -m titok_hf.training.classifier`."
-            ) from error
-        self.network = network.eval().requires_grad_(False)
-        self.size: tuple[int, int] | None = None
-        mean, std = [0.0], [1.0]
-        if cached_file(config.model, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False):
-            processor = AutoImageProcessor.from_pretrained(config.model)
-            mean, std = processor.image_mean, processor.image_std
-            size = processor.size
-            self.size = (size.get("height", size["shortest_edge"]), size.get("width", size["shortest_edge"]))
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.lpips_weight = config.lpips_weight
+        self.classifier: FrozenClassifier | None = None
+        self.lpips: nn.Module | None = None
+        _check_weights(config)
+        if config.lpips_weight:
+            lpips = load_lpips(config.lpips_network, config.lpips_weights) if lpips is None else lpips
+            self.lpips = lpips.eval().requires_grad_(False)
+        if config.model is not None:
+            self.classifier = _load_classifier(config.model)
 
-    def train(self, mode: bool = True) -> "PerceptualLoss":
-        """The network stays in evaluation mode: its statistics are part of the measure."""
+    def train(self, mode: bool = True) -> PerceptualLoss:
+        """The networks stay in evaluation mode: their statistics are part of the measure."""
         return super().train(False)
 
-    def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
         """
         Args:
             prediction, target: float, shape (batch, channels, height, width), nominally in [0, 1].
         Returns:
-            scalar; gradients reach `prediction` only.
+            scalars, means over the batch: `perceptual_loss`, the sum, whose gradients reach `prediction` only; where
+            both a classifier and LPIPS are asked for also its parts `lpips_loss` and `classifier_loss`, weighted.
         """
+        parts = {}
+        if self.lpips is not None:
+            parts["lpips_loss"] = self.lpips_weight * self._lpips_distance(self.lpips, prediction, target)
+        if self.classifier is not None:
+            parts["classifier_loss"] = self._classifier_distance(self.classifier, prediction, target)
+        total = torch.stack(list(parts.values())).sum()
+        return {"perceptual_loss": total, **(parts if len(parts) > 1 else {})}
+
+    def _lpips_distance(self, lpips: nn.Module, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        # In float32, as published: it divides by square roots of sums that half precision rounds to 0.
+        with torch.autocast(prediction.device.type, enabled=False):
+            return lpips(prediction.float(), target.detach().float(), normalize=True).mean()
+
+    def _classifier_distance(
+        self, classifier: FrozenClassifier, prediction: torch.Tensor, target: torch.Tensor
+    ) -> torch.Tensor:
+        output_hidden_states = bool(self.features_weight)
         with torch.no_grad():
-            wanted = self._look(target)
-        seen = self._look(prediction)
+            wanted = classifier(target, output_hidden_states)
+        seen = classifier(prediction, output_hidden_states)
         loss = self.logits_weight * F.mse_loss(seen.logits.float(), wanted.logits.float())
         if self.features_weight:
             pairs = list(zip(seen.hidden_states, wanted.hidden_states, strict=True))
             loss = loss + self.features_weight * sum(_normalized_distance(a, b) for a, b in pairs) / len(pairs)
         return loss
 
-    def _look(self, pixel_values: torch.Tensor) -> ImageClassifierOutput:
-        if self.size is not None:
-            pixel_values = F.interpolate(pixel_values, self.size, mode="bilinear", antialias=True)
-        pixel_values = ((pixel_values - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        return self.network(pixel_values, output_hidden_states=bool(self.features_weight))
-
 
 def _normalized_distance(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Squared distance of unit feature vectors, summed over channels (axis 1), averaged over places and images."""
-    difference = F.normalize(prediction.float(), dim=1) - F.normalize(target.float(), dim=1)
-    return difference.square().sum(dim=1).mean()
+    """Squared distance of unit feature vectors, averaged over places and images.
+
+    Channels are axis 1 of a convolution's four axes, and the last of a transformer's three.
+    """
+    channels = 1 if prediction.ndim == 4 else -1
+    difference = F.normalize(prediction.float(), dim=channels) - F.normalize(target.float(), dim=channels)
+    return difference.square().sum(dim=channels).mean()
 
 
-__all__ = ["PerceptualLoss"]
+def load_lpips(network: str, folder: str | None = None) -> nn.Module:
+    """torchmetrics' LPIPS network: its own linear layers, which come with it, over a network of torchvision.
+
+    Args:
+        network: "vgg", "alex" or "squeeze".
+        folder: where torchvision's weights lie, laid out like the cache of `torch.hub`: the file is
+            `checkpoints/<file>` in it. None for that cache itself, into which torchvision downloads what is missing.
+    Returns:
+        a module of two images in [0, 1], shape (batch, 3, height, width), called with `normalize=True`; it returns
+        distances of shape (batch, 1, 1, 1).
+    Raises:
+        RecipeError: weights, torchvision or a network connection are missing.
+    """
+    file = Path(folder or torch.hub.get_dir(), "checkpoints", LPIPS_FILES[network])
+    source = f"https://download.pytorch.org/models/{file.name}"
+    if folder is not None and not file.is_file():
+        raise RecipeError(
+            f"loss.perceptual.lpips_weights is {folder!r}, but there is no file {file}. Download {source} to there."
+        )
+    try:
+        import torchvision  # noqa: F401 - torchmetrics imports it late, and hides why it cannot
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another torch
+        raise RecipeError(
+            f"loss.perceptual.lpips_weight asks for LPIPS, whose network comes from torchvision, and torchvision "
+            f"cannot be imported ({error}). Install the release that belongs to torch {torch.__version__}, or set "
+            "lpips_weight to 0."
+        ) from error
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+    cache = torch.hub.get_dir()
+    torch.hub.set_dir(str(folder or cache))
+    try:
+        # The metric around it would keep every loss, and wait for the device to check the range of the images.
+        return LearnedPerceptualImagePatchSimilarity(net_type=network).net
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise RecipeError(
+            f"The weights of LPIPS could not be loaded ({error}). Without a network connection, download {source} "
+            f"elsewhere and put it at {file}; replace that file if it is there already."
+        ) from error
+    finally:
+        torch.hub.set_dir(cache)
+
+
+def _load_classifier(name: str) -> FrozenClassifier:
+    try:
+        return FrozenClassifier(name)
+    except ValueError as error:
+        raise RecipeError(
+            f"loss.perceptual.model: {error} The published recipes have a ConvNeXt-S such as {PUBLISHED_CLASSIFIER}; "
+            "`python -m titok_hf.training.classifier` trains a small classifier of your own."
+        ) from error
+
+
+def _check_weights(config: PerceptualConfig) -> None:
+    weights = {name: getattr(config, name) for name in ("logits_weight", "features_weight", "lpips_weight")}
+    for name, weight in weights.items():
+        if not weight >= 0:
+            raise RecipeError(f"loss.perceptual.{name} is {weight}; it must not be negative.")
+    if config.model is not None and not (config.logits_weight or config.features_weight):
+        raise RecipeError(
+            f"loss.perceptual.model is {config.model!r}, but logits_weight and features_weight are both 0. "
+            "Give one of them a weight, or leave the model out."
+        )
+    if config.model is None and not config.lpips_weight:
+        raise RecipeError("loss.perceptual names no network. Give it a model, or an lpips_weight above 0.")
+
+
+__all__ = ["PerceptualLoss", "load_lpips"]
