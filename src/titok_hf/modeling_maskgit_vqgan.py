@@ -200,6 +200,12 @@ class MaskGitVQGANPreTrainedModel(PreTrainedModel):
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
     _no_split_modules = ["MaskGitVQGANResnetBlock"]
+    # There is no attention here, so a TiTok that holds one of these may have any implementation of its own.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _input_embed_layer = "conv_in"
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -299,6 +305,14 @@ class MaskGitVQGANModel(ReadsOtherFormats, SafetensorsOnly, MaskGitVQGANPreTrain
         self.decoder = MaskGitVQGANDecoder(config)
         self.post_init()
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The first convolution, whose output adapters need gradients of when the model itself is frozen."""
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the first convolution."""
+        self.encoder.set_input_embeddings(value)
+
     @can_return_tuple
     def encode(self, pixel_values: torch.Tensor, return_loss: bool = False) -> MaskGitVQGANEncoderOutput:
         """
@@ -353,14 +367,16 @@ class MaskGitVQGANModel(ReadsOtherFormats, SafetensorsOnly, MaskGitVQGANPreTrain
                 `config.downsample_factor`.
             return_loss: also compute the quantiser loss.
         Returns:
-            reconstructed images first, then latents, codes and the loss.
+            reconstructed images first (in training mode not clamped), then latents, codes and the loss.
         Raises:
             ValueError: if `pixel_values` has another shape, or is not float.
         """
         encoded = self.encode(pixel_values, return_loss=return_loss, return_dict=True)
-        decoded = self.decode(latents=encoded.latents, return_dict=True)
+        images = self.decoder(encoded.latents)
+        # In training, clamping would cut off the gradients of all pixels outside.
+        images = images if self.training else images.clamp(0.0, 1.0)
         return MaskGitVQGANOutput(
-            pixel_values=decoded.pixel_values, latents=encoded.latents, codes=encoded.codes, loss=encoded.loss
+            pixel_values=images, latents=encoded.latents, codes=encoded.codes, loss=encoded.loss
         )
 
     def _check_pixel_values(self, pixel_values: torch.Tensor) -> None:

@@ -43,9 +43,11 @@ class TiTokDecoderOutput(ModelOutput):
 
 
 @dataclass
-class TiTokOutput(TiTokEncoderOutput, TiTokDecoderOutput):
+class TiTokOutput(TiTokDecoderOutput, TiTokEncoderOutput):
     """
-    Reconstruction of a batch of images: the fields of [`TiTokDecoderOutput`], then those of [`TiTokEncoderOutput`].
+    Reconstruction of a batch of images: the fields of [`TiTokEncoderOutput`], then those of [`TiTokDecoderOutput`].
+
+    The latents come first, because "image-feature-extraction" gives the first field of what a model returns.
 
     Args:
         hidden_states, attentions (tuples of `torch.FloatTensor`, *optional*): the encoder's, on request.
@@ -158,6 +160,8 @@ class TiTokEncoder(TiTokPreTrainedModel):
     width and tokens before the last projection, and their weights depend on it. `legacy_latent_layout` keeps it.
     """
 
+    _input_embed_layer = "patch_embedding"
+
     def __init__(self, config: TiTokConfig):
         super().__init__(config)
         hidden_size, patch_size = config.encoder_hidden_size, config.encoder_patch_size
@@ -241,6 +245,7 @@ class TiTokDecoder(TiTokPreTrainedModel):
     """Paper eq. 5: Dec(Quant(Z) (+) M). A ViT over class token, one mask token a patch, and the latent tokens."""
 
     main_input_name = "latents"
+    _input_embed_layer = "input_projection"
 
     def __init__(self, config: TiTokConfig):
         super().__init__(config)
@@ -318,13 +323,21 @@ class TiTokModel(ReadsOtherFormats, SafetensorsOnly, TiTokPreTrainedModel):
         self.pixel_decoder = None if config.pixel_decoder is None else TiTokPixelDecoder(config)
         self.post_init()
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The map from patches to tokens, whose output adapters need gradients of when the model itself is frozen."""
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the map from patches to tokens."""
+        self.encoder.set_input_embeddings(value)
+
     @can_return_tuple
     def encode(
         self,
         pixel_values: torch.Tensor,
         return_loss: bool = False,
         sample_posterior: bool = True,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> TiTokEncoderOutput:
         """
@@ -334,7 +347,7 @@ class TiTokModel(ReadsOtherFormats, SafetensorsOnly, TiTokPreTrainedModel):
             pixel_values: float, shape (batch, num_channels, image_size, image_size), values in [0, 1].
             return_loss: whether to compute the quantiser's losses.
             sample_posterior, generator: for KL models, whether the tokens are a sample or the mean, and the source of
-                the noise. VQ models have no use for them.
+                the noise (a list has one for each image). VQ models have no use for them.
 
         Raises:
             ValueError: images of another size or number of channels than the model's.
@@ -388,7 +401,7 @@ class TiTokModel(ReadsOtherFormats, SafetensorsOnly, TiTokPreTrainedModel):
         pixel_values: torch.Tensor,
         return_loss: bool = False,
         sample_posterior: bool = True,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> TiTokOutput:
         """
