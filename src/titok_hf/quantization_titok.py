@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from diffusers.utils.torch_utils import randn_tensor
 from torch import nn
 from transformers.utils import ModelOutput
 
@@ -109,7 +110,7 @@ class TiTokGaussianQuantizer(nn.Module):
         latents: torch.Tensor,
         return_loss: bool = False,
         sample_posterior: bool = True,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
     ) -> TiTokEncoderOutput:
         """
         Args:
@@ -117,7 +118,8 @@ class TiTokGaussianQuantizer(nn.Module):
             return_loss: whether to compute the KL divergence.
             sample_posterior: whether the tokens are a sample, as in training and in the published evaluation, or
                 the mean.
-            generator: source of the sample's noise; drawn on the generator's device.
+            generator: source of the sample's noise, drawn on the generator's device; or one generator for each
+                image, whose noise then does not depend on the batch it is in.
         Returns:
             `latents`, `posterior_mean`, `posterior_logvar` and, on request, `loss` and `kl_loss`.
         """
@@ -130,8 +132,7 @@ class TiTokGaussianQuantizer(nn.Module):
                 output.loss = output.kl_loss
             tokens = mean
             if sample_posterior:
-                device = latents.device if generator is None else generator.device
-                noise = torch.randn(mean.shape, generator=generator, device=device).to(mean.device)
+                noise = randn_tensor(mean.shape, generator, mean.device)
                 tokens = mean + (0.5 * logvar).exp() * noise
             output.latents = tokens.to(latents.dtype)
         return output

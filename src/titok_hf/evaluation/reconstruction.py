@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -54,9 +55,16 @@ class ReconstructionMeter:
         self._psnr += peak_signal_to_noise_ratio(images, references).double().sum().item()
         self._ssim += structural_similarity(images, references).double().sum().item()
 
-    def compute(self) -> dict[str, float]:
-        """`psnr` in decibel and `ssim`, means over all images so far."""
-        return {"psnr": self._psnr / self.num_images, "ssim": self._ssim / self.num_images}
+    def compute(self, sum_over_processes: Callable[[torch.Tensor], torch.Tensor] | None = None) -> dict[str, float]:
+        """
+        `psnr` in decibel and `ssim`, means over all images so far; those of all processes, given the function that adds
+        up a tensor over them.
+        """
+        sums = torch.tensor([self._psnr, self._ssim, self.num_images], dtype=torch.float64)
+        if sum_over_processes is not None:
+            sums = sum_over_processes(sums)
+        psnr, ssim, num_images = sums.tolist()
+        return {"psnr": psnr / num_images, "ssim": ssim / num_images}
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,41 @@
-"""Upkeep of the codebook: entries that nobody uses move to where the tokens are (CVQ-VAE, arXiv 2307.15139)."""
+"""The codebook in training: how it is used, and its upkeep (CVQ-VAE, arXiv 2307.15139)."""
 
-from typing import cast
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
 
-from titok_hf.quantization_titok import TiTokEncoderOutput, TiTokVectorQuantizer
+from titok_hf.evaluation.reconstruction import CodebookUsage, count_codes
+from titok_hf.quantization_titok import TiTokVectorQuantizer
+
+
+class CodebookCounter:
+    """
+    Counts codes over batches and processes.
+
+    Args:
+        codebook_size: entries of the codebook.
+        accelerator: whose processes count together.
+    """
+
+    def __init__(self, codebook_size: int, accelerator: Accelerator):
+        self.accelerator = accelerator
+        self.histogram = torch.zeros(codebook_size, dtype=torch.int64)
+
+    def update(self, codes: torch.Tensor) -> None:
+        """Adds codes of any shape, int64."""
+        self.histogram += count_codes(codes, len(self.histogram))
+
+    def compute(self) -> dict[str, float]:
+        """`codes_used` and `codebook_perplexity` of all processes since the last call; nothing if there were none."""
+        histogram = self.accelerator.reduce(self.histogram.to(self.accelerator.device), "sum").cpu()
+        self.histogram = torch.zeros_like(self.histogram)
+        if not histogram.any():
+            return {}
+        usage = CodebookUsage.from_histogram(histogram)
+        return {"codes_used": usage.num_used, "codebook_perplexity": usage.perplexity}
 
 
 class CodebookReinitializer:
@@ -18,38 +47,45 @@ class CodebookReinitializer:
     The usage average is part of the training state: `state_dict` and `load_state_dict` are accelerate's protocol.
 
     Args:
-        quantizer: the quantiser of the model in training.
+        quantizer: the quantiser of the model in training, TiTok's or the MaskGIT-VQGAN's.
         accelerator: usage and candidates are pooled over its processes, so that all of them move entries alike.
         decay: of the running average of each entry's share of tokens.
     """
 
-    def __init__(self, quantizer: TiTokVectorQuantizer, accelerator: Accelerator, decay: float = 0.99):
-        self.quantizer = quantizer
+    def __init__(self, quantizer: nn.Module, accelerator: Accelerator, decay: float = 0.99):
+        self.codebook: nn.Embedding = quantizer.codebook
+        self.l2_norm = isinstance(quantizer, TiTokVectorQuantizer) and quantizer.l2_norm
         self.accelerator = accelerator
         self.decay = decay
-        self.usage = torch.zeros(quantizer.codebook.num_embeddings, device=quantizer.codebook.weight.device)
+        self.usage = torch.zeros(self.codebook.num_embeddings, device=self.codebook.weight.device)
         quantizer.register_forward_hook(self._observe)
 
-    def _observe(self, quantizer: nn.Module, inputs: tuple[torch.Tensor, ...], output: TiTokEncoderOutput) -> None:
-        if quantizer.training:
-            self._tokens = inputs[0].detach().float().flatten(0, 1)  # (B * K, D)
-            self._codes = cast(torch.Tensor, output.codes).flatten()  # (B * K,)
+    def _observe(self, quantizer: nn.Module, inputs: tuple[torch.Tensor, ...], output: Any) -> None:
+        if not quantizer.training:
+            return
+        tokens = inputs[0].detach().float()
+        if isinstance(quantizer, TiTokVectorQuantizer):
+            self._tokens, self._codes = tokens.flatten(0, 1), output.codes.flatten()  # (B * K, D), (B * K,)
+        else:  # a map of tokens (B, D, h, w), and a tuple of quantised tokens and codes
+            self._tokens, self._codes = tokens.permute(0, 2, 3, 1).flatten(0, 2), output[1].flatten()
 
     @torch.no_grad()
     def step(self) -> None:
         """Moves the entries, given the last batch that went through the quantiser."""
-        codebook = self.quantizer.codebook.weight
-        counts = torch.bincount(self._codes, minlength=len(codebook)).to(codebook.dtype)
+        entries = self.codebook.weight
+        counts = torch.bincount(self._codes, minlength=len(entries)).to(entries.dtype)
         counts = self.accelerator.reduce(counts, "sum")
         self.usage.lerp_(counts / counts.sum(), 1 - self.decay)
 
-        tokens = self.quantizer.normalize(self._tokens)
-        distances = self.quantizer.distances(tokens[None])[0]  # (B * K, C)
+        tokens, compared = self._tokens, entries.float()
+        if self.l2_norm:
+            tokens, compared = F.normalize(tokens, dim=-1), F.normalize(compared, dim=-1)
+        distances = tokens.square().sum(dim=1, keepdim=True) + compared.square().sum(dim=1) - 2 * tokens @ compared.T
         nearest, index = distances.min(dim=0)
         anchors = self._closest_of_all_processes(nearest, tokens[index])
         # eq. 6: the pull is gone once an entry takes a hundredth of its fair share of the tokens.
-        pull = torch.exp(-self.usage * len(codebook) * 10 / (1 - self.decay) - 1e-3)[:, None]
-        codebook.lerp_(anchors.to(codebook.dtype), pull)
+        pull = torch.exp(-self.usage * len(entries) * 10 / (1 - self.decay) - 1e-3)[:, None]
+        entries.lerp_(anchors.to(entries.dtype), pull)
 
     def _closest_of_all_processes(self, distances: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """For each entry (axis 0) the token of the process where the closest one lies, shape (codebook_size, dim)."""
@@ -66,4 +102,4 @@ class CodebookReinitializer:
         self.usage.copy_(state["usage"])
 
 
-__all__ = ["CodebookReinitializer"]
+__all__ = ["CodebookCounter", "CodebookReinitializer"]

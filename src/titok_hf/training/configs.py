@@ -1,4 +1,4 @@
-"""Typed recipes of the two trainers. Every number that shapes a run stands here or in the YAML that fills it."""
+"""Typed recipes. Every number that shapes a run stands here or in the YAML that fills it."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -7,22 +7,53 @@ from typing import Any, Literal
 @dataclass
 class ImageDataConfig:
     """
-    The images of a run, small enough to be decoded into memory once.
+    The images of a run.
 
     Args:
-        source: what `titok_hf.data.images.load_image_dataset` reads: a folder, a parquet file, a Hub id.
+        source: what `datasets` opens: a folder of pictures, parquet files such as `titok-hf prepare` writes, a Hub id; or
+            a folder with the four files of an MNIST-like data set.
         image_size: side of the square images, in pixels.
-        resize_mode: "resize" (shorter edge, centre crop) or "pad" (small pictures centred on black).
-        train_split, test_split: names of the two splits.
+        resize_mode: "resize" (shorter edge, then a square) or "pad" (small pictures centred on black).
+        train_split, test_split: names of the two splits. Without a test split, `cadence.num_test_images` images are
+            held out of the training split, the same ones in every run.
+        random_crop: whether training squares lie at a random place; else, and in tests, at the centre.
         horizontal_flip: whether half of the training images are mirrored.
+        streaming: whether training images are read as a stream, without a local copy.
+        num_workers: processes that decode training images; 0 decodes in the training process.
+        codes: for stage 1, the data set that `titok-hf pretokenize` made of `source` with the teacher. Without one, the
+            teacher encodes each batch.
     """
 
     source: str
     image_size: int
     resize_mode: Literal["resize", "pad"] = "resize"
     train_split: str = "train"
-    test_split: str = "test"
+    test_split: str | None = "test"
+    random_crop: bool = False
     horizontal_flip: bool = False
+    streaming: bool = False
+    num_workers: int = 0
+    codes: str | None = None
+
+
+@dataclass
+class CodeDataConfig:
+    """
+    The codes of a generator run, as `titok-hf pretokenize` writes them. An epoch takes one view of each image.
+
+    Args:
+        source: folder or Hub id with the codes of the training images.
+        test_source: where the codes of the test images lie, if they lie elsewhere.
+        train_split, test_split: names of the two splits. Without a test split, the codes of
+            `cadence.num_test_images` images are held out of the training split.
+        streaming: whether training codes are read as a stream, without a local copy.
+    """
+
+    source: str
+    test_source: str | None = None
+    train_split: str = "train"
+    test_split: str | None = None
+    streaming: bool = False
 
 
 @dataclass
@@ -41,6 +72,8 @@ class OptimizationConfig:
         max_grad_norm: gradients of a larger global norm are scaled down to it.
         ema_decay: decay of the averaged weights, which are the ones that are saved as the model.
         mixed_precision: accelerate's.
+        gradient_checkpointing: whether activations are computed again in the backward pass, which saves memory.
+        compile: whether the model is compiled with `torch.compile`.
         attn_implementation: "sdpa", or "eager", with which a small model trains 1.4 times as fast on a CPU in bf16.
     """
 
@@ -55,6 +88,8 @@ class OptimizationConfig:
     max_grad_norm: float = 1.0
     ema_decay: float = 0.999
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    gradient_checkpointing: bool = False
+    compile: bool = False
     attn_implementation: Literal["sdpa", "eager"] = "sdpa"
 
     def __post_init__(self) -> None:
@@ -66,14 +101,20 @@ class OptimizationConfig:
 @dataclass
 class CadenceConfig:
     """
-    How often a run speaks and saves, in optimiser steps. A resumed run may change all of it.
+    How often a run speaks, measures and saves, in optimiser steps, and where it speaks. A resumed run may change all
+    of it.
 
     Args:
-        log_every: a line and a tracker entry with losses, learning rate, gradient norm and images a second.
+        log_every: an entry with losses, learning rate, gradient norm, images a second and the use of the codebook.
         evaluate_every: measures on the test images and a picture.
         checkpoint_every: the training state, and the averaged model in `from_pretrained` format.
         num_checkpoints: training states that are kept, the newest ones.
         num_test_images: test images that an evaluation looks at.
+        frechet_network: the network in whose eyes the Frechet distance of reconstructions is measured: a file with the
+            weights of the published Inception network (that distance is the rFID), or any image classifier of
+            `transformers`, as a folder or Hub id. Without one the distance is not measured.
+        trackers: accelerate's names of where entries and pictures go besides `metrics.jsonl` and `pictures/`:
+            "tensorboard", "wandb", "trackio" and so on.
     """
 
     log_every: int = 100
@@ -81,60 +122,175 @@ class CadenceConfig:
     checkpoint_every: int = 2_000
     num_checkpoints: int = 2
     num_test_images: int = 1_000
+    frechet_network: str | None = None
+    trackers: tuple[str, ...] = ("tensorboard",)
+
+    def __post_init__(self) -> None:
+        for name in ("log_every", "evaluate_every", "checkpoint_every", "num_checkpoints", "num_test_images"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"cadence.{name} is {getattr(self, name)}; it must be larger than 0.")
 
 
 @dataclass
 class PerceptualConfig:
     """
-    A perceptual network: any image classifier that `transformers` loads, frozen.
+    The perceptual loss: differences in the eyes of a frozen classifier, of LPIPS, or of both.
 
     Args:
         model: a folder or Hub id for `AutoModelForImageClassification`.
-        logits_weight: weight of the mean squared difference of class logits, the published recipe's term.
+        logits_weight: weight of the mean squared difference of class logits, the published recipes' term.
         features_weight: weight of the difference of channel-normalised hidden states, averaged over layers.
+        lpips_weight: weight of LPIPS (arXiv 1801.03924).
+        lpips_network: the network of LPIPS, from torchvision.
+        lpips_weights: a folder with torchvision's weights of it, for machines without network.
     """
 
-    model: str
+    model: str | None = None
     logits_weight: float = 0.1
     features_weight: float = 0.0
+    lpips_weight: float = 0.0
+    lpips_network: Literal["vgg", "alex", "squeeze"] = "vgg"
+    lpips_weights: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.model is None and not self.lpips_weight:
+            raise ValueError(
+                "loss.perceptual names no network. Give it a model, or an lpips_weight above 0, or leave it out."
+            )
 
 
 @dataclass
-class TokenizerLossConfig:
+class AdversarialConfig:
     """
-    Weights of the single-stage loss: reconstruction + perceptual + quantizer_weight * the quantiser's loss.
+    The adversarial loss: a patch discriminator with hinge loss and LeCam regularisation (arXiv 2104.03310).
+
+    Args:
+        weight: of the generator's adversarial term.
+        start_step: the step from which on the term counts and the discriminator is trained.
+        learning_rate: the discriminator's; the rest of its optimiser is the model's, its schedule begins at
+            `start_step`.
+        lecam_weight: weight of the regularisation of the discriminator.
+        hidden_channels, num_stages: size of the discriminator; the defaults are the published one's.
+    """
+
+    weight: float
+    start_step: int
+    learning_rate: float = 1e-4
+    lecam_weight: float = 0.001
+    hidden_channels: int = 128
+    num_stages: int = 3
+
+
+@dataclass
+class PixelLossConfig:
+    """
+    Weights of a loss on pixels: reconstruction + perceptual + quantiser + adversarial.
 
     Args:
         reconstruction_weight: weight of the mean squared error of the pixels.
         quantizer_weight: weight of commitment + codebook loss, or of the KL divergence.
-        perceptual: the perceptual term, or none.
+        perceptual, adversarial: the two further terms, or none.
         reinitialize_codes: whether unused codebook entries move to tokens of the batch (arXiv 2307.15139).
     """
 
     reconstruction_weight: float = 1.0
     quantizer_weight: float = 1.0
     perceptual: PerceptualConfig | None = None
-    reinitialize_codes: bool = True
+    adversarial: AdversarialConfig | None = None
+    reinitialize_codes: bool = False
 
 
-@dataclass
-class TokenizerRecipe:
+@dataclass(kw_only=True)
+class Recipe:
     """
-    A single-stage tokenizer run.
+    What the recipes of all kinds have in common.
 
     Args:
-        output_dir: folder of the run: recipe, checkpoints, pictures, logs, and the model.
-        model: fields of `TiTokConfig`; `variant: bl64_vq8k` starts from a published configuration.
+        output_dir: folder of the run: recipe, checkpoints, metrics, pictures, logs, and the model.
+        push_to_hub: the Hub repository that receives the finished model.
+        seed: of the first weights and of all randomness.
     """
 
     output_dir: str
+    optimization: OptimizationConfig
+    cadence: CadenceConfig = field(default_factory=CadenceConfig)
+    push_to_hub: str | None = None
+    seed: int = 0
+
+
+@dataclass(kw_only=True)
+class TokenizerRecipe(Recipe):
+    """
+    A tokenizer trained end to end on pixels, with a codebook or a Gaussian (arXiv 2501.07730).
+
+    Args:
+        model: fields of `TiTokConfig`; `variant: bl64_vq8k` starts from a published configuration.
+    """
+
+    kind: Literal["tokenizer"] = "tokenizer"
     data: ImageDataConfig
     model: dict[str, Any]
-    optimization: OptimizationConfig
-    kind: Literal["tokenizer"] = "tokenizer"
-    loss: TokenizerLossConfig = field(default_factory=TokenizerLossConfig)
-    cadence: CadenceConfig = field(default_factory=CadenceConfig)
-    seed: int = 0
+    loss: PixelLossConfig = field(default_factory=lambda: PixelLossConfig(reinitialize_codes=True))
+
+
+@dataclass
+class ProxyCodeLossConfig:
+    """
+    The loss of stage 1: cross-entropy of the proxy codes + `quantizer_weight` * (commitment + codebook loss).
+    """
+
+    quantizer_weight: float = 1.0
+
+
+@dataclass(kw_only=True)
+class Stage1Recipe(Recipe):
+    """
+    The first stage of a two-stage tokenizer (arXiv 2406.07550, section 3.3): predict the codes that a MaskGIT-VQGAN
+    gives the image.
+
+    Args:
+        teacher: folder or Hub id of the `MaskGitVQGANModel`.
+        model: fields of `TiTokConfig`; `variant: l32` starts from a published configuration.
+    """
+
+    kind: Literal["tokenizer_stage1"] = "tokenizer_stage1"
+    data: ImageDataConfig
+    teacher: str
+    model: dict[str, Any]
+    loss: ProxyCodeLossConfig = field(default_factory=ProxyCodeLossConfig)
+
+
+@dataclass(kw_only=True)
+class Stage2Recipe(Recipe):
+    """
+    The second stage: encoder and codebook stay as they are; the decoder and the decoder of the MaskGIT-VQGAN behind it
+    are fine-tuned on pixels.
+
+    Args:
+        tokenizer: folder or Hub id of the stage-1 `TiTokModel`.
+        teacher: folder or Hub id of the `MaskGitVQGANModel` whose codes it predicts.
+    """
+
+    kind: Literal["tokenizer_stage2"] = "tokenizer_stage2"
+    data: ImageDataConfig
+    tokenizer: str
+    teacher: str
+    loss: PixelLossConfig = field(default_factory=lambda: PixelLossConfig(quantizer_weight=0.0))
+
+
+@dataclass(kw_only=True)
+class VQGANRecipe(Recipe):
+    """
+    A MaskGIT-VQGAN, the teacher of stage 1.
+
+    Args:
+        model: fields of `MaskGitVQGANConfig`.
+    """
+
+    kind: Literal["vqgan"] = "vqgan"
+    data: ImageDataConfig
+    model: dict[str, Any] = field(default_factory=dict)
+    loss: PixelLossConfig = field(default_factory=lambda: PixelLossConfig(reinitialize_codes=True))
 
 
 @dataclass
@@ -153,37 +309,55 @@ class GeneratorLossConfig:
     class_dropout: float = 0.1
 
 
-@dataclass
-class GeneratorRecipe:
+@dataclass(kw_only=True)
+class GeneratorRecipe(Recipe):
     """
-    A MaskGIT generator run over the codes of a trained tokenizer.
+    A MaskGIT generator over the codes of a trained tokenizer.
 
     Args:
-        output_dir: folder of the run: recipe, codes, checkpoints, pictures, logs, and the model.
         tokenizer: folder or Hub id of the `TiTokModel` whose codes are learnt.
+        codes: the codes, made beforehand; or
+        data: images, which the tokenizer encodes batch by batch.
         model: fields of `MaskGitTransformer1DModel`; sizes of the codes are taken from the tokenizer.
         sampler: fields of `MaskGitScheduler`, saved with the pipeline and used for the pictures.
     """
 
-    output_dir: str
-    data: ImageDataConfig
+    kind: Literal["generator"] = "generator"
     tokenizer: str
     model: dict[str, Any]
-    optimization: OptimizationConfig
-    kind: Literal["generator"] = "generator"
+    codes: CodeDataConfig | None = None
+    data: ImageDataConfig | None = None
     loss: GeneratorLossConfig = field(default_factory=GeneratorLossConfig)
     sampler: dict[str, Any] = field(default_factory=dict)
-    cadence: CadenceConfig = field(default_factory=CadenceConfig)
-    seed: int = 0
 
+    def __post_init__(self) -> None:
+        if (self.codes is None) == (self.data is None):
+            raise ValueError("A generator learns from codes or from data (images): give exactly one of the two.")
+
+
+RECIPES: dict[str, type[Recipe]] = {
+    "tokenizer": TokenizerRecipe,
+    "tokenizer_stage1": Stage1Recipe,
+    "tokenizer_stage2": Stage2Recipe,
+    "vqgan": VQGANRecipe,
+    "generator": GeneratorRecipe,
+}
 
 __all__ = [
+    "RECIPES",
+    "AdversarialConfig",
     "CadenceConfig",
+    "CodeDataConfig",
     "GeneratorLossConfig",
     "GeneratorRecipe",
     "ImageDataConfig",
     "OptimizationConfig",
     "PerceptualConfig",
-    "TokenizerLossConfig",
+    "PixelLossConfig",
+    "ProxyCodeLossConfig",
+    "Recipe",
+    "Stage1Recipe",
+    "Stage2Recipe",
     "TokenizerRecipe",
+    "VQGANRecipe",
 ]

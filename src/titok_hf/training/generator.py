@@ -1,28 +1,31 @@
-"""Trains a MaskGIT generator over the codes of a trained tokenizer (paper, section 3.3)."""
+"""Trains a MaskGIT generator over the codes of a trained tokenizer (arXiv 2406.07550, section 3.3)."""
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import tqdm
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.utils.data import TensorDataset
 
-from titok_hf.atomic_files import write_atomically
+from titok_hf.data.loaders import CodeLoader, ResumableLoader
+from titok_hf.data.shards import Part
+from titok_hf.data.training_data import check_codes, class_names
 from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
 from titok_hf.modeling_maskgit import MaskGitTransformer1DModel
 from titok_hf.modeling_titok import TiTokModel
 from titok_hf.pipeline_titok import TiTokPipeline
 from titok_hf.scheduling_maskgit import MaskGitScheduler
 
-from .configs import GeneratorRecipe
-from .images import load_split, picture_of, to_pixel_values
-from .loop import TrainingLoop, make_accelerator
-from .losses import masked_token_loss, random_mask
+from .configs import CodeDataConfig, GeneratorRecipe, ImageDataConfig
+from .images import code_splits, decode_images, image_loader, image_splits, picture_of, to_pixel_values
+from .loop import Scalars
+from .losses import mask_from, masked_token_loss
+from .randomness import StepRandomness
 from .recipes import RecipeError
+from .tokenizer import load_model
 
 _ENCODING_BATCH = 250
 _IMAGES_A_CLASS = 8
@@ -30,68 +33,146 @@ _CLASSES_SHOWN = 16
 
 
 class GeneratorTask:
-    """A [`MaskGitTransformer1DModel`], the codes of the training images, and the masked-token loss."""
+    """
+    A [`MaskGitTransformer1DModel`], codes (or images that the tokenizer encodes), and the masked-token loss.
+
+    Args:
+        recipe: of this kind.
+        accelerator: whose processes train together.
+    Raises:
+        RecipeError: tokenizer, data, model and sampler do not fit one another, or the data have no labels.
+    """
+
+    discriminator = None
+    best = ("loss", False)
 
     def __init__(self, recipe: GeneratorRecipe, accelerator: Accelerator):
         self.recipe, self.accelerator = recipe, accelerator
-        tokenizer = TiTokModel.from_pretrained(recipe.tokenizer)
-        _check_tokenizer(tokenizer, recipe)
-        tokenizer.to(accelerator.device).eval().requires_grad_(False)
-        self.dataset, names = self._encoded(tokenizer, recipe.data.train_split)
-        test_set, _ = self._encoded(tokenizer, recipe.data.test_split)
-        self.test_codes, self.test_labels = (tensor[: recipe.cadence.num_test_images] for tensor in test_set.tensors)
-        config = tokenizer.config
-        self.model = MaskGitTransformer1DModel(
-            codebook_size=config.codebook_size,
-            num_latent_tokens=config.num_latent_tokens,
-            num_classes=len(names),
-            **recipe.model,
-        )
-        self.pipeline = TiTokPipeline(
-            tokenizer=tokenizer,
+        self.tokenizer = load_model(TiTokModel, recipe.tokenizer, "tokenizer")
+        if self.tokenizer.config.quantizer != "vq":
+            raise RecipeError(f"tokenizer {recipe.tokenizer} is a KL model; a generator needs one with a codebook.")
+        self.tokenizer.to(accelerator.device).eval().requires_grad_(False)
+        if recipe.codes is not None:
+            names = self._read_codes(recipe.codes)
+        else:
+            assert recipe.data is not None  # the recipe has exactly one of the two
+            names = self._read_images(recipe.data)
+        self.model = self._make_model(len(names)).to(accelerator.device)
+        self.pipeline = self._make_pipeline(names)
+
+    def _read_codes(self, data: CodeDataConfig) -> list[str]:
+        """Opens codes that were made beforehand; returns the names of the classes."""
+        config, recipe = self.tokenizer.config, self.recipe
+        splits = code_splits(data, recipe.cadence.num_test_images)
+        try:
+            for dataset in (splits.train, splits.test):
+                check_codes(dataset, config.codebook_size, config.num_latent_tokens)
+            names = class_names(splits.train)
+            self.loader: ResumableLoader = CodeLoader(
+                splits.train, recipe.optimization.batch_size, seed=recipe.seed
+            )
+            batches = CodeLoader(splits.test, batch_size=1, shuffle=False, part=Part(0, 1))
+        except ValueError as error:
+            raise RecipeError(f"codes: {error}") from error
+        num_test = min(recipe.cadence.num_test_images, len(splits.test) // batches.num_views)
+        test = list(itertools.islice(batches, num_test))
+        self.test_codes = torch.cat([batch["codes"] for batch in test])
+        self.test_labels = torch.cat([batch["label"] for batch in test])
+        return names
+
+    def _read_images(self, data: ImageDataConfig) -> list[str]:
+        """Opens images, which are encoded batch by batch; returns the names of the classes."""
+        if self.tokenizer.config.image_size != data.image_size:
+            raise RecipeError(
+                f"data.image_size is {data.image_size}, but tokenizer {self.recipe.tokenizer} takes "
+                f"{self.tokenizer.config.image_size}. Make them equal."
+            )
+        num_test = self.recipe.cadence.num_test_images
+        splits = image_splits(data, num_test)
+        try:
+            names = class_names(splits.train)
+        except ValueError as error:
+            raise RecipeError(f"data: {error}") from error
+        self.loader = image_loader(splits.train, data, self.recipe.optimization, self.recipe.seed)
+        images, labels = decode_images(splits.test, data, num_test)
+        self.test_codes = torch.cat([self._encode(batch).cpu() for batch in images.split(_ENCODING_BATCH)])
+        self.test_labels = torch.tensor(labels)
+        return names
+
+    def _make_model(self, num_classes: int) -> MaskGitTransformer1DModel:
+        config = self.tokenizer.config
+        try:
+            return MaskGitTransformer1DModel(
+                codebook_size=config.codebook_size,
+                num_latent_tokens=config.num_latent_tokens,
+                num_classes=num_classes,
+                **self.recipe.model,
+            )
+        except (TypeError, ValueError) as error:
+            raise RecipeError(f"model: {error}") from error
+
+    def _make_pipeline(self, names: list[str]) -> TiTokPipeline:
+        config, data = self.tokenizer.config, self.recipe.data
+        try:
+            scheduler = MaskGitScheduler(mask_token_id=config.codebook_size, **self.recipe.sampler)
+        except (TypeError, ValueError) as error:
+            raise RecipeError(f"sampler: {error}") from error
+        pipeline = TiTokPipeline(
+            tokenizer=self.tokenizer,
             transformer=self.model,
-            scheduler=MaskGitScheduler(mask_token_id=config.codebook_size, **recipe.sampler),
+            scheduler=scheduler,
             image_processor=TiTokImageProcessorPil(
-                size={"shortest_edge": config.image_size}, do_enlarge=recipe.data.resize_mode == "resize"
+                size={"shortest_edge": config.image_size}, do_enlarge=data is None or data.resize_mode == "resize"
             ),
             id2label=dict(enumerate(names)),
         )
-        self.pipeline.set_progress_bar_config(disable=True)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
 
-    def loss(self, model: nn.Module, batch: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    def losses(
+        self, modules: dict[str, nn.Module], batch: dict[str, torch.Tensor], randomness: StepRandomness, step: int
+    ) -> Iterator[tuple[str, Scalars]]:
         """Masked-token loss of codes (batch, num_latent_tokens) and labels (batch,)."""
-        codes, labels = batch
-        mask = random_mask(codes)
-        dropped = torch.rand(len(labels), device=labels.device) < self.recipe.loss.class_dropout
+        labels = batch["label"]
+        codes = batch["codes"] if "codes" in batch else self._encode(batch["pixels"])
+        mask = mask_from(randomness.uniform(len(codes)), randomness.uniform(*codes.shape))
+        dropped = randomness.uniform(len(labels)) < self.recipe.loss.class_dropout
         labels = labels.masked_fill(dropped, self.model.null_class_label)
-        return self._masked_loss(model, codes, labels, mask)
+        yield "model", self._masked_loss(modules["model"], codes, labels, mask)
 
     def after_step(self) -> None:
         pass
 
+    def summary(self) -> dict[str, float]:
+        """Nothing beyond the losses."""
+        return {}
+
     def evaluate(self) -> tuple[dict[str, float], Image.Image]:
         """Loss and accuracy on hidden test codes, always the same ones; a picture with a row of images a class."""
-        torch.manual_seed(0)
-        mask = random_mask(self.test_codes)
+        draws = torch.Generator().manual_seed(0)
+        shape = self.test_codes.shape
+        mask = mask_from(torch.rand(shape[0], generator=draws), torch.rand(shape, generator=draws))
         sums = {"loss": 0.0, "accuracy": 0.0}
         tensors = (self.test_codes, self.test_labels, mask)
-        batches = list(zip(*(tensor.split(_ENCODING_BATCH) for tensor in tensors), strict=True))
-        for batch in batches:
+        for batch in zip(*(tensor.split(_ENCODING_BATCH) for tensor in tensors), strict=True):
             codes, labels, hidden = (tensor.to(self.accelerator.device) for tensor in batch)
             for name, value in self._masked_loss(self.model, codes, labels, hidden).items():
-                sums[name] += value.item() / len(batches)
-        num_classes = min(self.model.config.num_classes, _CLASSES_SHOWN)
+                sums[name] += value.item() * len(codes) / shape[0]
         images = self.pipeline(
-            list(range(num_classes)),
+            list(range(min(self.model.config.num_classes, _CLASSES_SHOWN))),
             num_images_per_class=_IMAGES_A_CLASS,
             generator=torch.Generator().manual_seed(0),
             output_type="pt",
         ).images
         return sums, picture_of(images, _IMAGES_A_CLASS)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
         """The whole pipeline: tokenizer, generator, sampler with its settings, image processor, class names."""
-        self.pipeline.save_pretrained(folder)
+        with torch.device("meta"):
+            transformer = MaskGitTransformer1DModel.from_config(self.model.config)
+        transformer.load_state_dict(weights, assign=True)
+        components = self.pipeline.components | {"transformer": transformer}
+        TiTokPipeline(**components, id2label=self.pipeline.config.id2label).save_pretrained(folder)
 
     def checkpointed(self) -> list[Any]:
         return []
@@ -101,51 +182,18 @@ class GeneratorTask:
     ) -> dict[str, torch.Tensor]:
         logits = model(codes.masked_fill(mask, self.model.mask_token_id), class_labels=labels).logits
         weights = self.recipe.loss
-        return masked_token_loss(logits, codes, mask, weights.label_smoothing, weights.unmasked_weight)
-
-    def _encoded(self, tokenizer: TiTokModel, split: str) -> tuple[TensorDataset, list[str]]:
-        """
-        A split as codes (int64, shape (num_latent_tokens,)) and labels. They are computed once and kept in the run's
-        folder, where a resumed run and the other processes find them.
-        """
-        dataset, names = load_split(self.recipe.data, split)
-        file = Path(self.recipe.output_dir) / f"codes_{split}.safetensors"
-        with self.accelerator.main_process_first():
-            if not file.exists():
-                codes = self._encode(tokenizer, dataset.tensors[0])
-                write_atomically(file, lambda path: save_file({"codes": codes}, path))
-            codes = load_file(file)["codes"]
-        return TensorDataset(codes, dataset.tensors[1]), names
-
-    @torch.inference_mode()
-    def _encode(self, tokenizer: TiTokModel, images: torch.Tensor) -> torch.Tensor:
-        batches = tqdm(images.split(_ENCODING_BATCH), desc="encoding", mininterval=5.0)
-        codes = [tokenizer.encode(to_pixel_values(batch.to(tokenizer.device))).codes.cpu() for batch in batches]
-        return torch.cat(codes)
-
-
-def _check_tokenizer(tokenizer: TiTokModel, recipe: GeneratorRecipe) -> None:
-    if tokenizer.config.quantizer != "vq":
-        raise RecipeError(f"tokenizer {recipe.tokenizer} is a KL model; a generator needs one with a codebook.")
-    if tokenizer.config.image_size != recipe.data.image_size:
-        raise RecipeError(
-            f"data.image_size is {recipe.data.image_size}, but tokenizer {recipe.tokenizer} takes "
-            f"{tokenizer.config.image_size}. Make them equal."
+        return masked_token_loss(
+            logits, codes, mask, weights.label_smoothing, weights.unmasked_weight, self._mean_over_processes
         )
 
+    def _mean_over_processes(self, value: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(value, "mean")
 
-def train_generator(recipe: GeneratorRecipe) -> Path:
-    """
-    Trains, or resumes, a generator.
-
-    Returns:
-        the folder of a whole pipeline with averaged weights, for `TiTokPipeline.from_pretrained`.
-    Raises:
-        RecipeError: the recipe or its output folder can't be used.
-        FloatingPointError: the loss stopped being finite.
-    """
-    accelerator = make_accelerator(recipe)
-    return TrainingLoop(GeneratorTask(recipe, accelerator), recipe, accelerator).run()
+    @torch.no_grad()
+    def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 images to codes, on the device."""
+        with self.accelerator.autocast():
+            return self.tokenizer.encode(to_pixel_values(pixels.to(self.accelerator.device))).codes
 
 
-__all__ = ["GeneratorTask", "train_generator"]
+__all__ = ["GeneratorTask"]

@@ -1,18 +1,124 @@
-"""Images of a run as tensors: in memory, on the way to the model, and as the pictures that a run writes."""
+"""Images of a run: where they come from, on the way to the model, and as the pictures that a run writes."""
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
+from datasets import Dataset, IterableDataset
 from PIL import Image
 from torch.utils.data import TensorDataset
 
+from titok_hf.data.augmentation import Augmentation
 from titok_hf.data.images import class_names, images_to_tensor, load_image_dataset
+from titok_hf.data.loaders import ImageLoader
+from titok_hf.data.sources import Source
+from titok_hf.data.training_data import num_views, open_codes, open_images
 from titok_hf.pictures import contact_sheet
 
-from .configs import ImageDataConfig
+from .configs import CodeDataConfig, ImageDataConfig, OptimizationConfig
+from .recipes import RecipeError
+
+
+@dataclass
+class Splits:
+    """
+    The two halves of a data set.
+
+    Args:
+        train: what is learnt, map-style or streaming.
+        test: what is measured, map-style.
+    """
+
+    train: Dataset | IterableDataset
+    test: Dataset
+
+
+def image_splits(config: ImageDataConfig, num_test: int) -> Splits:
+    """
+    Opens the training and the test images of a run.
+
+    Args:
+        num_test: images that are held out of the training split if the recipe names no test split.
+    Raises:
+        RecipeError: no such data or split, a stream without a test split, or fewer images than are to be held out.
+    """
+    try:
+        train = open_images(config.source, config.train_split, config.streaming)
+        if config.test_split is not None:
+            return Splits(train, open_images(config.source, config.test_split))
+    except (FileNotFoundError, ValueError) as error:
+        raise RecipeError(f"data: {error}") from error
+    return _hold_out(train, config.source, num_test, rows_per_example=1)
+
+
+def code_splits(config: CodeDataConfig, num_test: int) -> Splits:
+    """Opens the training and the test codes of a run; arguments and errors as for `image_splits`."""
+    try:
+        train = open_codes(config.source, config.train_split, config.streaming)
+        if config.test_split is not None or config.test_source is not None:
+            test_split = config.test_split or config.train_split
+            return Splits(train, open_codes(config.test_source or config.source, test_split))
+    except (FileNotFoundError, ValueError) as error:
+        raise RecipeError(f"codes: {error}") from error
+    return _hold_out(train, config.source, num_test, rows_per_example=num_views(train))
+
+
+def _hold_out(train: Dataset | IterableDataset, source: str, num_test: int, rows_per_example: int) -> Splits:
+    """Splits `num_test` examples off, the same ones in every run; the views of an image stay together."""
+    if not isinstance(train, Dataset):
+        raise RecipeError(f"Of the stream {source} no test examples can be held out. Name a test_split.")
+    num_examples = len(train) // rows_per_example
+    if num_test >= num_examples:
+        raise RecipeError(
+            f"{source} has {num_examples} examples, of which cadence.num_test_images={num_test} would be held out for "
+            "tests. Lower it, or name a test_split."
+        )
+    order = np.random.Generator(np.random.Philox(0)).permutation(num_examples)
+    held_out, kept = np.sort(order[:num_test]), np.sort(order[num_test:])
+    return Splits(train.select(_rows(kept, rows_per_example)), train.select(_rows(held_out, rows_per_example)))
+
+
+def _rows(examples: np.ndarray, rows_per_example: int) -> np.ndarray:
+    return (examples[:, None] * rows_per_example + np.arange(rows_per_example)).ravel()
+
+
+def image_loader(
+    dataset: Dataset | IterableDataset, config: ImageDataConfig, optimization: OptimizationConfig, seed: int
+) -> ImageLoader:
+    """The training images of a run, shuffled and augmented as the recipe says."""
+    return ImageLoader(
+        dataset,
+        image_size=config.image_size,
+        batch_size=optimization.batch_size,
+        random_crop=config.random_crop,
+        flip=config.horizontal_flip,
+        seed=seed,
+        workers=config.num_workers,
+        resize_mode=config.resize_mode,
+    )
+
+
+def decode_images(
+    dataset: Dataset, config: ImageDataConfig, limit: int
+) -> tuple[torch.Tensor, list[int | None]]:
+    """
+    The first `limit` images as tests see them.
+
+    Returns:
+        uint8, shape (limit, 3, image_size, image_size), and their labels, None where there are none.
+    """
+    source = Source(dataset, limit=limit)
+    decode = Augmentation(config.image_size, random_crop=False, flip=False, seed=0, resize_mode=config.resize_mode)
+    try:
+        pixels, labels = decode((0, source.take(list(range(source.num_images or 0)))))
+    except ValueError as error:
+        raise RecipeError(f"data: {error}") from error
+    return torch.from_numpy(pixels), labels
 
 
 def load_split(config: ImageDataConfig, split: str) -> tuple[TensorDataset, list[str]]:
     """
-    One split, decoded.
+    One split of a small data set, decoded into memory.
 
     Returns:
         pairs of an image (uint8, shape (3, image_size, image_size)) and a label (int64), and the names of the classes.
@@ -38,4 +144,21 @@ def picture_of(pixel_values: torch.Tensor, columns: int) -> Image.Image:
     return contact_sheet([Image.fromarray(image) for image in pixels], columns)
 
 
-__all__ = ["flip_half", "load_split", "picture_of", "to_pixel_values"]
+def picture_of_pairs(images: torch.Tensor, reconstructions: torch.Tensor, columns: int = 16) -> Image.Image:
+    """A contact sheet with a row of images above the row of their reconstructions, and so on."""
+    pairs = zip(images.split(columns), reconstructions.split(columns), strict=True)
+    return picture_of(torch.cat([row for pair in pairs for row in pair]), columns)
+
+
+__all__ = [
+    "Splits",
+    "code_splits",
+    "decode_images",
+    "flip_half",
+    "image_loader",
+    "image_splits",
+    "load_split",
+    "picture_of",
+    "picture_of_pairs",
+    "to_pixel_values",
+]

@@ -1,118 +1,127 @@
-"""The loop around every loss: devices, precision, schedule, averaged weights, logs, pictures, checkpoints."""
+"""The loop around every loss: devices, precision, schedules, averaged weights, logs, pictures, checkpoints."""
 
 import math
-import os
-import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
-from accelerate.utils import ProjectConfiguration, set_seed, tqdm
+from accelerate.utils import DistributedType, set_seed, tqdm
 from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
 from titok_hf.atomic_files import folder_atomically, write_atomically
+from titok_hf.data.loaders import ResumableLoader
 
-from .configs import GeneratorRecipe, OptimizationConfig, TokenizerRecipe
-from .recipes import RecipeError, build_recipe, recipe_to_yaml
+from .configs import AdversarialConfig, OptimizationConfig, Recipe
+from .optimization import make_optimizer, make_schedule
+from .randomness import StepRandomness
+from .run_folder import RunFolder
 
 logger = get_logger(__name__)
 
-# Embedding-like parameters are not decayed: the published recipes exclude every name with one of these parts. The
-# decoder's input projection is among them, since the original calls it an embedding.
-_NOT_DECAYED = ("norm", "token", "embedding", "codebook", "bias", "decoder.input_projection")
+# Where each process holds a part of the weights only.
+_SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+Scalars = dict[str, torch.Tensor]
 
 
 class Task(Protocol):
-    """What a kind of model brings to the loop: its data, its loss, and how it is measured, shown and saved."""
+    """What a kind of model brings to the loop: its data, its losses, and how it is measured, shown and saved."""
 
     model: nn.Module
-    dataset: Dataset
+    discriminator: nn.Module | None
+    loader: ResumableLoader
+    # The measure by which the best model is kept, and whether more of it is better.
+    best: tuple[str, bool]
 
-    def loss(self, model: nn.Module, batch: Any) -> dict[str, torch.Tensor]:
-        """Scalars to log; `loss` is the one that is minimised. `model` is `self.model`, wrapped for its processes."""
+    def losses(
+        self, modules: dict[str, nn.Module], batch: dict[str, torch.Tensor], randomness: StepRandomness, step: int
+    ) -> Iterator[tuple[str, Scalars]]:
+        """
+        Yields, one after the other, the name of a module to train and its scalars, of which `loss` is minimised.
+
+        Args:
+            modules: `model`, and `discriminator` where there is one, wrapped for this process.
+            batch: what the loader gives, on the device.
+            randomness: the source of all random numbers.
+            step: optimiser steps done so far.
+        """
 
     def after_step(self) -> None:
         """Runs after each optimiser step."""
 
-    def evaluate(self) -> tuple[dict[str, float], Image.Image]:
-        """Measures on the test images and a picture, with the weights that the model has now."""
+    def summary(self) -> dict[str, float]:
+        """Measures of the batches since the last call, over all processes; runs in all of them."""
 
-    def save(self, folder: Path) -> None:
-        """Writes the model in `from_pretrained` format."""
+    def evaluate(self) -> tuple[dict[str, float], Image.Image]:
+        """Measures on the test images and a picture, with the weights of the moment; runs in all processes."""
+
+    def save(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
+        """Writes the model with these weights in `from_pretrained` format."""
 
     def checkpointed(self) -> list[Any]:
         """Further objects with `state_dict` and `load_state_dict` that a resumed run needs."""
 
 
-class ShuffledStream(Sampler[int]):
+class Learner:
     """
-    Indices of an endless sequence of shuffled epochs, of which any stretch can be had without walking there: epoch n
-    is the permutation that seed + n gives. That is what makes resumption exact.
+    A module, the optimiser that trains it, and its learning rate.
+
+    Args:
+        module: what is trained.
+        optimization: how.
+        accelerator: wraps module and optimiser for this process.
     """
 
-    def __init__(self, num_examples: int, seed: int, start: int, stop: int):
-        self.num_examples = num_examples
-        self.seed = seed
-        self.start = start
-        self.stop = stop
+    def __init__(self, module: nn.Module, optimization: OptimizationConfig, accelerator: Accelerator):
+        self.max_grad_norm = optimization.max_grad_norm
+        self.accelerator = accelerator
+        optimizer = make_optimizer(module, optimization)
+        self.module, self.optimizer = accelerator.prepare(module, optimizer)
+        # Left unprepared: a prepared schedule advances once a process and step, and would end sooner with several.
+        self.schedule = make_schedule(
+            optimizer, optimization.num_steps, optimization.warmup_steps, optimization.end_learning_rate
+        )
 
-    def __len__(self) -> int:
-        return self.stop - self.start
+    def backward(self, loss: torch.Tensor) -> torch.Tensor | None:
+        """Adds up gradients; returns their norm before clipping once they are complete, else None."""
+        self.accelerator.backward(loss)
+        if not self.accelerator.sync_gradients:
+            return None
+        return self.accelerator.clip_grad_norm_(self.module.parameters(), self.max_grad_norm)
 
-    def __iter__(self) -> Iterator[int]:
-        position = self.start
-        while position < self.stop:
-            epoch, offset = divmod(position, self.num_examples)
-            generator = torch.Generator().manual_seed(self.seed + epoch)
-            order = torch.randperm(self.num_examples, generator=generator).tolist()
-            yield from order[offset : offset + self.stop - position]
-            position += self.num_examples - offset
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """AdamW groups: matrices and kernels decay; vectors and embedding-like parameters do not."""
-    groups = {True: [], False: []}  # type: dict[bool, list[nn.Parameter]]
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            decays = parameter.ndim >= 2 and not any(part in name for part in _NOT_DECAYED)
-            groups[decays].append(parameter)
-    return [{"params": groups[True], "weight_decay": weight_decay}, {"params": groups[False], "weight_decay": 0.0}]
+    def step(self) -> None:
+        """One optimiser step with the gradients that were added up."""
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        # fp16 leaves out a step whose gradients overflow, and its learning rate with it.
+        if not self.optimizer.step_was_skipped:
+            self.schedule.step()
 
 
-def prepare_output_folder(recipe: TokenizerRecipe | GeneratorRecipe, accelerator: Accelerator) -> None:
-    """
-    Makes the run's folder and writes the recipe into it, or makes sure that the run there is this one.
+class Progress:
+    """How far a run is, in accelerate's protocol for what a checkpoint holds."""
 
-    Raises:
-        RecipeError: the folder belongs to something else, or to a run with another recipe; it is left as it is.
-    """
-    import yaml
+    def __init__(self, loader: ResumableLoader, more_is_better: bool):
+        self.loader = loader
+        self.step = 0
+        self.best = -math.inf if more_is_better else math.inf
+        self.loader_state = loader.state_dict()
 
-    folder = Path(recipe.output_dir)
-    recipe_file = folder / "recipe.yaml"
-    if recipe_file.exists():
-        there = build_recipe(type(recipe), yaml.safe_load(recipe_file.read_text(encoding="utf-8")))
-        # How often it saves and where it lies change nothing; where it ends is the user's to reconsider.
-        there.cadence, there.output_dir = recipe.cadence, recipe.output_dir
-        there.optimization.num_steps = recipe.optimization.num_steps
-        if there != recipe:
-            raise RecipeError(
-                f"{folder} holds a run with another recipe (see {recipe_file}). Resume it with the same recipe, or "
-                "choose another output_dir."
-            )
-    elif folder.exists() and any(folder.iterdir()):
-        raise RecipeError(f"{folder} is not empty and holds no run. Choose another output_dir.")
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        write_atomically(recipe_file, recipe_to_yaml(recipe).encode())
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step, "best": self.best, "loader": self.loader_state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step, self.best, self.loader_state = state["step"], state["best"], state["loader"]
+        self.loader.load_state_dict(self.loader_state)
 
 
 class TrainingLoop:
@@ -121,32 +130,32 @@ class TrainingLoop:
 
     Args:
         task: what is trained.
-        recipe: how; `output_dir` receives `checkpoints/`, `pictures/`, `logs/` (tensorboard) and `model/`.
-        accelerator: made by the caller, who may have needed it for the data.
+        recipe: how; see [`RunFolder`] for what its `output_dir` receives.
+        accelerator: made by the caller, who needs it for the data.
     """
 
-    def __init__(self, task: Task, recipe: TokenizerRecipe | GeneratorRecipe, accelerator: Accelerator):
+    def __init__(self, task: Task, recipe: Recipe, accelerator: Accelerator):
         self.task, self.recipe, self.accelerator = task, recipe, accelerator
-        self.folder = Path(recipe.output_dir)
-        optimization = recipe.optimization
-        optimizer = torch.optim.AdamW(
-            parameter_groups(task.model, optimization.weight_decay),
-            lr=optimization.learning_rate,
-            betas=optimization.betas,
-            fused=True,
-        )
-        self.model, self.optimizer = accelerator.prepare(task.model, optimizer)
-        # Left unprepared: a prepared schedule advances once a process and step, and would end sooner with several.
-        self.schedule = get_cosine_with_min_lr_schedule_with_warmup(
-            optimizer,
-            num_warmup_steps=optimization.warmup_steps,
-            num_training_steps=optimization.num_steps,
-            min_lr=optimization.end_learning_rate,
-        )
-        self.ema = EMAModel(self._parameters(), decay=optimization.ema_decay, foreach=True)
+        self.folder = RunFolder(recipe.output_dir)
+        if recipe.optimization.gradient_checkpointing:
+            _enable_gradient_checkpointing(task.model)
+        self.learners = {"model": Learner(task.model, recipe.optimization, accelerator)}
+        if task.discriminator is not None:
+            adversarial: AdversarialConfig = recipe.loss.adversarial  # type: ignore[attr-defined]
+            self.learners["discriminator"] = Learner(
+                task.discriminator, discriminator_optimization(recipe.optimization, adversarial), accelerator
+            )
+        self.modules = {name: learner.module for name, learner in self.learners.items()}
+        self.ema = EMAModel(self._parameters(), decay=recipe.optimization.ema_decay, foreach=True)
         self.ema.to(accelerator.device)
-        accelerator.register_for_checkpointing(self.schedule, self.ema, *task.checkpointed())
-        self.step = 0
+        self.progress = Progress(task.loader, task.best[1])
+        schedules = [learner.schedule for learner in self.learners.values()]
+        accelerator.register_for_checkpointing(self.progress, *schedules, *task.checkpointed())
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps done so far."""
+        return self.progress.step
 
     def run(self) -> Path:
         """
@@ -155,161 +164,209 @@ class TrainingLoop:
         Returns:
             the folder of the averaged model, `output_dir/model`.
         Raises:
-            FloatingPointError: the loss is not finite; the last checkpoint is as it was.
+            FloatingPointError: loss or gradients are not finite; the state before that step is saved.
+            MemoryError: the batch does not fit.
         """
         self._resume()
-        # A loader with a generator of its own leaves the global random state, and so resumption, alone.
-        loader = DataLoader(
-            self.task.dataset,
-            batch_size=self.recipe.optimization.batch_size,
-            sampler=self._remaining_examples(),
-            drop_last=True,
-            generator=torch.Generator().manual_seed(self.recipe.seed),
-        )
-        loader = self.accelerator.prepare(loader)
-        progress = tqdm(
-            total=self.recipe.optimization.num_steps, initial=self.step, desc=self.recipe.kind, mininterval=5.0
-        )
-        self.model.train()
+        try:
+            self._train()
+        except RuntimeError as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+                raise
+            raise MemoryError(
+                f"A batch of {self.recipe.optimization.batch_size} does not fit into memory. Lower "
+                "optimization.batch_size and raise optimization.gradient_accumulation_steps as much, or set "
+                "optimization.gradient_checkpointing=true."
+            ) from error
+        self._save_model("model")
+        self.accelerator.end_training()
+        return self.folder.path / "model"
+
+    def _train(self) -> None:
+        cadence, num_steps = self.recipe.cadence, self.recipe.optimization.num_steps
+        bar = tqdm(total=num_steps, initial=self.step, desc=self.recipe.kind, mininterval=5.0)  # type: ignore[attr-defined]
+        for module in self.modules.values():
+            module.train()
+        batches = iter(self.task.loader)
         start, start_step = time.monotonic(), self.step
-        for batch in loader:
-            scalars = self._accumulate(batch)
-            if not self.accelerator.sync_gradients:
-                continue
-            self.step += 1
-            progress.update()
-            if self._is_due(self.recipe.cadence.log_every):
+        while self.step < num_steps:
+            scalars = self._train_step(batches)
+            bar.update()
+            if self._is_due(cadence.log_every):
                 steps_a_second = (self.step - start_step) / (time.monotonic() - start)
                 self._log(scalars, steps_a_second)
-                start, start_step = time.monotonic(), self.step
-            if self._is_due(self.recipe.cadence.evaluate_every):
+            if self._is_due(cadence.evaluate_every):
                 self._evaluate()
-            if self._is_due(self.recipe.cadence.checkpoint_every):
+            if self._is_due(cadence.checkpoint_every):
                 self._save()
-        self.accelerator.end_training()
-        return self.folder / "model"
+            if self._is_due(cadence.log_every):
+                start, start_step = time.monotonic(), self.step
 
-    def _accumulate(self, batch: Any) -> dict[str, torch.Tensor]:
-        """One batch: forward, backward, and where enough have been added up, one optimiser step."""
-        with self.accelerator.accumulate(self.model):
-            with self.accelerator.autocast():
-                scalars = self.task.loss(self.model, batch)
-            self.accelerator.backward(scalars["loss"])
-            if self.accelerator.sync_gradients:
-                max_grad_norm = self.recipe.optimization.max_grad_norm
-                scalars["grad_norm"] = self.accelerator.clip_grad_norm_(self.model.parameters(), max_grad_norm)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-        if self.accelerator.sync_gradients:
-            self.schedule.step()
-            self.task.after_step()
-            self.ema.step(self._parameters())
+    def _train_step(self, batches: Iterator[dict[str, torch.Tensor]]) -> Scalars:
+        """One optimiser step of every module whose turn it is, over as many batches as the recipe adds up."""
+        num_batches = self.recipe.optimization.gradient_accumulation_steps
+        for index in range(num_batches):
+            scalars = self._accumulate(next(batches), self.step * num_batches + index)
+        self.progress.step += 1
+        self.progress.loader_state = self.task.loader.state_dict()
+        self.task.after_step()
+        self.ema.step(self._parameters())
         return scalars
 
-    def _log(self, scalars: dict[str, torch.Tensor], steps_a_second: float) -> None:
-        names, values = zip(*scalars.items(), strict=True)
-        means = self.accelerator.reduce(torch.stack([value.detach().float() for value in values]), "mean").tolist()
-        entry = dict(zip(names, means, strict=True))
-        if not math.isfinite(entry["loss"]):
-            raise FloatingPointError(
-                f"The loss is {entry['loss']} at step {self.step}. Resume from the last checkpoint with a lower "
-                'learning rate, or with mixed_precision "bf16" or "no" in place of "fp16".'
-            )
-        entry["learning_rate"] = self.schedule.get_last_lr()[0]
-        entry["images_per_second"] = steps_a_second * _examples_per_step(self.recipe.optimization, self.accelerator)
+    def _accumulate(self, batch: dict[str, torch.Tensor], position: int) -> Scalars:
+        accelerator = self.accelerator
+        batch = {name: values.to(accelerator.device, non_blocking=True) for name, values in batch.items()}
+        randomness = StepRandomness(
+            self.recipe.seed, position, accelerator.process_index, accelerator.num_processes, accelerator.device
+        )
+        logged: Scalars = {}
+        with accelerator.accumulate(*self.modules.values()):
+            for name, scalars in self.task.losses(self.modules, batch, randomness, self.step):
+                grad_norm = self.learners[name].backward(scalars["loss"])
+                if grad_norm is not None:
+                    scalars["grad_norm"] = grad_norm
+                    self._guard(name, scalars)
+                    self.learners[name].step()
+                prefix = "" if name == "model" else f"{name}/"
+                logged |= {prefix + key: value.detach() for key, value in scalars.items()}
+        return logged
+
+    def _guard(self, name: str, scalars: Scalars) -> None:
+        """Stops before a step that would ruin the weights, in all processes alike: the gradients are theirs together."""
+        if torch.isfinite(scalars["grad_norm"]):
+            return
+        loss = self.accelerator.reduce(scalars["loss"].detach().float(), "mean").item()
+        scaler = self.accelerator.scaler
+        # fp16 tries its scale out: gradients overflow now and then, and the scaler leaves that step out.
+        if scaler is not None and math.isfinite(loss) and scaler.get_scale() >= 1:
+            return
+        self._save_state()
+        what = f"loss is {loss}" if not math.isfinite(loss) else f"gradients' norm is {scalars['grad_norm'].item()}"
+        raise FloatingPointError(
+            f"The {name}'s {what} at step {self.step + 1}. The state before that step is in "
+            f'{self.folder.newest_checkpoint()}. Go on from there with optimization.mixed_precision "bf16" or "no" in '
+            'place of "fp16", or start anew with a lower learning rate.'
+        )
+
+    def _log(self, scalars: Scalars, steps_a_second: float) -> None:
+        means = self.accelerator.reduce(torch.stack([value.float() for value in scalars.values()]), "mean").tolist()
+        entry = dict(zip(scalars, means, strict=True)) | self.task.summary()
+        for name, learner in self.learners.items():
+            key = "learning_rate" if name == "model" else f"{name}/learning_rate"
+            entry[key] = learner.schedule.get_last_lr()[0]
+        entry["images_per_second"] = steps_a_second * examples_per_step(self.recipe.optimization, self.accelerator)
         self._report(entry)
 
     @torch.no_grad()
     def _evaluate(self) -> None:
         """Measures and a picture with the averaged weights. Costs the run no random numbers."""
-        if self.accelerator.is_main_process:
-            self._swap_in_average()
+        with self._averaged_weights():
             self.task.model.eval()
             with torch.random.fork_rng():
                 measures, picture = self.task.evaluate()
             self.task.model.train()
-            self.ema.restore(self._parameters())
-            picture_file = self.folder / "pictures" / f"step_{self.step:08d}.png"
-            write_atomically(picture_file, lambda path: picture.save(path))
             self._report({f"test/{name}": value for name, value in measures.items()})
+            self._show(picture)
+            name, more_is_better = self.task.best
+            if (measures[name] > self.progress.best) is more_is_better and measures[name] != self.progress.best:
+                self.progress.best = measures[name]
+                self._write_model("best_model")
         self.accelerator.wait_for_everyone()
 
     def _report(self, entry: dict[str, float]) -> None:
+        if self.accelerator.is_main_process:
+            self.folder.append_metrics({"step": self.step} | entry)
         self.accelerator.log(entry, step=self.step)
         text = "  ".join(f"{name} {value:.4g}" for name, value in entry.items())
         logger.info(f"step {self.step}: {text}", main_process_only=True)
 
+    def _show(self, picture: Image.Image) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        file = self.folder.path / "pictures" / f"step_{self.step:08d}.png"
+        write_atomically(file, lambda path: picture.save(path))
+        for tracker in self.accelerator.trackers:
+            if tracker.name == "tensorboard":
+                tracker.log_images({"test": np.asarray(picture)[None]}, step=self.step, dataformats="NHWC")
+            elif hasattr(tracker, "log_images"):
+                tracker.log_images({"test": [np.asarray(picture)]}, step=self.step)
+
     def _save(self) -> None:
         """The whole state under `checkpoints/`, then the averaged model; each is complete or not there."""
-        checkpoint = self.folder / "checkpoints" / f"step_{self.step:08d}"
-        unfinished = checkpoint.with_name("unfinished")
-        self.accelerator.save_state(str(unfinished))
-        self.accelerator.wait_for_everyone()
+        self._save_state()
         if self.accelerator.is_main_process:
-            os.replace(unfinished, checkpoint)
-            for outdated in self._checkpoints()[: -self.recipe.cadence.num_checkpoints]:
-                shutil.rmtree(outdated)
-            self._swap_in_average()
-            with folder_atomically(self.folder / "model") as folder:
-                self.task.save(folder)
-            self.ema.restore(self._parameters())
+            self.folder.remove_checkpoints_but(self.recipe.cadence.num_checkpoints)
+        self._save_model("model")
+
+    def _save_state(self) -> None:
+        main = self.accelerator.is_main_process
+        with self.folder.new_checkpoint(self.step, main) as folder:
+            self.accelerator.save_state(str(folder))
+            if main or self.accelerator.distributed_type in _SHARDED:
+                torch.save(self.ema.state_dict(), folder / self._ema_file())
+            self.accelerator.wait_for_everyone()
         self.accelerator.wait_for_everyone()
+
+    def _save_model(self, name: str) -> None:
+        with self._averaged_weights():
+            self._write_model(name)
+        self.accelerator.wait_for_everyone()
+
+    def _write_model(self, name: str) -> None:
+        weights = self.accelerator.get_state_dict(self.learners["model"].module)
+        if self.accelerator.is_main_process:
+            with folder_atomically(self.folder.path / name) as folder:
+                self.task.save(folder, weights)
 
     def _resume(self) -> None:
         """Loads the newest checkpoint, if there is one."""
-        if self.accelerator.is_main_process:
-            shutil.rmtree(self.folder / "checkpoints" / "unfinished", ignore_errors=True)
-        checkpoints = self._checkpoints()
-        if checkpoints:
-            self.step = int(checkpoints[-1].name.removeprefix("step_"))
-            self.accelerator.load_state(str(checkpoints[-1]))
-            logger.info(f"resumed from {checkpoints[-1]}", main_process_only=True)
+        checkpoint = self.folder.newest_checkpoint()
+        if checkpoint is not None:
+            self.accelerator.load_state(str(checkpoint))
+            state = torch.load(checkpoint / self._ema_file(), map_location=self.accelerator.device, weights_only=True)
+            self.ema.load_state_dict(state)
+            logger.info(f"resumed from {checkpoint}", main_process_only=True)
         else:
             set_seed(self.recipe.seed, device_specific=True)
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            self.folder.tidy(self.step)
 
-    def _checkpoints(self) -> list[Path]:
-        return sorted((self.folder / "checkpoints").glob("step_*"))
-
-    def _remaining_examples(self) -> ShuffledStream:
-        examples = _examples_per_step(self.recipe.optimization, self.accelerator)
-        return ShuffledStream(
-            len(self.task.dataset),  # type: ignore[arg-type]
-            seed=self.recipe.seed,
-            start=self.step * examples,
-            stop=self.recipe.optimization.num_steps * examples,
-        )
+    def _ema_file(self) -> str:
+        sharded = self.accelerator.distributed_type in _SHARDED
+        return f"ema_{self.accelerator.process_index}.pt" if sharded else "ema.pt"
 
     def _is_due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.recipe.optimization.num_steps
 
     def _parameters(self) -> list[nn.Parameter]:
-        return list(self.accelerator.unwrap_model(self.model).parameters())
+        return list(self.learners["model"].module.parameters())
 
-    def _swap_in_average(self) -> None:
+    @contextmanager
+    def _averaged_weights(self) -> Iterator[None]:
         self.ema.store(self._parameters())
         self.ema.copy_to(self._parameters())
+        try:
+            yield
+        finally:
+            self.ema.restore(self._parameters())
 
 
-def make_accelerator(recipe: TokenizerRecipe | GeneratorRecipe) -> Accelerator:
-    """
-    The accelerator of a run, with its tensorboard log under `output_dir/logs`. Comes before the model is made: the
-    recipe's seed decides the first weights too, the same in every process.
-    """
-    set_seed(recipe.seed)
-    optimization = recipe.optimization
-    accelerator = Accelerator(
-        mixed_precision=optimization.mixed_precision,
-        gradient_accumulation_steps=optimization.gradient_accumulation_steps,
-        log_with="tensorboard",
-        project_config=ProjectConfiguration(project_dir=recipe.output_dir, logging_dir=f"{recipe.output_dir}/logs"),
-    )
-    prepare_output_folder(recipe, accelerator)
-    accelerator.init_trackers("titok")
-    return accelerator
+def discriminator_optimization(optimization: OptimizationConfig, adversarial: AdversarialConfig) -> OptimizationConfig:
+    """The discriminator's optimiser: the model's, with its own learning rate over the steps from `start_step` on."""
+    num_steps = max(optimization.num_steps - adversarial.start_step, 1)
+    return replace(optimization, learning_rate=adversarial.learning_rate, num_steps=num_steps)
 
 
-def _examples_per_step(optimization: OptimizationConfig, accelerator: Accelerator) -> int:
+def examples_per_step(optimization: OptimizationConfig, accelerator: Accelerator) -> int:
+    """The global batch: examples that one optimiser step learns from, over all processes."""
     return optimization.batch_size * optimization.gradient_accumulation_steps * accelerator.num_processes
 
 
-__all__ = ["ShuffledStream", "Task", "TrainingLoop", "make_accelerator", "parameter_groups", "prepare_output_folder"]
+def _enable_gradient_checkpointing(model: nn.Module) -> None:
+    # transformers 6 keeps the first name only; diffusers has the other.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.enable_gradient_checkpointing
+    enable()
+
+
+__all__ = ["Learner", "Scalars", "Task", "TrainingLoop", "discriminator_optimization", "examples_per_step"]

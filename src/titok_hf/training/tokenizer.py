@@ -1,138 +1,143 @@
-"""Trains a tokenizer end to end on pixels (the single-stage recipe of arXiv 2501.07730)."""
+"""The models that are trained on pixels: the single-stage tokenizers (arXiv 2501.07730), the second stage of the
+two-stage ones (arXiv 2406.07550, section 3.3), and the MaskGIT-VQGAN that teaches their first stage."""
 
-from pathlib import Path
-from typing import Any
+from dataclasses import fields as dataclass_fields
+from typing import Any, TypeVar
 
-import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from huggingface_hub.errors import StrictDataclassError
-from PIL import Image
-from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig
 from titok_hf.configuration_titok import TiTokConfig
-from titok_hf.evaluation.reconstruction import CodebookUsage, ReconstructionMeter, count_codes
+from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANModel
 from titok_hf.modeling_titok import TiTokModel
 
-from .codebook import CodebookReinitializer
-from .configs import TokenizerRecipe
-from .images import flip_half, load_split, picture_of, to_pixel_values
-from .loop import TrainingLoop, make_accelerator
-from .perceptual import PerceptualLoss
+from .configs import Recipe, Stage2Recipe, TokenizerRecipe, VQGANRecipe
+from .pixels import PixelTask
 from .recipes import RecipeError
 
-_EVALUATION_BATCH = 100
-_PICTURE_COLUMNS = 16
+Model = TypeVar("Model", bound=PreTrainedModel)
 
 
-class TokenizerTask:
-    """A [`TiTokModel`] with pixel head, its images, and the loss reconstruction + perceptual + quantiser."""
-
-    def __init__(self, recipe: TokenizerRecipe, accelerator: Accelerator):
-        self.recipe = recipe
-        self.device = accelerator.device
-        self.model = TiTokModel(tokenizer_config(recipe))
-        self.model.set_attn_implementation(recipe.optimization.attn_implementation)
-        self.dataset, _ = load_split(recipe.data, recipe.data.train_split)
-        test_set, _ = load_split(recipe.data, recipe.data.test_split)
-        self.test_images = test_set.tensors[0][: recipe.cadence.num_test_images]
-        self.perceptual = None
-        if recipe.loss.perceptual is not None:
-            self.perceptual = PerceptualLoss(recipe.loss.perceptual).to(self.device)
-        self.reinitializer = None
-        if recipe.loss.reinitialize_codes and self.model.config.quantizer == "vq":
-            self.model.to(self.device)
-            self.reinitializer = CodebookReinitializer(self.model.quantizer, accelerator)
-
-    def loss(self, model: nn.Module, batch: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Reconstruction + perceptual + quantiser loss of uint8 images of shape (batch, 3, image_size, image_size)."""
-        weights = self.recipe.loss
-        images = to_pixel_values(batch[0])
-        if self.recipe.data.horizontal_flip:
-            images = flip_half(images)
-        output = model(images, return_loss=True)
-        scalars = {
-            "reconstruction_loss": F.mse_loss(output.pixel_values.float(), images),
-            "quantizer_loss": output.loss,
-        }
-        scalars["loss"] = (
-            weights.reconstruction_weight * scalars["reconstruction_loss"]
-            + weights.quantizer_weight * scalars["quantizer_loss"]
+def single_stage_task(recipe: TokenizerRecipe, accelerator: Accelerator) -> PixelTask:
+    """A new tokenizer that predicts pixels."""
+    config = tokenizer_config(recipe.model, recipe.data.image_size)
+    if config.decoder_head != "pixels":
+        raise RecipeError(
+            'model.decoder_head is "proxy_codes", which is trained in two stages (kinds tokenizer_stage1 and '
+            "tokenizer_stage2). This kind makes models with decoder_head: pixels."
         )
-        if self.perceptual is not None:
-            scalars["perceptual_loss"] = self.perceptual(output.pixel_values, images)
-            scalars["loss"] = scalars["loss"] + scalars["perceptual_loss"]
-        return scalars
-
-    def after_step(self) -> None:
-        if self.reinitializer is not None:
-            self.reinitializer.step()
-
-    def evaluate(self) -> tuple[dict[str, float], Image.Image]:
-        """PSNR, SSIM and codebook usage on test images; a picture of originals above their reconstructions."""
-        meter, histogram = ReconstructionMeter(), torch.zeros(self.model.config.codebook_size, dtype=torch.int64)
-        shown: list[torch.Tensor] = []
-        for batch in self.test_images.split(_EVALUATION_BATCH):
-            images = to_pixel_values(batch.to(self.device))
-            output = self.model(images, sample_posterior=False)
-            reconstructions = output.pixel_values.clamp(0, 1)
-            meter.update(reconstructions, images)
-            if output.codes is not None:
-                histogram += count_codes(output.codes, self.model.config.codebook_size)
-            if not shown:
-                shown = [images[:64], reconstructions[:64]]
-        measures = meter.compute()
-        if histogram.any():
-            usage = CodebookUsage.from_histogram(histogram)
-            measures |= {"codes_used": usage.num_used, "codebook_perplexity": usage.perplexity}
-        rows = [row for pair in zip(*(part.split(_PICTURE_COLUMNS) for part in shown), strict=True) for row in pair]
-        return measures, picture_of(torch.cat(rows), _PICTURE_COLUMNS)
-
-    def save(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
-
-    def checkpointed(self) -> list[Any]:
-        return [] if self.reinitializer is None else [self.reinitializer]
+    return PixelTask(recipe, _with_attention(TiTokModel(config), recipe), accelerator)
 
 
-def tokenizer_config(recipe: TokenizerRecipe) -> TiTokConfig:
+def stage2_task(recipe: Stage2Recipe, accelerator: Accelerator) -> PixelTask:
+    """The stage-1 tokenizer with the decoder of the MaskGIT-VQGAN behind it; encoder and quantiser are frozen."""
+    model = with_pixel_decoder(recipe.tokenizer, recipe.teacher)
+    _check_image_size(recipe.data.image_size, model.config.image_size, f"tokenizer {recipe.tokenizer}")
+    model.encoder.requires_grad_(False)
+    model.quantizer.requires_grad_(False)
+    return PixelTask(recipe, _with_attention(model, recipe), accelerator)
+
+
+def vqgan_task(recipe: VQGANRecipe, accelerator: Accelerator) -> PixelTask:
+    """A new MaskGIT-VQGAN."""
+    config = build_config(MaskGitVQGANConfig, recipe.model)
+    if recipe.data.image_size % config.downsample_factor:
+        raise RecipeError(
+            f"data.image_size is {recipe.data.image_size}, which is no multiple of the {config.downsample_factor} "
+            "pixels that a code stands for. Change it, or model.channel_multipliers."
+        )
+    return PixelTask(recipe, MaskGitVQGANModel(config), accelerator)
+
+
+def with_pixel_decoder(tokenizer: str, teacher: str) -> TiTokModel:
     """
-    The model's configuration: a published variant where `model.variant` names one, with the other fields on top.
+    Joins a stage-1 tokenizer and the codebook and decoder of its teacher: where stage 2 begins.
+
+    Args:
+        tokenizer: folder or Hub id of a [`TiTokModel`] that ends in proxy codes.
+        teacher: folder or Hub id of a [`MaskGitVQGANModel`].
+    Raises:
+        RecipeError: one of the two is no such model, or they do not fit one another.
+    """
+    stage1 = load_model(TiTokModel, tokenizer, "tokenizer")
+    if stage1.config.decoder_head != "proxy_codes" or stage1.pixel_decoder is not None:
+        raise RecipeError(
+            f"tokenizer {tokenizer} does not end in proxy codes, so it is no stage-1 model. Train one with a recipe of "
+            "kind tokenizer_stage1, and name its output_dir/model."
+        )
+    vqgan = load_model(MaskGitVQGANModel, teacher, "teacher")
+    fields = stage1.config.to_dict() | {"pixel_decoder": vqgan.config.to_dict()}
+    try:
+        model = TiTokModel(TiTokConfig.from_dict(fields))
+    except (StrictDataclassError, ValueError) as error:
+        raise RecipeError(f"teacher {teacher} does not fit tokenizer {tokenizer}: {error.__cause__ or error}") from error
+    model.encoder.load_state_dict(stage1.encoder.state_dict())
+    model.quantizer.load_state_dict(stage1.quantizer.state_dict())
+    model.decoder.load_state_dict(stage1.decoder.state_dict())
+    model.pixel_decoder.codebook.load_state_dict(vqgan.quantizer.codebook.state_dict())
+    model.pixel_decoder.decoder.load_state_dict(vqgan.decoder.state_dict())
+    return model
+
+
+def tokenizer_config(values: dict[str, Any], image_size: int) -> TiTokConfig:
+    """
+    The configuration that a recipe's `model` describes: a published variant where `variant` names one, with the other
+    fields on top.
 
     Raises:
-        RecipeError: the images' size is not the model's, or the model does not predict pixels.
+        RecipeError: an unknown field, values that do not fit, or another image size than the data's.
     """
-    fields = dict(recipe.model)
-    fields.setdefault("image_size", recipe.data.image_size)
-    variant = fields.pop("variant", None)
-    unknown = set(fields) - set(TiTokConfig().to_dict())
-    if unknown:
-        raise RecipeError(f"model.{min(unknown)} is not a field of TiTokConfig.")
-    try:
-        config = TiTokConfig(**fields) if variant is None else TiTokConfig.from_variant(variant, **fields)
-    except (StrictDataclassError, ValueError) as error:
-        raise RecipeError(f"model: {error.__cause__ or error}") from error
-    if config.image_size != recipe.data.image_size:
-        raise RecipeError(
-            f"data.image_size is {recipe.data.image_size}, but the model's is {config.image_size}. Make them equal."
-        )
-    if config.decoder_head != "pixels":
-        raise RecipeError('model.decoder_head is "proxy_codes"; this trainer makes models with decoder_head: pixels.')
+    values = dict(values)
+    variant = values.pop("variant", None)
+    if variant is None:
+        values.setdefault("image_size", image_size)
+    config = build_config(TiTokConfig, values, variant)
+    _check_image_size(image_size, config.image_size, "the model's")
     return config
 
 
-def train_tokenizer(recipe: TokenizerRecipe) -> Path:
-    """
-    Trains, or resumes, a tokenizer.
+def build_config(cls: type[PreTrainedConfig], values: dict[str, Any], variant: str | None = None) -> Any:
+    """A configuration from a recipe's fields; RecipeError for unknown ones and for values that do not fit."""
+    unknown = set(values) - {field.name for field in dataclass_fields(cls)}
+    if unknown:
+        raise RecipeError(f"model.{min(unknown)} is not a field of {cls.__name__}.")
+    try:
+        return cls(**values) if variant is None else cls.from_variant(variant, **values)  # type: ignore[attr-defined]
+    except (StrictDataclassError, ValueError) as error:
+        raise RecipeError(f"model: {error.__cause__ or error}") from error
 
-    Returns:
-        the folder of the model with averaged weights, for `TiTokModel.from_pretrained`.
+
+def load_model(cls: type[Model], source: str, key: str) -> Model:
+    """
+    A trained model that a recipe names under `key`.
+
     Raises:
-        RecipeError: the recipe or its output folder can't be used.
-        FloatingPointError: the loss stopped being finite.
+        RecipeError: there is no such folder or Hub id, or it holds something else.
     """
-    accelerator = make_accelerator(recipe)
-    return TrainingLoop(TokenizerTask(recipe, accelerator), recipe, accelerator).run()
+    try:
+        return cls.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{key} is {source!r}, which can't be loaded as a {cls.__name__}: {error}") from error
 
 
-__all__ = ["TokenizerTask", "tokenizer_config", "train_tokenizer"]
+def _check_image_size(data: int, model: int, whose: str) -> None:
+    if data != model:
+        raise RecipeError(f"data.image_size is {data}, but that of {whose} is {model}. Make them equal.")
+
+
+def _with_attention(model: TiTokModel, recipe: Recipe) -> TiTokModel:
+    model.set_attn_implementation(recipe.optimization.attn_implementation)
+    return model
+
+
+__all__ = [
+    "build_config",
+    "load_model",
+    "single_stage_task",
+    "stage2_task",
+    "tokenizer_config",
+    "vqgan_task",
+    "with_pixel_decoder",
+]

@@ -1,0 +1,163 @@
+"""Training on pixels: reconstruction, perceptual, quantiser and adversarial loss of whatever autoencodes images."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch import nn
+
+from titok_hf.evaluation.frechet import FrechetDistance
+from titok_hf.evaluation.reconstruction import ReconstructionMeter
+
+from .adversarial import LeCam, discriminator_loss, generator_adversarial_loss
+from .codebook import CodebookCounter, CodebookReinitializer
+from .configs import ImageDataConfig, PixelLossConfig, Recipe
+from .discriminator import Discriminator
+from .images import decode_images, image_loader, image_splits, picture_of_pairs, to_pixel_values
+from .loop import Scalars
+from .losses import pixel_loss, weighted_loss
+from .perceptual import PerceptualLoss
+from .randomness import StepRandomness
+from .recipes import RecipeError
+
+_EVALUATION_BATCH = 100
+_IMAGES_SHOWN = 64
+
+
+class PixelTask:
+    """
+    A [`TiTokModel`] with pixels at its end, or a [`MaskGitVQGANModel`], its images, and the loss on pixels.
+
+    Args:
+        recipe: of any kind with `data` and a [`PixelLossConfig`].
+        model: what is trained; parameters that do not require gradients stay as they are.
+        accelerator: whose processes train together.
+    """
+
+    best = ("psnr", True)
+
+    def __init__(self, recipe: Recipe, model: nn.Module, accelerator: Accelerator):
+        self.recipe, self.accelerator = recipe, accelerator
+        self.weights: PixelLossConfig = recipe.loss  # type: ignore[attr-defined]
+        self.model = model.to(accelerator.device)
+        self.has_codebook = getattr(model.config, "quantizer", "vq") == "vq"
+        data: ImageDataConfig = recipe.data  # type: ignore[attr-defined]
+        splits = image_splits(data, recipe.cadence.num_test_images)
+        self.loader = image_loader(splits.train, data, recipe.optimization, recipe.seed)
+        self.test_images, _ = decode_images(splits.test, data, recipe.cadence.num_test_images)
+        self._make_losses()
+        if self.has_codebook:
+            self.counter = CodebookCounter(model.config.codebook_size, accelerator)
+
+    def _make_losses(self) -> None:
+        self.perceptual, self.discriminator, self.frechet, self.reinitializer = None, None, None, None
+        device = self.accelerator.device
+        if self.weights.perceptual is not None:
+            self.perceptual = PerceptualLoss(self.weights.perceptual).to(device)
+        if self.weights.adversarial is not None:
+            adversarial = self.weights.adversarial
+            self.lecam = LeCam(self._mean_over_processes)
+            self.discriminator = Discriminator(
+                self.model.config.num_channels, adversarial.hidden_channels, adversarial.num_stages
+            )
+        if self.recipe.cadence.frechet_network is not None:
+            try:
+                self.frechet = FrechetDistance(self.recipe.cadence.frechet_network, device)
+            except ValueError as error:
+                raise RecipeError(f"cadence.frechet_network: {error}") from error
+        if self.weights.reinitialize_codes and self.has_codebook:
+            self.reinitializer = CodebookReinitializer(self.model.quantizer, self.accelerator)
+
+    def losses(
+        self, modules: dict[str, nn.Module], batch: dict[str, torch.Tensor], randomness: StepRandomness, step: int
+    ) -> Iterator[tuple[str, Scalars]]:
+        """The model's loss of uint8 images (batch, 3, image_size, image_size), then the discriminator's."""
+        images = to_pixel_values(batch["pixels"])
+        noise = {} if self.has_codebook else {"generator": randomness.generators(len(images))}
+        output = modules["model"](images, return_loss=True, **noise)
+        if self.has_codebook:
+            self.counter.update(output.codes)
+        reconstructions = output.pixel_values.float()
+        adversarial = self.weights.adversarial
+        is_adversarial = adversarial is not None and step >= adversarial.start_step
+        terms = {"reconstruction_loss": pixel_loss(reconstructions, images), "quantizer_loss": output.loss.float()}
+        weights = {
+            "reconstruction_loss": self.weights.reconstruction_weight,
+            "quantizer_loss": self.weights.quantizer_weight,
+        }
+        parts: Scalars = {}
+        with self.accelerator.autocast():
+            if self.perceptual is not None:
+                parts = self.perceptual(reconstructions, images)
+                terms["perceptual_loss"], weights["perceptual_loss"] = parts["perceptual_loss"], 1.0
+            if is_adversarial:
+                terms["adversarial_loss"] = generator_adversarial_loss(self.discriminator, reconstructions)
+                weights["adversarial_loss"] = adversarial.weight
+        yield "model", parts | weighted_loss(terms, weights)
+        if is_adversarial:
+            with self.accelerator.autocast():
+                scalars = discriminator_loss(
+                    modules["discriminator"], self.lecam, images, reconstructions, adversarial.lecam_weight
+                )
+            yield "discriminator", scalars
+
+    def after_step(self) -> None:
+        if self.reinitializer is not None:
+            self.reinitializer.step()
+
+    def summary(self) -> dict[str, float]:
+        """How many entries of the codebook are used, and how evenly."""
+        return self.counter.compute() if self.has_codebook else {}
+
+    def evaluate(self) -> tuple[dict[str, float], Image.Image]:
+        """
+        PSNR, SSIM, Frechet distance and codebook usage on test images, of which each process takes its share; a picture of
+        originals above their reconstructions.
+        """
+        meter = ReconstructionMeter()
+        shown = [self._reconstruct(part) for part in self.test_images[:_IMAGES_SHOWN].split(_EVALUATION_BATCH)]
+        if self.has_codebook:
+            counter = CodebookCounter(self.model.config.codebook_size, self.accelerator)
+        own = self.test_images[self.accelerator.process_index :: self.accelerator.num_processes]
+        for batch in own.split(_EVALUATION_BATCH):
+            images, reconstructions, codes = self._reconstruct(batch)
+            meter.update(reconstructions, images)
+            if self.frechet is not None:
+                self.frechet.update(images, real=True)
+                self.frechet.update(reconstructions, real=False)
+            if codes is not None:
+                counter.update(codes)
+        measures = meter.compute(self._sum_over_processes)
+        if self.frechet is not None:
+            measures["frechet_distance"] = self.frechet.compute()
+            self.frechet.reset()
+        if self.has_codebook:
+            measures |= counter.compute()
+        images, reconstructions = (torch.cat(parts) for parts in list(zip(*shown, strict=True))[:2])
+        return measures, picture_of_pairs(images, reconstructions)
+
+    def save(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
+        self.model.save_pretrained(folder, state_dict=weights)
+
+    def checkpointed(self) -> list[Any]:
+        parts = [self.reinitializer, self.lecam if self.discriminator is not None else None]
+        return [part for part in parts if part is not None]
+
+    def _reconstruct(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Images, their reconstructions in [0, 1], and their codes if they have any, of uint8 images."""
+        images = to_pixel_values(batch.to(self.accelerator.device))
+        mean = {} if self.has_codebook else {"sample_posterior": False}
+        output = self.model(images, **mean)
+        return images, output.pixel_values.float().clamp(0, 1), output.codes
+
+    def _mean_over_processes(self, value: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(value, "mean")
+
+    def _sum_over_processes(self, value: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(value.to(self.accelerator.device), "sum").cpu()
+
+
+__all__ = ["PixelTask"]

@@ -1,0 +1,162 @@
+"""Stage 1 of the two-stage tokenizers: predict the codes of a MaskGIT-VQGAN (arXiv 2406.07550, section 3.3)."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from datasets import Dataset, IterableDataset
+from PIL import Image
+from torch import nn
+
+from titok_hf.data.loaders import ImageCodeLoader, ResumableLoader
+from titok_hf.data.training_data import check_codes, open_codes, recorded_views
+from titok_hf.evaluation.reconstruction import ReconstructionMeter
+from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANModel
+from titok_hf.modeling_titok import TiTokModel
+
+from .codebook import CodebookCounter
+from .configs import Stage1Recipe
+from .images import decode_images, image_loader, image_splits, picture_of_pairs, to_pixel_values
+from .loop import Scalars
+from .losses import proxy_code_loss
+from .randomness import StepRandomness
+from .recipes import RecipeError
+from .tokenizer import load_model, tokenizer_config
+
+_EVALUATION_BATCH = 100
+_IMAGES_SHOWN = 64
+
+
+class Stage1Task:
+    """
+    A [`TiTokModel`] that ends in proxy codes, its images, and its teacher.
+
+    Args:
+        recipe: of this kind.
+        accelerator: whose processes train together.
+    Raises:
+        RecipeError: model, teacher and data do not fit one another.
+    """
+
+    discriminator = None
+    best = ("psnr", True)
+
+    def __init__(self, recipe: Stage1Recipe, accelerator: Accelerator):
+        self.recipe, self.accelerator = recipe, accelerator
+        self.teacher = load_model(MaskGitVQGANModel, recipe.teacher, "teacher").eval().requires_grad_(False)
+        self.teacher.to(accelerator.device)
+        self.model = self._make_model().to(accelerator.device)
+        splits = image_splits(recipe.data, recipe.cadence.num_test_images)
+        self.loader = self._make_loader(splits.train)
+        self.test_images, _ = decode_images(splits.test, recipe.data, recipe.cadence.num_test_images)
+        self.counter = CodebookCounter(self.model.config.codebook_size, accelerator)
+
+    def _make_model(self) -> TiTokModel:
+        # A published two-stage variant describes the finished model; what stage 2 adds is not there yet.
+        values = {"decoder_head": "proxy_codes", "proxy_codebook_size": self.teacher.config.codebook_size}
+        values |= self.recipe.model | {"pixel_decoder": None}
+        config = tokenizer_config(values, self.recipe.data.image_size)
+        patch_size, factor = config.decoder_patch_size, self.teacher.config.downsample_factor
+        if config.decoder_head != "proxy_codes" or config.proxy_codebook_size != self.teacher.config.codebook_size:
+            raise RecipeError(
+                f"The teacher {self.recipe.teacher} has {self.teacher.config.codebook_size} codes; the model must have "
+                "decoder_head: proxy_codes and as many in proxy_codebook_size."
+            )
+        if patch_size != factor:
+            raise RecipeError(
+                f"A patch of the model has {patch_size} pixels a side, but a code of the teacher {self.recipe.teacher} "
+                f"stands for {factor}. Set model.decoder_patch_size (or patch_size) to {factor}."
+            )
+        model = TiTokModel(config)
+        model.set_attn_implementation(self.recipe.optimization.attn_implementation)
+        return model
+
+    def losses(
+        self, modules: dict[str, nn.Module], batch: dict[str, torch.Tensor], randomness: StepRandomness, step: int
+    ) -> Iterator[tuple[str, Scalars]]:
+        """Cross-entropy of the teacher's codes of uint8 images, and the quantiser's loss."""
+        images = to_pixel_values(batch["pixels"])
+        codes = batch["codes"] if "codes" in batch else self._teach(images)
+        output = modules["model"](images, return_loss=True)
+        self.counter.update(output.codes)
+        cross_entropy = proxy_code_loss(output.logits, codes)
+        loss = cross_entropy + self.recipe.loss.quantizer_weight * output.loss.float()
+        accuracy = (output.logits.argmax(dim=-1) == codes).float().mean()
+        yield (
+            "model",
+            {"loss": loss, "proxy_code_loss": cross_entropy, "quantizer_loss": output.loss, "accuracy": accuracy},
+        )
+
+    def after_step(self) -> None:
+        pass
+
+    def summary(self) -> dict[str, float]:
+        """How many entries of the codebook are used, and how evenly."""
+        return self.counter.compute()
+
+    def evaluate(self) -> tuple[dict[str, float], Image.Image]:
+        """
+        Loss and accuracy of the codes, and PSNR and SSIM of what the teacher decodes from the likeliest ones, on test
+        images, of which each process takes its share; a picture of originals above their reconstructions.
+        """
+        meter, counter = ReconstructionMeter(), CodebookCounter(self.model.config.codebook_size, self.accelerator)
+        sums = torch.zeros(3, dtype=torch.float64)  # of loss, accuracy, images
+        own = self.test_images[self.accelerator.process_index :: self.accelerator.num_processes]
+        for batch in own.split(_EVALUATION_BATCH):
+            images, reconstructions, output = self._reconstruct(batch)
+            meter.update(reconstructions, images)
+            counter.update(output.codes)
+            codes = self._teach(images)
+            accuracy = (output.logits.argmax(dim=-1) == codes).float().mean()
+            sums += len(images) * torch.tensor([proxy_code_loss(output.logits, codes), accuracy, 1])
+        sums = self._sum_over_processes(sums)
+        measures = {"proxy_code_loss": (sums[0] / sums[2]).item(), "accuracy": (sums[1] / sums[2]).item()}
+        measures |= meter.compute(self._sum_over_processes) | counter.compute()
+        return measures, picture_of_pairs(*self._reconstruct(self.test_images[:_IMAGES_SHOWN])[:2])
+
+    def save(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
+        self.model.save_pretrained(folder, state_dict=weights)
+
+    def checkpointed(self) -> list[Any]:
+        return []
+
+    @torch.no_grad()
+    def _teach(self, images: torch.Tensor) -> torch.Tensor:
+        with self.accelerator.autocast():
+            return self.teacher.encode(images).codes
+
+    def _reconstruct(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Any]:
+        images = to_pixel_values(batch.to(self.accelerator.device))
+        output = self.model(images)
+        return images, self.teacher.decode(codes=output.logits.argmax(dim=-1)).pixel_values, output
+
+    def _sum_over_processes(self, value: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(value.to(self.accelerator.device), "sum").cpu()
+
+    def _make_loader(self, images: Dataset | IterableDataset) -> ResumableLoader:
+        """Images alone, which the teacher encodes, or images with their codes."""
+        data, optimization = self.recipe.data, self.recipe.optimization
+        if data.codes is None:
+            return image_loader(images, data, optimization, self.recipe.seed)
+        num_patches = (data.image_size // self.teacher.config.downsample_factor) ** 2
+        if data.random_crop or data.horizontal_flip:
+            raise RecipeError(
+                "data.codes belong to the squares that were encoded, so data.random_crop and data.horizontal_flip have "
+                "no effect on them. Leave both out, and choose the views with `titok-hf pretokenize --views`."
+            )
+        try:
+            codes = open_codes(data.codes, data.train_split)
+            check_codes(codes, self.teacher.config.codebook_size, num_patches)
+            views = recorded_views(data.codes, data.train_split)
+            if views.image_size != data.image_size:
+                raise ValueError(f"{data.codes} was made of squares of {views.image_size} pixels.")
+            return ImageCodeLoader(
+                images, codes, views, optimization.batch_size, seed=self.recipe.seed, workers=data.num_workers
+            )
+        except (FileNotFoundError, ValueError) as error:
+            raise RecipeError(f"data.codes: {error}") from error
+
+
+__all__ = ["Stage1Task"]

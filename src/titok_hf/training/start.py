@@ -1,0 +1,120 @@
+"""From a recipe to a running job: the accelerator, the task of the recipe's kind, and the loop around it."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import yaml
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedType, ProjectConfiguration, TorchDynamoPlugin, set_seed
+from transformers.utils.logging import disable_progress_bar
+
+from .configs import RECIPES, GeneratorRecipe, Recipe, Stage1Recipe, Stage2Recipe, TokenizerRecipe, VQGANRecipe
+from .loop import Task, TrainingLoop
+from .recipes import RecipeError, find_recipe, load_recipe
+from .run_folder import RunFolder
+
+
+def load_training_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """
+    A recipe of the kind that its file names.
+
+    Args:
+        name_or_path: the name of a recipe of this package, or the path of a YAML file.
+        overrides: `"key=value"` or `"group.key=value"`, the value written as in YAML; later ones win.
+    Raises:
+        RecipeError: there is no such recipe, it says no known kind, or it does not fit it.
+    """
+    try:
+        values = yaml.safe_load(find_recipe(name_or_path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{name_or_path} is not valid YAML: {error}") from error
+    kind = values.get("kind") if isinstance(values, dict) else None
+    if kind not in RECIPES:
+        raise RecipeError(f"The recipe says kind: {kind}. It must be one of {', '.join(RECIPES)}.")
+    return load_recipe(RECIPES[kind], name_or_path, overrides)
+
+
+def train(recipe: Recipe) -> Path:
+    """
+    Trains what a recipe says, or goes on where a run in its `output_dir` stopped.
+
+    Returns:
+        the folder of the model with averaged weights, for `from_pretrained`.
+    Raises:
+        RecipeError: the recipe, its data or its output folder can't be used; nothing was written.
+        FloatingPointError: the loss stopped being finite; the state before that step is saved.
+        MemoryError: the batch does not fit.
+    """
+    folder = RunFolder(recipe.output_dir)
+    folder.check(recipe)
+    accelerator = make_accelerator(recipe)
+    task = make_task(recipe, accelerator)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        folder.claim(recipe)
+    accelerator.init_trackers("titok")
+    return TrainingLoop(task, recipe, accelerator).run()
+
+
+def speak_of_training_only() -> None:
+    """For a command: prints the entries of a run, and nothing of what the libraries beneath it say of every file."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for library in ("accelerate", "httpx"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    disable_progress_bar()
+
+
+def make_accelerator(recipe: Recipe) -> Accelerator:
+    """
+    The accelerator of a run. Comes before the model is made: the recipe's seed decides the first weights too, the same in
+    every process.
+
+    Raises:
+        RecipeError: a tracker that is not installed, or a way to share the model that the recipe does not allow.
+    """
+    available = {str(tracker) for tracker in get_available_trackers()}
+    missing = [tracker for tracker in recipe.cadence.trackers if tracker not in available]
+    if missing:
+        raise RecipeError(
+            f"cadence.trackers names {missing[0]!r}, which is not installed; there are "
+            f"{', '.join(sorted(available)) or 'none'}. Install it, or leave it out."
+        )
+    set_seed(recipe.seed)
+    optimization = recipe.optimization
+    accelerator = Accelerator(
+        mixed_precision=optimization.mixed_precision,
+        gradient_accumulation_steps=optimization.gradient_accumulation_steps,
+        log_with=list(recipe.cadence.trackers),
+        project_config=ProjectConfiguration(project_dir=recipe.output_dir, logging_dir=f"{recipe.output_dir}/logs"),
+        # None leaves the choice to `accelerate config`.
+        dynamo_plugin=TorchDynamoPlugin(backend="inductor") if optimization.compile else None,
+    )
+    adversarial = getattr(getattr(recipe, "loss", None), "adversarial", None)
+    if adversarial is not None and accelerator.distributed_type == DistributedType.DEEPSPEED:
+        raise RecipeError("DeepSpeed trains one model, and this recipe has a discriminator beside it. Use FSDP or DDP.")
+    return accelerator
+
+
+def make_task(recipe: Recipe, accelerator: Accelerator) -> Task:
+    """The task of a recipe's kind; what it needs is imported then."""
+    if isinstance(recipe, GeneratorRecipe):
+        from .generator import GeneratorTask
+
+        return GeneratorTask(recipe, accelerator)
+    if isinstance(recipe, Stage1Recipe):
+        from .stage1 import Stage1Task
+
+        return Stage1Task(recipe, accelerator)
+    from .tokenizer import single_stage_task, stage2_task, vqgan_task
+
+    if isinstance(recipe, TokenizerRecipe):
+        return single_stage_task(recipe, accelerator)
+    if isinstance(recipe, Stage2Recipe):
+        return stage2_task(recipe, accelerator)
+    return vqgan_task(cast(VQGANRecipe, recipe), accelerator)
+
+
+__all__ = ["load_training_recipe", "make_accelerator", "make_task", "speak_of_training_only", "train"]
