@@ -83,6 +83,7 @@ def test_the_hub_gives_what_the_pipeline_reads_and_nothing_that_runs_code(tmp_pa
     source = tmp_path / "source"
     names = ["README.md", "pipeline.py", "tokenizer/config.json", "tokenizer/model.safetensors"]
     names += ["tokenizer/model.fp16.safetensors", "tokenizer/pytorch_model.bin", "tokenizer/weights.pkl"]
+    names += ["optimizer.safetensors", "tokenizer/optimizer.safetensors", "another/model.safetensors"]
     for name in names:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text(name)
@@ -90,8 +91,8 @@ def test_the_hub_gives_what_the_pipeline_reads_and_nothing_that_runs_code(tmp_pa
     with hub_server(source, "user/titok") as (endpoint, fetched):
         result = download(endpoint, tmp_path, "user/titok", json.dumps({"variant": variant}))
     assert result.returncode == 0, result.stderr
-    expected = {INDEX_NAME, "README.md", "tokenizer/config.json", "tokenizer/model.safetensors"}
-    assert set(fetched) == expected | ({"tokenizer/model.fp16.safetensors"} if variant else set())
+    weights = f"tokenizer/model{'.fp16' if variant else ''}.safetensors"
+    assert set(fetched) == {INDEX_NAME, "README.md", "tokenizer/config.json", weights}
     folder = result.stdout.strip()
     assert {
         os.path.relpath(os.path.join(top, name), folder) for top, _, files in os.walk(folder) for name in files

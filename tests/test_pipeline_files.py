@@ -33,11 +33,12 @@ def test_saving_writes_safetensors_json_and_the_version(pipe, tmp_path):
         "image_processor",
         INDEX_NAME,
         "scheduler",
+        "titok.py",
         "tokenizer",
         "transformer",
     ]
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} == {".safetensors", ".json", ".md"}
+    assert {path.suffix for path in files} == {".safetensors", ".json", ".md", ".py"}
     index = json.loads((tmp_path / INDEX_NAME).read_text())
     assert index[VERSION_KEY] == __version__ and index["id2label"] == {str(k): v for k, v in ID2LABEL.items()}
     assert index["transformer"] == ["titok_hf.modeling_maskgit", "MaskGitTransformer1DModel"]

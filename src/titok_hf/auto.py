@@ -1,4 +1,4 @@
-"""Makes AutoConfig, AutoModel and AutoImageProcessor know the classes of this package.
+"""Makes AutoConfig, AutoModel, AutoImageProcessor and `pipeline` know the classes and tasks of this package.
 
 After `import titok_hf`, `AutoModel.from_pretrained(folder)` must find `TiTokModel`, whichever of titok_hf and
 transformers was imported first, and yet `import titok_hf` must not import transformers. So each registration waits for
@@ -58,10 +58,22 @@ def register_image_processors() -> None:
     )
 
 
+def register_tasks() -> None:
+    """Register "image-to-codes" and "codes-to-image" with `transformers.pipeline`."""
+    from transformers import AutoModel
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    from titok_hf.tasks import TASKS
+
+    for task, pipeline_class in TASKS.items():
+        PIPELINE_REGISTRY.register_pipeline(task, pipeline_class=pipeline_class, pt_model=AutoModel, type="image")
+
+
 REGISTRATIONS: dict[str, Callable[[], None]] = {
     "transformers.models.auto.configuration_auto": register_configurations,
     "transformers.models.auto.modeling_auto": register_models,
     "transformers.models.auto.image_processing_auto": register_image_processors,
+    "transformers.pipelines": register_tasks,
 }
 """Module of transformers -> what can be registered once it is imported."""
 

@@ -15,19 +15,24 @@ from . import __version__
 
 INDEX_NAME = "model_index.json"
 VERSION_KEY = "_titok_hf_version"
-# Weights come as safetensors only. A pickle runs code when it is opened, so it is not even downloaded.
-_CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.md"]
-# "model.fp16.safetensors": the weights of a variant have its name between two dots.
-_VARIANT_FILES = ["*.*.safetensors"]
+# What a pipeline is read from, and nothing beside it. Weights come as safetensors only: a pickle runs code when it is
+# opened, so it is not even downloaded; nor are optimizer states, or other models in the same repository.
+_SMALL_FILES = [INDEX_NAME, "README.md", "metrics.json"] + [
+    f"{part}/*.json" for part in ("tokenizer", "image_processor", "transformer", "scheduler")
+]
+_WEIGHTS = {"tokenizer": "model", "transformer": "diffusion_pytorch_model"}
 
 
-def checkpoint_folder(model: str | os.PathLike, variant: str | None = None, **hub_arguments: Any) -> Path:
+def checkpoint_folder(
+    model: str | os.PathLike, variant: str | None = None, subfolder: str | None = None, **hub_arguments: Any
+) -> Path:
     """
     The local folder of a saved pipeline: `model` itself, or the cached copy of a Hub repository, downloaded if needed.
 
     Args:
         model: a folder, or the id of a Hub repository ("user/name").
         variant: name of the weights' variant, such as "fp16"; by default the plain ones.
+        subfolder: where in the folder or repository the pipeline lies.
         hub_arguments: passed to `huggingface_hub.snapshot_download` (cache_dir, force_download, local_files_only,
             token, revision).
 
@@ -35,9 +40,9 @@ def checkpoint_folder(model: str | os.PathLike, variant: str | None = None, **hu
         OSError: neither a folder nor a repository, no `model_index.json` in it, or one that a newer titok_hf wrote.
     """
     if Path(model).is_dir():
-        folder = Path(model)
+        folder = Path(model, subfolder or "")
     else:
-        folder = _download(str(model), variant, hub_arguments)
+        folder = _download(str(model), variant, subfolder, hub_arguments)
     read_index(folder)
     return folder
 
@@ -100,14 +105,19 @@ def _count(names: list[str], shown: int = 3) -> str:
     return f"{len(names)} ({', '.join(names[:shown])}{', ...' if len(names) > shown else ''})"
 
 
-def _download(repository: str, variant: str | None, hub_arguments: dict[str, Any]) -> Path:
+def _download(repository: str, variant: str | None, subfolder: str | None, hub_arguments: dict[str, Any]) -> Path:
+    """What `checkpoint_folder` reads, from the cache or the Hub."""
+    top = f"{subfolder.strip('/')}/" if subfolder else ""
+
+    def fetch(weights: list[str]) -> Path:
+        patterns = [top + pattern for pattern in _SMALL_FILES + weights]
+        return Path(snapshot_download(repository, allow_patterns=patterns, **hub_arguments), top)
+
     try:
-        folder = snapshot_download(
-            repository,
-            allow_patterns=_CHECKPOINT_FILES,
-            ignore_patterns=None if variant else _VARIANT_FILES,
-            **hub_arguments,
-        )
+        folder = fetch([pattern for part in _WEIGHTS for pattern in _weight_patterns(part, variant)])
+        plain = [part for part in _WEIGHTS if variant and not any((folder / part).glob("*.safetensors"))]
+        if any((folder / part).is_dir() for part in plain):  # a part of which there is no such variant
+            fetch([pattern for part in plain for pattern in _weight_patterns(part, None)])
     except HFValidationError:
         raise OSError(
             f"{repository!r} is neither a folder nor the id of a Hub repository. Check the path, or write the id as "
@@ -119,7 +129,13 @@ def _download(repository: str, variant: str | None, hub_arguments: dict[str, Any
             f"{repository!r} is no folder here, and the Hub did not give it ({reason}). Check the name, the revision, "
             "your access and the network."
         ) from error
-    return Path(folder)
+    return folder
+
+
+def _weight_patterns(part: str, variant: str | None) -> list[str]:
+    """The weights of one part: in one file, or in numbered ones."""
+    name = f"{part}/{_WEIGHTS[part]}" + (f".{variant}" if variant else "")
+    return [f"{name}.safetensors", f"{name}-?????-of-?????.safetensors"]
 
 
 __all__ = ["INDEX_NAME", "VERSION_KEY", "check_weight_names", "checkpoint_folder", "read_index"]

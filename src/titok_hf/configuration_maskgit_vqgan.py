@@ -5,9 +5,11 @@
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .remote_code import LoadedByAutoClasses
+
 
 @strict
-class MaskGitVQGANConfig(PreTrainedConfig):
+class MaskGitVQGANConfig(LoadedByAutoClasses, PreTrainedConfig):
     """
     Architecture of a [`MaskGitVQGANModel`]. The defaults are those of the published ImageNet tokenizer of MaskGIT
     (arXiv 2202.04200): 16 pixels a code, 1024 codes of 256 numbers, 54.5M parameters.
@@ -33,6 +35,7 @@ class MaskGitVQGANConfig(PreTrainedConfig):
     """
 
     model_type = "maskgit_vqgan"
+    auto_classes = {"AutoConfig": "titok.MaskGitVQGANConfig", "AutoModel": "titok.MaskGitVQGANModel"}
     base_config_key = "pixel_decoder"
 
     num_channels: int = 3

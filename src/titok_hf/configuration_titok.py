@@ -7,6 +7,7 @@ from transformers import PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .configuration_maskgit_vqgan import MaskGitVQGANConfig
+from .remote_code import LoadedByAutoClasses
 
 # Width, depth and heads of what the paper (section 4.1) and the original call small, base and large.
 VIT_SIZES = {"small": (512, 8, 8), "base": (768, 12, 12), "large": (1024, 24, 16)}
@@ -77,7 +78,7 @@ TITOK_VARIANTS: dict[str, dict[str, Any]] = {
 
 
 @strict
-class TiTokConfig(PreTrainedConfig):
+class TiTokConfig(LoadedByAutoClasses, PreTrainedConfig):
     """
     Configuration of a [`TiTokModel`]. Sizes are free; [`TiTokConfig.from_variant`] gives the published ones.
 
@@ -114,6 +115,7 @@ class TiTokConfig(PreTrainedConfig):
     """
 
     model_type = "titok"
+    auto_classes = {"AutoConfig": "titok.TiTokConfig", "AutoModel": "titok.TiTokModel"}
     sub_configs_defaults = {"pixel_decoder": SubConfigSpec(config_class=MaskGitVQGANConfig, optional=True)}
 
     image_size: int = 256

@@ -27,6 +27,8 @@ from transformers.image_utils import (
 )
 from transformers.processing_utils import ImagesKwargs, Unpack
 
+from .remote_code import LoadedByAutoClasses
+
 # Of an image this many times as long as it is short, the centre square comes from its middle section alone. Resized
 # whole it could fill the memory: one row of 100,000 pixels would become 256 x 25,600,000.
 MAX_ASPECT_RATIO = 32
@@ -48,10 +50,11 @@ class TiTokImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call
     do_enlarge: bool | None
 
 
-class TiTokImageProcessorMixin(BaseImageProcessor):
+class TiTokImageProcessorMixin(LoadedByAutoClasses, BaseImageProcessor):
     """All of TiTok's image processing but the resampling, which is the part of the backend."""
 
     valid_kwargs = TiTokImageProcessorKwargs
+    auto_classes = {"AutoImageProcessor": ["titok.TiTokImageProcessorPil", "titok.TiTokImageProcessor"]}
 
     do_exif_transpose = True
     do_enlarge = True

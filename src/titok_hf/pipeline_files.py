@@ -7,17 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import DiffusionPipeline
+
+# diffusers finds the loader of a part by the name of its base class in the module that it takes the part's class from.
+from diffusers import ModelMixin as ModelMixin
+from diffusers import SchedulerMixin as SchedulerMixin
 from safetensors import SafetensorError
+from transformers import ImageProcessingMixin as ImageProcessingMixin
+from transformers import PreTrainedModel as PreTrainedModel
 from transformers.utils import is_torchvision_available
 
 from .atomic_files import folder_atomically
-from .checkpoint_files import INDEX_NAME, check_weight_names, checkpoint_folder
-from .hub.cards import CARD_NAME, CardContent, is_edited, write_model_card
+from .checkpoint_files import INDEX_NAME, check_weight_names, checkpoint_folder, read_index
+from .hub.cards import write_model_card
 from .image_processing_pil_titok import TiTokImageProcessorPil
 from .image_processing_titok import TiTokImageProcessor
 from .imagenet_classes import IMAGENET_CLASSES, imagenet_id2label
 from .modeling_maskgit import MaskGitTransformer1DModel
 from .modeling_titok import TiTokModel
+from .remote_code import LoadedByDiffusers, write_pipeline_remote_code
 from .scheduling_maskgit import MaskGitScheduler
 
 if TYPE_CHECKING:
@@ -26,8 +33,10 @@ if TYPE_CHECKING:
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
 
 
-class TiTokPipelineFiles(DiffusionPipeline):
+class TiTokPipelineFiles(LoadedByDiffusers, DiffusionPipeline):
     """Loading, downloading and saving of [`TiTokPipeline`]."""
+
+    parts_module = __name__
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> "Self":
@@ -37,7 +46,8 @@ class TiTokPipelineFiles(DiffusionPipeline):
         Args:
             pretrained_model_name_or_path: a folder that `save_pretrained` wrote, or the id of a Hub repository.
             kwargs: as for any diffusers pipeline: `dtype`, `variant`, `revision`, `token`, `cache_dir`,
-                `force_download`, `local_files_only`, `device_map`, or parts to use instead of the saved ones.
+                `force_download`, `local_files_only`, `device_map`, or parts to use instead of the saved ones; and
+                `subfolder`, where in the folder or repository the pipeline lies.
 
         Raises:
             OSError: no checkpoint there, a damaged one, or one that a newer titok_hf saved.
@@ -48,7 +58,8 @@ class TiTokPipelineFiles(DiffusionPipeline):
                 "use_safetensors is False, but pickles run code when opened and are not read. Leave it out."
             )
         hub_arguments = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
-        folder = checkpoint_folder(pretrained_model_name_or_path, variant=kwargs.get("variant"), **hub_arguments)
+        place = {"variant": kwargs.get("variant"), "subfolder": kwargs.pop("subfolder", None)}
+        folder = checkpoint_folder(pretrained_model_name_or_path, **place, **hub_arguments)
         try:
             if "image_processor" not in kwargs:
                 # The twin that works here, whichever of the two the checkpoint was saved with.
@@ -147,8 +158,10 @@ class TiTokPipelineFiles(DiffusionPipeline):
         with folder_atomically(save_directory, last=INDEX_NAME) as folder:
             super().save_pretrained(folder, variant=variant, max_shard_size=max_shard_size)
             _forget_origins(folder)
-            if not is_edited(Path(save_directory) / CARD_NAME):
-                write_model_card(folder, CardContent(repo_id=Path(save_directory).resolve().name))
+            write_pipeline_remote_code(folder, read_index(folder))
+            # `transformers.pipeline` looks for it beside the model's configuration.
+            self.image_processor.save_pretrained(folder / "tokenizer")
+            write_model_card(folder, destination=save_directory)
         if push_to_hub:
             repository = kwargs.pop("repo_id", os.path.basename(os.path.abspath(save_directory)))
             self.push_to_hub(repository, variant=variant, **kwargs)

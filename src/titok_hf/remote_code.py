@@ -1,0 +1,141 @@
+"""Lets transformers and diffusers load a checkpoint in a process that has not imported titok_hf.
+
+They do so with `trust_remote_code=True`, by running a Python file that lies in the checkpoint. Ours holds no model: it
+imports this package, or says how to install it, so a checkpoint never carries an old copy of the code. Where it lies
+follows from where the two libraries look:
+
+- transformers: beside the configuration, whose `auto_map` names file and class; for a part of a pipeline on the Hub,
+  which is loaded with `subfolder=`, at the top of the repository;
+- diffusers: at the top, where `_class_name` in `model_index.json` names file and class, and once in each part's folder
+  under the name of the module that the index records for that part.
+
+The classes of this package need none of these files and never run them.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from .atomic_files import write_atomically
+
+REMOTE_MODULE = "titok"
+
+REMOTE_CODE = '''\
+"""This checkpoint is loaded by the package titok-hf; this file only imports it.
+
+transformers and diffusers run it when they are asked to load the checkpoint with `trust_remote_code=True`.
+"""
+
+try:
+    import titok_hf
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "This checkpoint needs the package titok-hf, which cannot be imported here. Install it with "
+        "`pip install titok-hf`."
+    ) from error
+
+
+def __getattr__(name):
+    return getattr(titok_hf, name)
+'''
+
+
+def write_remote_code(folder: str | os.PathLike, module: str = REMOTE_MODULE) -> None:
+    """
+    Put the file into a folder of a checkpoint.
+
+    Args:
+        folder: made if missing.
+        module: name of the file, without ".py".
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    write_atomically(Path(folder) / f"{module}.py", REMOTE_CODE.encode())
+
+
+def write_pipeline_remote_code(folder: Path, index: dict[str, Any]) -> None:
+    """
+    Put the file wherever diffusers and transformers look for it in a saved pipeline.
+
+    Args:
+        folder: the pipeline.
+        index: content of its `model_index.json`.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    write_remote_code(folder)
+    for part, record in index.items():
+        if isinstance(record, list) and (folder / part).is_dir() and _is_ours(record[0]):
+            write_remote_code(folder / part, record[0])
+
+
+class LoadedByAutoClasses:
+    """Put in front of a configuration or image processor of transformers: it is saved together with the file."""
+
+    auto_classes: dict[str, Any] = {}
+    """The `auto_map` to save: Auto class -> "module.Class", for image processors a list of the one without and the one
+    with torchvision."""
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "") -> None:
+        """Ignored: after it, transformers would copy this package's modules into every checkpoint that it saves."""
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> Any:
+        """As the library's own, and the file that lets the Auto classes load the folder with `trust_remote_code`."""
+        write_remote_code(save_directory)
+        self.auto_map = dict(self.auto_classes)
+        saved = super().save_pretrained(save_directory)  # type: ignore[misc]
+        if push_to_hub:
+            name = kwargs.pop("repo_id", os.path.basename(os.path.abspath(save_directory)))
+            self.push_to_hub(name, **kwargs)  # type: ignore[attr-defined]
+        return saved
+
+
+class LoadedByDiffusers:
+    """
+    Put in front of `DiffusionPipeline`: it is saved in the form that diffusers loads with `trust_remote_code=True`,
+    and loaded by its own class without any of that.
+    """
+
+    parts_module = ""
+    """Module that holds all classes of the parts, and their base classes by the names that diffusers knows."""
+
+    def to_json_string(self) -> str:
+        """The index, with the file that holds the class before its name."""
+        text = super().to_json_string()  # type: ignore[misc]
+        if not _is_ours(type(self).__module__):  # somebody's subclass, which this package does not hold
+            return text
+        index = json.loads(text) | {"_class_name": [REMOTE_MODULE, type(self).__name__]}
+        return json.dumps(index, indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
+        """
+        The index as if there were no remote code: diffusers demands `trust_remote_code=True` as soon as it sees a file
+        of the name that is recorded for the pipeline or for a part.
+        """
+        loaded = super().load_config(*args, **kwargs)  # type: ignore[misc]
+        index = loaded[0] if isinstance(loaded, tuple) else loaded
+        for part, record in index.items():
+            if isinstance(record, list) and part != "_class_name" and _is_ours(record[0]):
+                index[part] = [cls.parts_module, record[1]]
+        if "_class_name" in index:
+            index["_class_name"] = cls.__name__
+        return loaded
+
+
+def _is_ours(module: str | None) -> bool:
+    return module is not None and module.partition(".")[0] == "titok_hf"
+
+
+__all__ = [
+    "REMOTE_CODE",
+    "REMOTE_MODULE",
+    "LoadedByAutoClasses",
+    "LoadedByDiffusers",
+    "write_pipeline_remote_code",
+    "write_remote_code",
+]

@@ -1,0 +1,134 @@
+"""Tasks for `transformers.pipeline`: "image-to-codes" and "codes-to-image".
+
+`import titok_hf` registers them, and so does loading a checkpoint with `trust_remote_code=True`:
+
+    from transformers import pipeline
+
+    to_codes = pipeline("image-to-codes", model="user/tokenizer")
+    to_image = pipeline("codes-to-image", model="user/tokenizer")
+    to_image(to_codes("cat.jpg"))
+"""
+
+import os
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import Pipeline
+
+
+class _TokenizerTask(Pipeline):
+    """What both tasks load: the model and its image processor."""
+
+    _load_image_processor: ClassVar[bool] = True
+    _load_feature_extractor: ClassVar[bool] = False
+    _load_processor: ClassVar[bool] = False
+    _load_tokenizer: ClassVar[bool] = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.model.config.quantizer == "kl":
+            raise ValueError(
+                f'The task "{self.task}" needs codes, and this is a KL model, whose tokens are continuous. Use '
+                '"image-feature-extraction", or TiTokModel.encode and .decode.'
+            )
+
+    def _sanitize_parameters(self, **parameters: Any) -> tuple[dict, dict, dict]:
+        if parameters:
+            raise TypeError(f'The task "{self.task}" has no parameter {", ".join(sorted(parameters))}.')
+        return {}, {}, {}
+
+
+class ImageToCodesPipeline(_TokenizerTask):
+    """
+    Pictures to codes.
+
+    Example:
+        >>> codes = pipeline("image-to-codes", model="user/tokenizer")(["cat.jpg", "dog.jpg"], batch_size=2)
+        >>> len(codes), len(codes[0])
+        (2, 32)
+    """
+
+    def __call__(
+        self, images: "str | os.PathLike | Image.Image | list | Iterable", **kwargs: Any
+    ) -> "list[int] | list[list[int]]":
+        """
+        Args:
+            images: one picture (a path, a URL or a PIL image), a list, a data set or a generator of them.
+            kwargs: `batch_size`, `num_workers`.
+
+        Returns:
+            the codes of a picture, `num_latent_tokens` integers in [0, codebook_size); for a list one such list a
+            picture.
+
+        Raises:
+            ValueError, TypeError: something that is not a picture.
+            FileNotFoundError: a path that does not exist.
+        """
+        return super().__call__(images, **kwargs)
+
+    def preprocess(self, image: "str | os.PathLike | Image.Image") -> dict[str, torch.Tensor]:
+        return {"pixel_values": self.image_processor(image, return_tensors="pt").pixel_values}
+
+    def _forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"codes": self.model.encode(inputs["pixel_values"]).codes}
+
+    def postprocess(self, outputs: dict[str, torch.Tensor]) -> list[int]:
+        return outputs["codes"][0].tolist()
+
+
+class CodesToImagePipeline(_TokenizerTask):
+    """
+    Codes to pictures.
+
+    Example:
+        >>> images = pipeline("codes-to-image", model="user/tokenizer")(codes, batch_size=2)
+    """
+
+    def __call__(
+        self, codes: "list[int] | list[list[int]] | np.ndarray | torch.Tensor | Iterable", **kwargs: Any
+    ) -> "Image.Image | list[Image.Image]":
+        """
+        Args:
+            codes: of one picture, `num_latent_tokens` integers; or of several, one row a picture: nested lists, an
+                array, a tensor, or a data set or generator of rows.
+            kwargs: `batch_size`, `num_workers`.
+
+        Returns:
+            an RGB picture; for several rows a list.
+
+        Raises:
+            ValueError: rows of another length, or codes outside of [0, codebook_size).
+        """
+        if isinstance(codes, (list, tuple, np.ndarray, torch.Tensor)) and len(codes):
+            if np.ndim(codes[0]) == 0:  # a list alone means a batch to transformers
+                return super().__call__(torch.as_tensor(codes), **kwargs)
+            codes = list(codes)
+        return super().__call__(codes, **kwargs)
+
+    def preprocess(self, codes: "list[int] | np.ndarray | torch.Tensor") -> dict[str, torch.Tensor]:
+        row = torch.as_tensor(codes)
+        expected = self.model.config.num_latent_tokens
+        if row.shape != (expected,) or row.is_floating_point():
+            raise ValueError(
+                f"Codes have shape {tuple(row.shape)} and dtype {row.dtype}, but a picture of this model has "
+                f"{expected} integers. "
+                'Use what the task "image-to-codes" returns.'
+            )
+        return {"codes": row.long()[None]}
+
+    def _forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        pixel_values = self.model.decode(codes=inputs["codes"]).pixel_values
+        if pixel_values is None:
+            raise ValueError("This is a stage-1 model: it ends in proxy codes and makes no pictures.")
+        return {"pixel_values": pixel_values}
+
+    def postprocess(self, outputs: dict[str, torch.Tensor]) -> Image.Image:
+        return self.image_processor.post_process(outputs["pixel_values"])[0]
+
+
+TASKS: dict[str, type[Pipeline]] = {"image-to-codes": ImageToCodesPipeline, "codes-to-image": CodesToImagePipeline}
+
+__all__ = ["TASKS", "CodesToImagePipeline", "ImageToCodesPipeline"]

@@ -1,0 +1,94 @@
+"""The tasks of `transformers.pipeline`, by the folder of a tiny tokenizer."""
+
+import pytest
+import torch
+from PIL import Image
+from transformers import pipeline
+
+from tiny_pipeline import tiny_image_processor, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tiny_tokenizer().save_pretrained(folder)
+    tiny_image_processor().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    noise = torch.rand(3, 40, 50, 3, generator=torch.Generator().manual_seed(0))
+    return [Image.fromarray((picture * 255).byte().numpy()) for picture in noise]
+
+
+@pytest.fixture(scope="module")
+def encoded(pictures):
+    """What the model itself makes of the pictures."""
+    with torch.no_grad():
+        return tiny_tokenizer().encode(tiny_image_processor()(pictures, return_tensors="pt").pixel_values)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_image_feature_extraction_gives_the_latents(folder, pictures, encoded, batch_size):
+    extract = pipeline("image-feature-extraction", model=folder, device="cpu", batch_size=batch_size)
+    latents = torch.cat(extract(pictures, return_tensors=True))
+    torch.testing.assert_close(latents, encoded.latents, rtol=0, atol=1e-6)
+    assert torch.equal(torch.tensor(extract(pictures[0])), extract(pictures[0], return_tensors=True))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_image_to_codes_gives_lists_of_integers(folder, pictures, encoded, batch_size):
+    to_codes = pipeline("image-to-codes", model=folder, device="cpu")
+    assert to_codes(pictures, batch_size=batch_size) == encoded.codes.tolist()
+    assert to_codes(pictures[1]) == encoded.codes[1].tolist()
+    assert list(to_codes(picture for picture in pictures)) == encoded.codes.tolist()
+
+
+def test_pictures_come_as_paths_too(folder, pictures, encoded, tmp_path):
+    for number, picture in enumerate(pictures):
+        picture.save(tmp_path / f"{number}.png")
+    to_codes = pipeline("image-to-codes", model=folder, device="cpu")
+    paths = [str(tmp_path / f"{number}.png") for number in range(3)]
+    assert to_codes(paths, batch_size=3) == encoded.codes.tolist() and to_codes(paths[2]) == encoded.codes[2].tolist()
+    with pytest.raises(FileNotFoundError, match="missing.png"):
+        to_codes(str(tmp_path / "missing.png"))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("container", [list, tuple, torch.tensor, lambda rows: torch.tensor(rows).numpy(), iter])
+def test_codes_to_image_takes_what_image_to_codes_gives(folder, encoded, container, batch_size):
+    to_image = pipeline("codes-to-image", model=folder, device="cpu")
+    rows = encoded.codes.tolist()
+    given = (row for row in rows) if container is iter else container(rows)
+    with torch.no_grad():
+        pixel_values = tiny_tokenizer().decode(codes=encoded.codes).pixel_values
+    expected = tiny_image_processor().post_process(pixel_values)
+    assert list(to_image(given, batch_size=batch_size)) == expected
+    assert to_image(rows[0]) == expected[0] and to_image(torch.tensor(rows[1])) == expected[1]
+
+
+@pytest.mark.parametrize("codes", [[1, 2, 3], [[0] * 9], [[0.5] * 8], [[99] * 8]])
+def test_codes_that_no_picture_has_are_refused(folder, codes):
+    with pytest.raises(ValueError, match="8 integers|lie in"):
+        pipeline("codes-to-image", model=folder, device="cpu")(codes)
+
+
+def test_parameters_that_do_not_exist_are_refused(folder, pictures):
+    with pytest.raises(TypeError, match="no parameter top_k"):
+        pipeline("image-to-codes", model=folder, device="cpu")(pictures, top_k=3)
+
+
+def test_a_kl_model_has_no_codes(tmp_path):
+    tiny_tokenizer(quantizer="kl").save_pretrained(tmp_path)
+    tiny_image_processor().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="continuous"):
+        pipeline("image-to-codes", model=str(tmp_path), device="cpu")
+
+
+def test_a_pipelines_tokenizer_folder_is_enough(tmp_path, pictures, encoded):
+    from tiny_pipeline import tiny_pipeline
+
+    tiny_pipeline().save_pretrained(tmp_path)
+    to_codes = pipeline("image-to-codes", model=str(tmp_path / "tokenizer"), device="cpu")
+    assert to_codes(pictures) == encoded.codes.tolist()
