@@ -73,11 +73,6 @@ def mask_from(progress: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     return order.argsort(dim=1) < num_hidden[:, None]
 
 
-def random_mask(codes: torch.Tensor) -> torch.Tensor:
-    """`mask_from` with fresh draws: which tokens of `codes` to hide, bool, of its shape (batch, num_tokens)."""
-    return mask_from(torch.rand(len(codes), device=codes.device), torch.rand(codes.shape, device=codes.device))
-
-
 def masked_token_loss(
     logits: torch.Tensor,
     codes: torch.Tensor,
@@ -120,6 +115,5 @@ __all__ = [
     "one_process",
     "pixel_loss",
     "proxy_code_loss",
-    "random_mask",
     "weighted_loss",
 ]
