@@ -67,7 +67,7 @@ class PerceptualLoss(nn.Module):
             prediction, target: float, shape (batch, channels, height, width), nominally in [0, 1].
         Returns:
             scalars, means over the batch: `perceptual_loss`, the sum, whose gradients reach `prediction` only; where
-            both a classifier and LPIPS are asked for also its parts `lpips_loss` and `classifier_loss`, weighted.
+            both a classifier and LPIPS are asked for also its parts `lpips_loss` and `classifier_loss`, weighted and detached.
         """
         parts = {}
         if self.lpips is not None:
@@ -75,7 +75,8 @@ class PerceptualLoss(nn.Module):
         if self.classifier is not None:
             parts["classifier_loss"] = self._classifier_distance(self.classifier, prediction, target)
         total = torch.stack(list(parts.values())).sum()
-        return {"perceptual_loss": total, **(parts if len(parts) > 1 else {})}
+        shown = {name: part.detach() for name, part in parts.items()} if len(parts) > 1 else {}
+        return {"perceptual_loss": total, **shown}
 
     def _lpips_distance(self, lpips: nn.Module, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         # In float32, as published: it divides by square roots of sums that half precision rounds to 0.
