@@ -67,7 +67,8 @@ class PerceptualLoss(nn.Module):
             prediction, target: float, shape (batch, channels, height, width), nominally in [0, 1].
         Returns:
             scalars, means over the batch: `perceptual_loss`, the sum, whose gradients reach `prediction` only; where
-            both a classifier and LPIPS are asked for also its parts `lpips_loss` and `classifier_loss`, weighted and detached.
+            both a classifier and LPIPS are asked for also its parts for the log, `lpips_loss` and `classifier_loss`,
+            weighted and detached.
         """
         parts = {}
         if self.lpips is not None:
