@@ -12,18 +12,20 @@ from .generate import generate
 from .info import info
 from .prepare import prepare
 from .pretokenize import pretokenize
+from .pull import pull
+from .push import push
 from .reconstruct import reconstruct
+from .train import train
 
 app = typer.Typer(
     name="titok-hf",
     help="Pictures to a handful of codes, codes to pictures, and new pictures from nothing: TiTok.",
     epilog="Start with: titok-hf generate all",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (generate, reconstruct, encode, decode, info, prepare, pretokenize):
+for command in (generate, reconstruct, encode, decode, info, prepare, pretokenize, train, push, pull):
     app.command()(report_errors(command))
 app.add_typer(convert, name="convert")
 

@@ -1,11 +1,13 @@
 """How the commands talk: results to stdout, progress and one-line errors to stderr."""
 
 import functools
+import json
+import math
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
@@ -31,6 +33,34 @@ def report_errors(command: Callable[..., None]) -> Callable[..., None]:
     return reporting
 
 
+def answer(values: dict[str, Any], as_json: bool, *shown: RenderableType) -> None:
+    """
+    Say what came out: one JSON object for programs, or what people like to read.
+
+    Args:
+        values: JSON types and paths. A number that is not finite becomes null, since JSON has none.
+        as_json: what `--json` says.
+        shown: the same for people.
+    """
+    if as_json:
+        typer.echo(json.dumps(_plain(values), indent=2, allow_nan=False))
+        return
+    for part in shown:
+        # Lines as long as they are: a path that is broken in two can't be copied.
+        results.print(part, soft_wrap=isinstance(part, str))
+
+
+def _plain(value: Any) -> Any:
+    """JSON types alone."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+
+
 def _leave(message: str, exit_code: int) -> NoReturn:
     messages.print(f"[red]{escape(message)}[/red]", soft_wrap=True)
     raise typer.Exit(exit_code)
@@ -54,4 +84,4 @@ def progress_bar() -> Progress:
     )
 
 
-__all__ = ["bold", "messages", "progress_bar", "report_errors", "results"]
+__all__ = ["answer", "bold", "messages", "progress_bar", "report_errors", "results"]

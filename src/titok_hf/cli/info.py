@@ -1,18 +1,20 @@
-"""`titok-hf info`: what a checkpoint is, read from its configuration files alone."""
+"""`titok-hf info`: what a checkpoint is, from its configuration files, its card and the headers of its weights."""
 
 from __future__ import annotations
 
-import json
-import struct
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from .console import results
+from .console import answer, messages
 from .models import model_location, model_name
+from .options import AsJson, Revision
+
+if TYPE_CHECKING:
+    from titok_hf.hub.folders import Description, Weights
 
 # What tells models apart; the rest of the configuration is in the files themselves and in --json.
 _SHOWN = {
@@ -21,20 +23,22 @@ _SHOWN = {
         "encoder_hidden_size encoder_num_hidden_layers decoder_hidden_size decoder_num_hidden_layers"
     ).split(),
     "transformer": "architecture num_classes hidden_size num_hidden_layers num_attention_heads".split(),
+    "vqgan": "base_channels channel_multipliers codebook_size codebook_dim".split(),
 }
-_TITLES = {"tokenizer": "tokenizer", "transformer": "generator", "scheduler": "sampler"}
+_TITLES = {"tokenizer": "tokenizer", "vqgan": "MaskGIT-VQGAN", "transformer": "generator", "scheduler": "sampler"}
 
 
 def info(
     model: Annotated[
         str | None, typer.Argument(metavar="[MODEL]", help="A folder or a Hub id.", show_default=False)
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON, with every value of the configuration.")
-    ] = False,
+    revision: Revision = None,
+    as_json: AsJson = False,
 ) -> None:
     """
-    Show what a model is: sizes, codes, classes, and the sampler settings it was published with.
+    Show what a model is: sizes, codes, classes, sampler settings, and the numbers on its card.
+
+    Of a model on the Hub only the small files are downloaded, and the headers of its weights.
 
     **Examples**
 
@@ -42,78 +46,101 @@ def info(
 
     `titok-hf info user/titok --json`
     """
-    from titok_hf.checkpoint_files import checkpoint_folder
+    with messages.status(f"reading {escape(model_name(model))}"):
+        from titok_hf.hub.cards import card_results
 
-    description = _describe(checkpoint_folder(model_location(model)))
-    if as_json:
-        typer.echo(json.dumps(description, indent=2))
-        return
+        description, card = _describe(model_location(model), revision)
+        results = card_results(card) if card else []
+        variant = _published_variant(description.tokenizer)
     table = Table("part", "what", "value", title=escape(model_name(model)))
+    _add_parts(table, description, variant)
+    _add_results(table, results)
+    answer(_values(description, variant, results), as_json, table)
+
+
+def _describe(location: str, revision: str | None) -> tuple[Description, str | None]:
+    """What is at a location, and the text of its card."""
+    from titok_hf.hub.cards import CARD_NAME
+    from titok_hf.hub.folders import describe
+    from titok_hf.hub.pull import describe_remote
+
+    folder = Path(location)
+    if not folder.is_dir():
+        return describe_remote(location, revision)
+    card = folder / CARD_NAME
+    return describe(folder), card.read_text(encoding="utf-8") if card.is_file() else None
+
+
+def _published_variant(tokenizer: dict[str, Any] | None) -> str | None:
+    """The published architecture that a tokenizer has, whatever its weights."""
+    if tokenizer is None:
+        return None
+    from titok_hf.configuration_titok import TITOK_VARIANTS, TiTokConfig
+
+    fields = (
+        "image_size num_latent_tokens quantizer codebook_size codebook_dim decoder_head legacy_latent_layout".split()
+    )
+    fields += [f"{side}_{name}" for side in ("encoder", "decoder") for name in ("hidden_size", "num_hidden_layers")]
+    for name in TITOK_VARIANTS:
+        config = TiTokConfig.from_variant(name)
+        # A Gaussian has no codebook, so the size of one says nothing there.
+        compared = [field for field in fields if config.quantizer == "vq" or not field.startswith("codebook_size")]
+        if all(getattr(config, field) == tokenizer.get(field) for field in compared):
+            return name
+    return None
+
+
+def _add_parts(table: Table, description: Description, variant: str | None) -> None:
+    table.add_row("", "kind", description.kind.value, end_section=True)
     for part, title in _TITLES.items():
-        configuration = description[part]
+        configuration = description.configurations.get(part)
         if configuration is None:
-            table.add_row(title, "-", "none", end_section=True)
+            if part != "vqgan" and description.kind.value == "pipeline":
+                table.add_row(title, "-", "none", end_section=True)
             continue
         shown = _SHOWN.get(part, [name for name in configuration if not name.startswith("_")])
         rows = [(name, configuration[name]) for name in shown if name in configuration]
-        if "num_parameters" in description["weights"].get(part, {}):
-            rows.append(("parameters", f"{description['weights'][part]['num_parameters']:,}"))
-            rows.append(("file size", f"{description['weights'][part]['bytes'] / 1e6:,.1f} MB"))
+        if part == "tokenizer":
+            rows.insert(0, ("variant", variant or "none of the published ones"))
+        if part in description.weights:
+            rows += _weight_rows(description.weights[part])
         for index, (name, value) in enumerate(rows):
             table.add_row(title if index == 0 else "", name, escape(str(value)), end_section=index == len(rows) - 1)
-    classes = description["classes"]
-    if classes:
-        names = [name.split(",")[0] for name in classes.values()]
+    if description.classes:
+        names = [name.split(",")[0] for name in description.classes.values()]
         shown_names = ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")
-        table.add_row("classes", str(len(names)), escape(shown_names))
-    results.print(table)
+        table.add_row("classes", str(len(names)), escape(shown_names), end_section=True)
 
 
-def _describe(folder: Path) -> dict[str, Any]:
-    """Everything that a pipeline folder says about itself, as JSON types."""
-    from titok_hf.checkpoint_files import VERSION_KEY, read_index
-
-    index = read_index(folder)
-    description: dict[str, Any] = {"saved_by": index.get(VERSION_KEY), "classes": index.get("id2label")}
-    description["weights"] = {}
-    for part in _TITLES:
-        component = index.get(part) or (None, None)
-        description[part] = None if component[0] is None else _configuration(folder / part)
-        if description[part] is not None and part != "scheduler":
-            description["weights"][part] = _weights(folder / part)
-    return description
+def _weight_rows(weights: Weights) -> list[tuple[str, str]]:
+    rows = [("parameters", f"{weights.num_parameters:,}"), ("file size", f"{weights.num_bytes / 1e6:,.1f} MB")]
+    variants = [name for name in weights.variants if name]
+    return rows + ([("variants of the weights", ", ".join(variants))] if variants else [])
 
 
-def _configuration(folder: Path) -> dict[str, Any]:
-    """A component's configuration, whatever its library calls the file."""
-    for name in ("config.json", "scheduler_config.json"):
-        if (folder / name).is_file():
-            try:
-                return json.loads((folder / name).read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise OSError(
-                    f"{folder / name} is damaged ({error}). Save or download the checkpoint again."
-                ) from error
-    raise FileNotFoundError(f"{folder} has no configuration file. Save or download the checkpoint again.")
+def _add_results(table: Table, results: list[dict[str, Any]]) -> None:
+    for index, result in enumerate(results):
+        data = " ".join(filter(None, (result["dataset"], result["split"])))
+        source = f" ({result['source']})" if result["source"] else ""
+        value = f"{result['value']} on {data}{source}"
+        table.add_row("on the card" if index == 0 else "", escape(result["name"]), escape(value))
 
 
-def _weights(folder: Path) -> dict[str, int]:
-    """Parameters and bytes of a component, from the headers of its safetensors files."""
-    parameters = size = 0
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        parameters += sum(_product(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-        size += path.stat().st_size
-    return {"num_parameters": parameters, "bytes": size}
-
-
-def _product(shape: list[int]) -> int:
-    product = 1
-    for length in shape:
-        product *= length
-    return product
+def _values(description: Description, variant: str | None, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """All of it as JSON types."""
+    weights = {
+        part: {"num_parameters": found.num_parameters, "bytes": found.num_bytes, "variants": found.variants}
+        for part, found in description.weights.items()
+    }
+    return {
+        "kind": description.kind.value,
+        "saved_by": description.saved_by,
+        "variant": variant,
+        "classes": description.classes or None,
+        "weights": weights,
+        **{part: description.configurations.get(part) for part in _TITLES},
+        "results": results,
+    }
 
 
 __all__ = ["info"]

@@ -25,5 +25,14 @@ Device = Annotated[
 BatchSize = Annotated[
     int, typer.Option("--batch-size", min=1, help="Pictures computed at once; fewer need less memory.")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
+Revision = Annotated[
+    str | None,
+    typer.Option("--revision", help="Branch, tag or commit on the Hub. By default main.", show_default=False),
+]
+Variant = Annotated[
+    str | None,
+    typer.Option("--variant", metavar="NAME", help='Weights of a variant only, such as "fp16".', show_default=False),
+]
 
-__all__ = ["BatchSize", "Device", "Model", "Pictures"]
+__all__ = ["AsJson", "BatchSize", "Device", "Model", "Pictures", "Revision", "Variant"]

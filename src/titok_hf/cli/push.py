@@ -1,0 +1,79 @@
+"""`titok-hf push`: a saved folder to the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.panel import Panel
+
+from .console import answer, bold, messages
+from .options import AsJson, Variant
+
+
+def push(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER",
+            help="A saved pipeline, tokenizer, generator, MaskGIT-VQGAN or data set.",
+            show_default=False,
+        ),
+    ],
+    repo_id: Annotated[
+        str, typer.Argument(metavar="USER/NAME", help="The Hub repository, made if missing.", show_default=False)
+    ],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    revision: Annotated[
+        str | None,
+        typer.Option("--revision", help="Branch to commit to, made if missing. By default main.", show_default=False),
+    ] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead of committing.")] = False,
+    message: Annotated[str | None, typer.Option("--message", help="Of the commit.", show_default=False)] = None,
+    variant: Variant = None,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Upload what `save_pretrained`, training, `prepare` or `pretokenize` wrote, in one commit.
+
+    A model card is written if there is none. Log in first: `hf auth login`.
+
+    **Examples**
+
+    `titok-hf push my-titok user/my-titok --private`
+
+    `titok-hf push my-titok user/my-titok --create-pr --message "Train longer"`
+    """
+    with messages.status(f"uploading {escape(str(folder))}"):
+        from titok_hf.hub.push import push_folder
+
+        pushed = push_folder(
+            folder,
+            repo_id,
+            # None leaves it to the organisation, whose default may be private.
+            private=private or None,
+            revision=revision,
+            create_pr=create_pr,
+            message=message,
+            variant=variant,
+        )
+    values = {
+        "kind": pushed.kind.value,
+        "repo_id": pushed.repo_id,
+        "address": pushed.address,
+        "commit": pushed.commit,
+        "files": pushed.files,
+        "deleted": pushed.deleted,
+        "card_kept": pushed.card_kept,
+    }
+    lines = [f"{pushed.kind.value}, {len(pushed.files)} files, in {bold(pushed.repo_id)}", escape(pushed.address)]
+    if pushed.deleted:
+        lines.append(f"removed there: {escape(', '.join(pushed.deleted))}")
+    if pushed.card_kept:
+        lines.append("the card there was edited by a person and stays")
+    answer(values, as_json, Panel.fit("\n".join(lines), title="pushed"))
+
+
+__all__ = ["push"]
