@@ -237,9 +237,14 @@ class TokenizerRecipe(Recipe):
 class ProxyCodeLossConfig:
     """
     The loss of stage 1: cross-entropy of the proxy codes + `quantizer_weight` * (commitment + codebook loss).
+
+    Args:
+        reinitialize_codes: whether unused codebook entries move to tokens of the batch (arXiv 2307.15139); the published
+            stage 1 leaves them.
     """
 
     quantizer_weight: float = 1.0
+    reinitialize_codes: bool = False
 
 
 @dataclass(kw_only=True)

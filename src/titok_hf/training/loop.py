@@ -179,7 +179,6 @@ class TrainingLoop:
                 "optimization.gradient_checkpointing=true."
             ) from error
         self._save_model("model")
-        self.accelerator.end_training()
         return self.folder.path / "model"
 
     def _train(self) -> None:

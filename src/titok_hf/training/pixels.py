@@ -9,9 +9,6 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import nn
 
-from titok_hf.evaluation.frechet import FrechetDistance
-from titok_hf.evaluation.reconstruction import ReconstructionMeter
-
 from .adversarial import LeCam, discriminator_loss, generator_adversarial_loss
 from .codebook import CodebookCounter, CodebookReinitializer
 from .configs import ImageDataConfig, PixelLossConfig, Recipe
@@ -19,9 +16,9 @@ from .discriminator import Discriminator
 from .images import decode_images, image_loader, image_splits, picture_of_pairs, to_pixel_values
 from .loop import Scalars
 from .losses import pixel_loss, weighted_loss
+from .measures import ReconstructionMeasures
 from .perceptual import PerceptualLoss
 from .randomness import StepRandomness
-from .recipes import RecipeError
 
 _EVALUATION_BATCH = 100
 _IMAGES_SHOWN = 64
@@ -49,25 +46,20 @@ class PixelTask:
         self.loader = image_loader(splits.train, data, recipe.optimization, recipe.seed)
         self.test_images, _ = decode_images(splits.test, data, recipe.cadence.num_test_images)
         self._make_losses()
-        if self.has_codebook:
-            self.counter = CodebookCounter(model.config.codebook_size, accelerator)
+        codebook_size = model.config.codebook_size if self.has_codebook else 0
+        self.measures = ReconstructionMeasures(accelerator, codebook_size, recipe.cadence.frechet_network)
+        self.counter = CodebookCounter(codebook_size, accelerator)
 
     def _make_losses(self) -> None:
-        self.perceptual, self.discriminator, self.frechet, self.reinitializer = None, None, None, None
-        device = self.accelerator.device
+        self.perceptual, self.discriminator, self.reinitializer = None, None, None
         if self.weights.perceptual is not None:
-            self.perceptual = PerceptualLoss(self.weights.perceptual).to(device)
+            self.perceptual = PerceptualLoss(self.weights.perceptual).to(self.accelerator.device)
         if self.weights.adversarial is not None:
             adversarial = self.weights.adversarial
             self.lecam = LeCam(self._mean_over_processes)
             self.discriminator = Discriminator(
                 self.model.config.num_channels, adversarial.hidden_channels, adversarial.num_stages
             )
-        if self.recipe.cadence.frechet_network is not None:
-            try:
-                self.frechet = FrechetDistance(self.recipe.cadence.frechet_network, device)
-            except ValueError as error:
-                raise RecipeError(f"cadence.frechet_network: {error}") from error
         if self.weights.reinitialize_codes and self.has_codebook:
             self.reinitializer = CodebookReinitializer(self.model.quantizer, self.accelerator)
 
@@ -114,30 +106,14 @@ class PixelTask:
 
     def evaluate(self) -> tuple[dict[str, float], Image.Image]:
         """
-        PSNR, SSIM, Frechet distance and codebook usage on test images, of which each process takes its share; a picture of
-        originals above their reconstructions.
+        PSNR, SSIM, Frechet distance and codebook usage on test images, of which each process takes its share; a picture
+        of originals above their reconstructions.
         """
-        meter = ReconstructionMeter()
-        shown = [self._reconstruct(part) for part in self.test_images[:_IMAGES_SHOWN].split(_EVALUATION_BATCH)]
-        if self.has_codebook:
-            counter = CodebookCounter(self.model.config.codebook_size, self.accelerator)
+        self.measures.reset()
         own = self.test_images[self.accelerator.process_index :: self.accelerator.num_processes]
         for batch in own.split(_EVALUATION_BATCH):
-            images, reconstructions, codes = self._reconstruct(batch)
-            meter.update(reconstructions, images)
-            if self.frechet is not None:
-                self.frechet.update(images, real=True)
-                self.frechet.update(reconstructions, real=False)
-            if codes is not None:
-                counter.update(codes)
-        measures = meter.compute(self._sum_over_processes)
-        if self.frechet is not None:
-            measures["frechet_distance"] = self.frechet.compute()
-            self.frechet.reset()
-        if self.has_codebook:
-            measures |= counter.compute()
-        images, reconstructions = (torch.cat(parts) for parts in list(zip(*shown, strict=True))[:2])
-        return measures, picture_of_pairs(images, reconstructions)
+            self.measures.update(*self._reconstruct(batch))
+        return self.measures.compute(), picture_of_pairs(*self._reconstruct(self.test_images[:_IMAGES_SHOWN])[:2])
 
     def save(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
         self.model.save_pretrained(folder, state_dict=weights)
@@ -155,9 +131,6 @@ class PixelTask:
 
     def _mean_over_processes(self, value: torch.Tensor) -> torch.Tensor:
         return self.accelerator.reduce(value, "mean")
-
-    def _sum_over_processes(self, value: torch.Tensor) -> torch.Tensor:
-        return self.accelerator.reduce(value.to(self.accelerator.device), "sum").cpu()
 
 
 __all__ = ["PixelTask"]

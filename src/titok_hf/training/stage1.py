@@ -12,15 +12,15 @@ from torch import nn
 
 from titok_hf.data.loaders import ImageCodeLoader, ResumableLoader
 from titok_hf.data.training_data import check_codes, open_codes, recorded_views
-from titok_hf.evaluation.reconstruction import ReconstructionMeter
 from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANModel
 from titok_hf.modeling_titok import TiTokModel
 
-from .codebook import CodebookCounter
+from .codebook import CodebookCounter, CodebookReinitializer
 from .configs import Stage1Recipe
 from .images import decode_images, image_loader, image_splits, picture_of_pairs, to_pixel_values
 from .loop import Scalars
 from .losses import proxy_code_loss
+from .measures import ReconstructionMeasures
 from .randomness import StepRandomness
 from .recipes import RecipeError
 from .tokenizer import load_model, tokenizer_config
@@ -51,7 +51,12 @@ class Stage1Task:
         splits = image_splits(recipe.data, recipe.cadence.num_test_images)
         self.loader = self._make_loader(splits.train)
         self.test_images, _ = decode_images(splits.test, recipe.data, recipe.cadence.num_test_images)
-        self.counter = CodebookCounter(self.model.config.codebook_size, accelerator)
+        codebook_size = self.model.config.codebook_size
+        self.measures = ReconstructionMeasures(accelerator, codebook_size, recipe.cadence.frechet_network)
+        self.counter = CodebookCounter(codebook_size, accelerator)
+        self.reinitializer = None
+        if recipe.loss.reinitialize_codes:
+            self.reinitializer = CodebookReinitializer(self.model.quantizer, accelerator)
 
     def _make_model(self) -> TiTokModel:
         # A published two-stage variant describes the finished model; what stage 2 adds is not there yet.
@@ -90,7 +95,8 @@ class Stage1Task:
         )
 
     def after_step(self) -> None:
-        pass
+        if self.reinitializer is not None:
+            self.reinitializer.step()
 
     def summary(self) -> dict[str, float]:
         """How many entries of the codebook are used, and how evenly."""
@@ -98,29 +104,28 @@ class Stage1Task:
 
     def evaluate(self) -> tuple[dict[str, float], Image.Image]:
         """
-        Loss and accuracy of the codes, and PSNR and SSIM of what the teacher decodes from the likeliest ones, on test
-        images, of which each process takes its share; a picture of originals above their reconstructions.
+        Loss and accuracy of the codes, and PSNR, SSIM and Frechet distance of what the teacher decodes from the likeliest
+        ones, on test images, of which each process takes its share; a picture of originals above their reconstructions.
         """
-        meter, counter = ReconstructionMeter(), CodebookCounter(self.model.config.codebook_size, self.accelerator)
+        self.measures.reset()
         sums = torch.zeros(3, dtype=torch.float64)  # of loss, accuracy, images
         own = self.test_images[self.accelerator.process_index :: self.accelerator.num_processes]
         for batch in own.split(_EVALUATION_BATCH):
             images, reconstructions, output = self._reconstruct(batch)
-            meter.update(reconstructions, images)
-            counter.update(output.codes)
+            self.measures.update(images, reconstructions, output.codes)
             codes = self._teach(images)
             accuracy = (output.logits.argmax(dim=-1) == codes).float().mean()
             sums += len(images) * torch.tensor([proxy_code_loss(output.logits, codes), accuracy, 1])
-        sums = self._sum_over_processes(sums)
-        measures = {"proxy_code_loss": (sums[0] / sums[2]).item(), "accuracy": (sums[1] / sums[2]).item()}
-        measures |= meter.compute(self._sum_over_processes) | counter.compute()
-        return measures, picture_of_pairs(*self._reconstruct(self.test_images[:_IMAGES_SHOWN])[:2])
+        loss, accuracy, num_images = self.measures.sum_over_processes(sums).tolist()
+        measures = {"proxy_code_loss": loss / num_images, "accuracy": accuracy / num_images}
+        picture = picture_of_pairs(*self._reconstruct(self.test_images[:_IMAGES_SHOWN])[:2])
+        return measures | self.measures.compute(), picture
 
     def save(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
         self.model.save_pretrained(folder, state_dict=weights)
 
     def checkpointed(self) -> list[Any]:
-        return []
+        return [] if self.reinitializer is None else [self.reinitializer]
 
     @torch.no_grad()
     def _teach(self, images: torch.Tensor) -> torch.Tensor:
@@ -131,9 +136,6 @@ class Stage1Task:
         images = to_pixel_values(batch.to(self.accelerator.device))
         output = self.model(images)
         return images, self.teacher.decode(codes=output.logits.argmax(dim=-1)).pixel_values, output
-
-    def _sum_over_processes(self, value: torch.Tensor) -> torch.Tensor:
-        return self.accelerator.reduce(value.to(self.accelerator.device), "sum").cpu()
 
     def _make_loader(self, images: Dataset | IterableDataset) -> ResumableLoader:
         """Images alone, which the teacher encodes, or images with their codes."""

@@ -14,7 +14,10 @@ from transformers.utils.logging import disable_progress_bar
 from .configs import RECIPES, GeneratorRecipe, Recipe, Stage1Recipe, Stage2Recipe, TokenizerRecipe, VQGANRecipe
 from .loop import Task, TrainingLoop
 from .recipes import RecipeError, find_recipe, load_recipe
+from .report import push_model, write_report
 from .run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
 
 
 def load_training_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -47,6 +50,7 @@ def train(recipe: Recipe) -> Path:
         RecipeError: the recipe, its data or its output folder can't be used; nothing was written.
         FloatingPointError: the loss stopped being finite; the state before that step is saved.
         MemoryError: the batch does not fit.
+        OSError: the model is finished, but can't be pushed.
     """
     folder = RunFolder(recipe.output_dir)
     folder.check(recipe)
@@ -56,7 +60,14 @@ def train(recipe: Recipe) -> Path:
     if accelerator.is_main_process:
         folder.claim(recipe)
     accelerator.init_trackers("titok")
-    return TrainingLoop(task, recipe, accelerator).run()
+    model = TrainingLoop(task, recipe, accelerator).run()
+    if accelerator.is_main_process:
+        write_report(recipe, folder, accelerator.device.type, accelerator.num_processes)
+        if recipe.push_to_hub is not None:
+            logger.info(f"pushed to {push_model(recipe, folder)}")
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return model
 
 
 def speak_of_training_only() -> None:
@@ -94,7 +105,9 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     )
     adversarial = getattr(getattr(recipe, "loss", None), "adversarial", None)
     if adversarial is not None and accelerator.distributed_type == DistributedType.DEEPSPEED:
-        raise RecipeError("DeepSpeed trains one model, and this recipe has a discriminator beside it. Use FSDP or DDP.")
+        raise RecipeError(
+            "DeepSpeed trains one model, and this recipe has a discriminator beside it. Use FSDP or DDP."
+        )
     return accelerator
 
 

@@ -1,0 +1,61 @@
+"""`titok-hf train`: what a recipe says."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Annotated
+
+import typer
+from rich.panel import Panel
+
+from .console import answer, bold
+from .options import AsJson
+
+
+def train(
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE", help="Name of a recipe of this package, or path of a YAML file.", show_default=False
+        ),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the recipe.", show_default=False),
+    ] = None,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option("--push-to-hub", metavar="USER/NAME", help="Upload the finished model.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Train a tokenizer or a generator, or go on where a run stopped.
+
+    For several GPUs: `accelerate launch -m titok_hf.training RECIPE`, with the same options.
+
+    **Examples**
+
+    `titok-hf train fashion_tokenizer --set output_dir=runs/first`
+
+    `titok-hf train my_recipe.yaml --set optimization.batch_size=32 --set data.source=pictures`
+    """
+    if importlib.util.find_spec("yaml") is None or importlib.util.find_spec("datasets") is None:
+        raise ValueError("Training needs further packages. Install them with: pip install 'titok-hf[train]'")
+    from titok_hf.training.start import load_training_recipe, speak_of_training_only
+    from titok_hf.training.start import train as run
+
+    overrides = list(overrides or [])
+    if push_to_hub is not None:
+        overrides.append(f"push_to_hub={push_to_hub}")
+    speak_of_training_only()
+    filled = load_training_recipe(recipe, overrides)
+    try:
+        folder = run(filled)
+    except (FloatingPointError, MemoryError) as error:
+        raise ValueError(str(error)) from error
+    values = {"model": folder, "run": filled.output_dir, "pushed_to": filled.push_to_hub}
+    answer(values, as_json, Panel.fit(f"The model is in {bold(folder)}", title="trained"))
+
+
+__all__ = ["train"]

@@ -1,0 +1,64 @@
+"""What an evaluation measures of reconstructions: over batches, and over processes."""
+
+import torch
+from accelerate import Accelerator
+
+from titok_hf.evaluation.frechet import FrechetDistance
+from titok_hf.evaluation.reconstruction import ReconstructionMeter
+
+from .codebook import CodebookCounter
+from .recipes import RecipeError
+
+
+class ReconstructionMeasures:
+    """
+    PSNR, SSIM, use of the codebook and, with a network at hand, the Frechet distance of reconstructions, each of all
+    processes together.
+
+    Args:
+        accelerator: whose processes measure, each a share of the images.
+        codebook_size: entries of the codebook; 0 for models without one.
+        frechet_network: see `CadenceConfig`; None leaves the distance out.
+    Raises:
+        RecipeError: there is no such network.
+    """
+
+    def __init__(self, accelerator: Accelerator, codebook_size: int, frechet_network: str | None):
+        self.accelerator, self.codebook_size = accelerator, codebook_size
+        self.frechet: FrechetDistance | None = None
+        if frechet_network is not None:
+            try:
+                self.frechet = FrechetDistance(frechet_network, accelerator.device)
+            except ValueError as error:
+                raise RecipeError(f"cadence.frechet_network: {error}") from error
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all images."""
+        self.meter = ReconstructionMeter()
+        self.counter = CodebookCounter(self.codebook_size, self.accelerator)
+        if self.frechet is not None:
+            self.frechet.reset()
+
+    def update(self, images: torch.Tensor, reconstructions: torch.Tensor, codes: torch.Tensor | None) -> None:
+        """Adds a batch: float images in [0, 1], shape (batch, 3, height, width), twice, and the codes if there are."""
+        self.meter.update(reconstructions, images)
+        if self.frechet is not None:
+            self.frechet.update(images, real=True)
+            self.frechet.update(reconstructions, real=False)
+        if codes is not None:
+            self.counter.update(codes)
+
+    def compute(self) -> dict[str, float]:
+        """`psnr`, `ssim`, `frechet_distance`, `codes_used` and `codebook_perplexity`, those of them that there are."""
+        measures = self.meter.compute(self.sum_over_processes)
+        if self.frechet is not None:
+            measures["frechet_distance"] = self.frechet.compute()
+        return measures | (self.counter.compute() if self.codebook_size else {})
+
+    def sum_over_processes(self, value: torch.Tensor) -> torch.Tensor:
+        """The sum of a tensor over processes, on the CPU."""
+        return self.accelerator.reduce(value.to(self.accelerator.device), "sum").cpu()
+
+
+__all__ = ["ReconstructionMeasures"]

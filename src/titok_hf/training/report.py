@@ -1,0 +1,94 @@
+"""What stands beside the model when a run has ended: its card, its curves, its last picture."""
+
+import shutil
+
+from titok_hf.atomic_files import write_atomically
+from titok_hf.hub.cards import CURVES_NAME, RECONSTRUCTIONS_NAME, SAMPLES_NAME, CardContent, Measured, write_model_card
+from titok_hf.hub.curves import draw_curves
+from titok_hf.hub.push import push_folder
+
+from .configs import Recipe
+from .recipes import recipe_to_yaml
+from .run_folder import RunFolder
+
+# Name on a card, the Hub's name, and the unit of each measure; others are of use while a run goes on only.
+_MEASURES = {
+    "psnr": ("PSNR, mean over images", "psnr", "dB"),
+    "ssim": ("SSIM, mean over images", "ssim", ""),
+    "frechet_distance": ("Frechet distance of reconstructions", "frechet_distance", ""),
+    "codes_used": ("codebook entries used", "codebook_usage", ""),
+    "codebook_perplexity": ("codebook perplexity", "perplexity", ""),
+    "proxy_code_loss": ("cross-entropy of the proxy codes", "cross_entropy", "nats"),
+    "accuracy": ("accuracy of hidden codes", "accuracy", ""),
+    "loss": ("masked-token loss", "cross_entropy", "nats"),
+}
+
+
+def write_report(recipe: Recipe, folder: RunFolder, device: str, num_processes: int) -> None:
+    """
+    Writes `README.md`, `curves.png` and the last picture into the run's `model/`. A card that a person edited stays.
+
+    Args:
+        recipe: that was run.
+        folder: of the run.
+        device: on which it ran, such as "cuda".
+        num_processes: that ran it.
+    """
+    model = folder.path / "model"
+    draw_curves(folder.metrics(), model / CURVES_NAME)
+    picture = max((folder.path / "pictures").glob("step_*.png"), default=None)
+    if picture is not None:
+        name = SAMPLES_NAME if recipe.kind == "generator" else RECONSTRUCTIONS_NAME  # type: ignore[attr-defined]
+        write_atomically(model / name, lambda path: shutil.copyfile(picture, path))
+    write_model_card(model, card_content(recipe, folder, device, num_processes))
+
+
+def card_content(recipe: Recipe, folder: RunFolder, device: str, num_processes: int) -> CardContent:
+    """What a run knows of its model: data, results, recipe."""
+    optimization = recipe.optimization
+    batch_size = optimization.batch_size * optimization.gradient_accumulation_steps * num_processes
+    command = f"titok-hf train {folder.path.name}/recipe.yaml"
+    return CardContent(
+        title=folder.path.name,
+        repo_id=recipe.push_to_hub,
+        datasets=[_data_source(recipe)] if _looks_like_hub_id(_data_source(recipe)) else [],
+        results=_results(recipe, folder, command),
+        training=(
+            f"Trained for {optimization.num_steps:,} steps with {batch_size} examples each, on {device} in "
+            f"{num_processes} process{'es' if num_processes > 1 else ''}, by the recipe below (saved as `recipe.yaml` in "
+            "the folder of the run). The weights are running averages over the steps."
+        ),
+        training_commands=[command],
+        recipe=recipe_to_yaml(recipe),
+    )
+
+
+def push_model(recipe: Recipe, folder: RunFolder) -> str:
+    """Uploads the run's `model/` to `recipe.push_to_hub`; returns the address. Errors as for `push_folder`."""
+    assert recipe.push_to_hub is not None
+    return push_folder(folder.path / "model", recipe.push_to_hub, message="Upload the trained model").address
+
+
+def _results(recipe: Recipe, folder: RunFolder, command: str) -> list[Measured]:
+    measures: dict[str, float] = {}
+    for entry in folder.metrics():
+        measures |= {name.removeprefix("test/"): value for name, value in entry.items() if name.startswith("test/")}
+    data = _data_source(recipe)
+    split = f"up to {recipe.cadence.num_test_images:,} test images"
+    return [
+        Measured(*_MEASURES[name][:1], value, _MEASURES[name][1], data, data, split, _MEASURES[name][2], command)
+        for name, value in measures.items()
+        if name in _MEASURES
+    ]
+
+
+def _data_source(recipe: Recipe) -> str:
+    data = getattr(recipe, "data", None) or recipe.codes  # type: ignore[attr-defined]
+    return data.source
+
+
+def _looks_like_hub_id(source: str) -> bool:
+    return source.count("/") == 1 and not source.startswith((".", "/", "~", "runs/"))
+
+
+__all__ = ["card_content", "push_model", "write_report"]
