@@ -17,7 +17,7 @@ from datasets import List, Value
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 from transformers import PretrainedConfig
-from transformers.utils import logging
+from transformers.utils import cached_file, logging
 
 from ..checkpoint_files import INDEX_NAME
 from ..configuration_maskgit_vqgan import MaskGitVQGANConfig
@@ -118,13 +118,15 @@ class ImageEncoder:
 
     @cached_property
     def enlarges(self) -> bool:
-        """Whether the model's own image processor enlarges small images; else they lie on black."""
-        if not self._is_pipeline:
-            return True
-        processor = TiTokImageProcessorPil.from_pretrained(
-            self.model, subfolder="image_processor", revision=self.revision
+        """Whether small images are enlarged, as the image processor beside the model says; else they lie on black."""
+        place = {"subfolder": "image_processor"} if self._is_pipeline else {}
+        name = "preprocessor_config.json"
+        is_there = cached_file(
+            self.model, name, revision=self.revision, _raise_exceptions_for_missing_entries=False, **place
         )
-        return processor.do_enlarge
+        if is_there is None:
+            return True
+        return TiTokImageProcessorPil.from_pretrained(self.model, revision=self.revision, **place).do_enlarge
 
     @cached_property
     def network(self) -> TiTokModel | MaskGitVQGANModel:

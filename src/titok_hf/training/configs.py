@@ -10,8 +10,8 @@ class ImageDataConfig:
     The images of a run.
 
     Args:
-        source: what `datasets` opens: a folder of pictures, parquet files such as `titok-hf prepare` writes, a Hub id; or
-            a folder with the four files of an MNIST-like data set.
+        source: what `datasets` opens: a folder of pictures, parquet files such as `titok-hf prepare` writes, a Hub id;
+            or a folder with the four files of an MNIST-like data set.
         image_size: side of the square images, in pixels.
         resize_mode: "resize" (shorter edge, then a square) or "pad" (small pictures centred on black).
         train_split, test_split: names of the two splits. Without a test split, `cadence.num_test_images` images are
@@ -20,8 +20,8 @@ class ImageDataConfig:
         horizontal_flip: whether half of the training images are mirrored.
         streaming: whether training images are read as a stream, without a local copy.
         num_workers: processes that decode training images; 0 decodes in the training process.
-        codes: for stage 1, the data set that `titok-hf pretokenize` made of `source` with the teacher. Without one, the
-            teacher encodes each batch.
+        codes: for stage 1, the data set that `titok-hf pretokenize` made of `source` with the teacher. Without one,
+            the teacher encodes each batch.
     """
 
     source: str
@@ -239,8 +239,8 @@ class ProxyCodeLossConfig:
     The loss of stage 1: cross-entropy of the proxy codes + `quantizer_weight` * (commitment + codebook loss).
 
     Args:
-        reinitialize_codes: whether unused codebook entries move to tokens of the batch (arXiv 2307.15139); the published
-            stage 1 leaves them.
+        reinitialize_codes: whether unused codebook entries move to tokens of the batch (arXiv 2307.15139); the
+            published stage 1 leaves them.
     """
 
     quantizer_weight: float = 1.0

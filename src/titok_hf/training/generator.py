@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 from torch import nn
+from transformers.utils import cached_file
 
 from titok_hf.data.loaders import CodeLoader, ResumableLoader
 from titok_hf.data.shards import Part
@@ -20,7 +21,15 @@ from titok_hf.pipeline_titok import TiTokPipeline
 from titok_hf.scheduling_maskgit import MaskGitScheduler
 
 from .configs import CodeDataConfig, GeneratorRecipe, ImageDataConfig
-from .images import code_splits, decode_images, image_loader, image_splits, picture_of, to_pixel_values
+from .images import (
+    code_splits,
+    decode_images,
+    image_loader,
+    image_processor,
+    image_splits,
+    picture_of,
+    to_pixel_values,
+)
 from .loop import Scalars
 from .losses import mask_from, masked_token_loss
 from .randomness import StepRandomness
@@ -68,9 +77,7 @@ class GeneratorTask:
             for dataset in (splits.train, splits.test):
                 check_codes(dataset, config.codebook_size, config.num_latent_tokens)
             names = class_names(splits.train)
-            self.loader: ResumableLoader = CodeLoader(
-                splits.train, recipe.optimization.batch_size, seed=recipe.seed
-            )
+            self.loader: ResumableLoader = CodeLoader(splits.train, recipe.optimization.batch_size, seed=recipe.seed)
             batches = CodeLoader(splits.test, batch_size=1, shuffle=False, part=Part(0, 1))
         except ValueError as error:
             raise RecipeError(f"codes: {error}") from error
@@ -112,7 +119,7 @@ class GeneratorTask:
             raise RecipeError(f"model: {error}") from error
 
     def _make_pipeline(self, names: list[str]) -> TiTokPipeline:
-        config, data = self.tokenizer.config, self.recipe.data
+        config = self.tokenizer.config
         try:
             scheduler = MaskGitScheduler(mask_token_id=config.codebook_size, **self.recipe.sampler)
         except (TypeError, ValueError) as error:
@@ -121,13 +128,18 @@ class GeneratorTask:
             tokenizer=self.tokenizer,
             transformer=self.model,
             scheduler=scheduler,
-            image_processor=TiTokImageProcessorPil(
-                size={"shortest_edge": config.image_size}, do_enlarge=data is None or data.resize_mode == "resize"
-            ),
+            image_processor=self._image_processor(),
             id2label=dict(enumerate(names)),
         )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+    def _image_processor(self) -> TiTokImageProcessorPil:
+        """The tokenizer's, where one lies beside it."""
+        source, data = self.recipe.tokenizer, self.recipe.data
+        if cached_file(source, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False) is not None:
+            return TiTokImageProcessorPil.from_pretrained(source)
+        return image_processor(self.tokenizer.config.image_size, "resize" if data is None else data.resize_mode)
 
     def losses(
         self, modules: dict[str, nn.Module], batch: dict[str, torch.Tensor], randomness: StepRandomness, step: int

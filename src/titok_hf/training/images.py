@@ -13,6 +13,7 @@ from titok_hf.data.images import class_names, images_to_tensor, load_image_datas
 from titok_hf.data.loaders import ImageLoader
 from titok_hf.data.sources import Source
 from titok_hf.data.training_data import num_views, open_codes, open_images
+from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
 from titok_hf.pictures import contact_sheet
 
 from .configs import CodeDataConfig, ImageDataConfig, OptimizationConfig
@@ -98,9 +99,7 @@ def image_loader(
     )
 
 
-def decode_images(
-    dataset: Dataset, config: ImageDataConfig, limit: int
-) -> tuple[torch.Tensor, list[int | None]]:
+def decode_images(dataset: Dataset, config: ImageDataConfig, limit: int) -> tuple[torch.Tensor, list[int | None]]:
     """
     The first `limit` images as tests see them.
 
@@ -114,6 +113,11 @@ def decode_images(
     except ValueError as error:
         raise RecipeError(f"data: {error}") from error
     return torch.from_numpy(pixels), labels
+
+
+def image_processor(image_size: int, resize_mode: str) -> TiTokImageProcessorPil:
+    """What brings a picture to the form that a run trained on; it is saved beside the model."""
+    return TiTokImageProcessorPil(size={"shortest_edge": image_size}, do_enlarge=resize_mode == "resize")
 
 
 def load_split(config: ImageDataConfig, split: str) -> tuple[TensorDataset, list[str]]:
@@ -156,6 +160,7 @@ __all__ = [
     "decode_images",
     "flip_half",
     "image_loader",
+    "image_processor",
     "image_splits",
     "load_split",
     "picture_of",

@@ -231,7 +231,7 @@ class TrainingLoop:
         return logged
 
     def _guard(self, name: str, scalars: Scalars) -> None:
-        """Stops before a step that would ruin the weights, in all processes alike: the gradients are theirs together."""
+        """Stops before a step that would ruin the weights; in all processes, since the gradients are of all."""
         if torch.isfinite(scalars["grad_norm"]):
             return
         loss = self.accelerator.reduce(scalars["loss"].detach().float(), "mean").item()

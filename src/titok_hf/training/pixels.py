@@ -13,7 +13,7 @@ from .adversarial import LeCam, discriminator_loss, generator_adversarial_loss
 from .codebook import CodebookCounter, CodebookReinitializer
 from .configs import ImageDataConfig, PixelLossConfig, Recipe
 from .discriminator import Discriminator
-from .images import decode_images, image_loader, image_splits, picture_of_pairs, to_pixel_values
+from .images import decode_images, image_loader, image_processor, image_splits, picture_of_pairs, to_pixel_values
 from .loop import Scalars
 from .losses import pixel_loss, weighted_loss
 from .measures import ReconstructionMeasures
@@ -41,10 +41,10 @@ class PixelTask:
         self.weights: PixelLossConfig = recipe.loss  # type: ignore[attr-defined]
         self.model = model.to(accelerator.device)
         self.has_codebook = getattr(model.config, "quantizer", "vq") == "vq"
-        data: ImageDataConfig = recipe.data  # type: ignore[attr-defined]
-        splits = image_splits(data, recipe.cadence.num_test_images)
-        self.loader = image_loader(splits.train, data, recipe.optimization, recipe.seed)
-        self.test_images, _ = decode_images(splits.test, data, recipe.cadence.num_test_images)
+        self.data: ImageDataConfig = recipe.data  # type: ignore[attr-defined]
+        splits = image_splits(self.data, recipe.cadence.num_test_images)
+        self.loader = image_loader(splits.train, self.data, recipe.optimization, recipe.seed)
+        self.test_images, _ = decode_images(splits.test, self.data, recipe.cadence.num_test_images)
         self._make_losses()
         codebook_size = model.config.codebook_size if self.has_codebook else 0
         self.measures = ReconstructionMeasures(accelerator, codebook_size, recipe.cadence.frechet_network)
@@ -106,8 +106,8 @@ class PixelTask:
 
     def evaluate(self) -> tuple[dict[str, float], Image.Image]:
         """
-        PSNR, SSIM, Frechet distance and codebook usage on test images, of which each process takes its share; a picture
-        of originals above their reconstructions.
+        PSNR, SSIM, Frechet distance and codebook usage on test images, of which each process takes its share; a
+        picture of originals above their reconstructions.
         """
         self.measures.reset()
         own = self.test_images[self.accelerator.process_index :: self.accelerator.num_processes]
@@ -117,6 +117,7 @@ class PixelTask:
 
     def save(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
         self.model.save_pretrained(folder, state_dict=weights)
+        image_processor(self.data.image_size, self.data.resize_mode).save_pretrained(folder)
 
     def checkpointed(self) -> list[Any]:
         parts = [self.reinitializer, self.lecam if self.discriminator is not None else None]

@@ -55,8 +55,8 @@ def card_content(recipe: Recipe, folder: RunFolder, device: str, num_processes: 
         results=_results(recipe, folder, command),
         training=(
             f"Trained for {optimization.num_steps:,} steps with {batch_size} examples each, on {device} in "
-            f"{num_processes} process{'es' if num_processes > 1 else ''}, by the recipe below (saved as `recipe.yaml` in "
-            "the folder of the run). The weights are running averages over the steps."
+            f"{num_processes} process{'es' if num_processes > 1 else ''}, by the recipe below (`recipe.yaml` in the "
+            "folder of the run). The weights are running averages over the steps."
         ),
         training_commands=[command],
         recipe=recipe_to_yaml(recipe),

@@ -22,8 +22,8 @@ class RunFolder:
     What a run leaves behind, and what it goes on from.
 
     Args:
-        path: the recipe's `output_dir`. It receives `recipe.yaml`, `metrics.jsonl`, `checkpoints/`, `pictures/`, `logs/`,
-            `model/` and `best_model/`.
+        path: the recipe's `output_dir`. It receives `recipe.yaml`, `metrics.jsonl`, `checkpoints/`, `pictures/`,
+            `logs/`, `model/` and `best_model/`.
     """
 
     def __init__(self, path: str | Path):

@@ -17,7 +17,7 @@ from titok_hf.modeling_titok import TiTokModel
 
 from .codebook import CodebookCounter, CodebookReinitializer
 from .configs import Stage1Recipe
-from .images import decode_images, image_loader, image_splits, picture_of_pairs, to_pixel_values
+from .images import decode_images, image_loader, image_processor, image_splits, picture_of_pairs, to_pixel_values
 from .loop import Scalars
 from .losses import proxy_code_loss
 from .measures import ReconstructionMeasures
@@ -44,13 +44,13 @@ class Stage1Task:
     best = ("psnr", True)
 
     def __init__(self, recipe: Stage1Recipe, accelerator: Accelerator):
-        self.recipe, self.accelerator = recipe, accelerator
+        self.recipe, self.data, self.accelerator = recipe, recipe.data, accelerator
         self.teacher = load_model(MaskGitVQGANModel, recipe.teacher, "teacher").eval().requires_grad_(False)
         self.teacher.to(accelerator.device)
         self.model = self._make_model().to(accelerator.device)
-        splits = image_splits(recipe.data, recipe.cadence.num_test_images)
+        splits = image_splits(self.data, recipe.cadence.num_test_images)
         self.loader = self._make_loader(splits.train)
-        self.test_images, _ = decode_images(splits.test, recipe.data, recipe.cadence.num_test_images)
+        self.test_images, _ = decode_images(splits.test, self.data, recipe.cadence.num_test_images)
         codebook_size = self.model.config.codebook_size
         self.measures = ReconstructionMeasures(accelerator, codebook_size, recipe.cadence.frechet_network)
         self.counter = CodebookCounter(codebook_size, accelerator)
@@ -62,17 +62,17 @@ class Stage1Task:
         # A published two-stage variant describes the finished model; what stage 2 adds is not there yet.
         values = {"decoder_head": "proxy_codes", "proxy_codebook_size": self.teacher.config.codebook_size}
         values |= self.recipe.model | {"pixel_decoder": None}
-        config = tokenizer_config(values, self.recipe.data.image_size)
+        config = tokenizer_config(values, self.data.image_size)
         patch_size, factor = config.decoder_patch_size, self.teacher.config.downsample_factor
         if config.decoder_head != "proxy_codes" or config.proxy_codebook_size != self.teacher.config.codebook_size:
             raise RecipeError(
-                f"The teacher {self.recipe.teacher} has {self.teacher.config.codebook_size} codes; the model must have "
-                "decoder_head: proxy_codes and as many in proxy_codebook_size."
+                f"The teacher {self.recipe.teacher} has {self.teacher.config.codebook_size} codes; the model must "
+                "have decoder_head: proxy_codes and as many in proxy_codebook_size."
             )
         if patch_size != factor:
             raise RecipeError(
-                f"A patch of the model has {patch_size} pixels a side, but a code of the teacher {self.recipe.teacher} "
-                f"stands for {factor}. Set model.decoder_patch_size (or patch_size) to {factor}."
+                f"A patch of the model has {patch_size} pixels a side, but a code of the teacher "
+                f"{self.recipe.teacher} stands for {factor}. Set model.decoder_patch_size (or patch_size) to {factor}."
             )
         model = TiTokModel(config)
         model.set_attn_implementation(self.recipe.optimization.attn_implementation)
@@ -104,8 +104,9 @@ class Stage1Task:
 
     def evaluate(self) -> tuple[dict[str, float], Image.Image]:
         """
-        Loss and accuracy of the codes, and PSNR, SSIM and Frechet distance of what the teacher decodes from the likeliest
-        ones, on test images, of which each process takes its share; a picture of originals above their reconstructions.
+        Loss and accuracy of the codes, and PSNR, SSIM and Frechet distance of what the teacher decodes from the
+        likeliest ones, on test images, of which each process takes its share; a picture of originals above their
+        reconstructions.
         """
         self.measures.reset()
         sums = torch.zeros(3, dtype=torch.float64)  # of loss, accuracy, images
@@ -123,6 +124,7 @@ class Stage1Task:
 
     def save(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
         self.model.save_pretrained(folder, state_dict=weights)
+        image_processor(self.data.image_size, self.data.resize_mode).save_pretrained(folder)
 
     def checkpointed(self) -> list[Any]:
         return [] if self.reinitializer is None else [self.reinitializer]
@@ -139,14 +141,14 @@ class Stage1Task:
 
     def _make_loader(self, images: Dataset | IterableDataset) -> ResumableLoader:
         """Images alone, which the teacher encodes, or images with their codes."""
-        data, optimization = self.recipe.data, self.recipe.optimization
+        data, optimization = self.data, self.recipe.optimization
         if data.codes is None:
             return image_loader(images, data, optimization, self.recipe.seed)
         num_patches = (data.image_size // self.teacher.config.downsample_factor) ** 2
         if data.random_crop or data.horizontal_flip:
             raise RecipeError(
-                "data.codes belong to the squares that were encoded, so data.random_crop and data.horizontal_flip have "
-                "no effect on them. Leave both out, and choose the views with `titok-hf pretokenize --views`."
+                "data.codes belong to the squares that were encoded, which data.random_crop and data.horizontal_flip "
+                "would change. Leave both out, and choose the views with `titok-hf pretokenize --views`."
             )
         try:
             codes = open_codes(data.codes, data.train_split)

@@ -80,8 +80,8 @@ def speak_of_training_only() -> None:
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
     """
-    The accelerator of a run. Comes before the model is made: the recipe's seed decides the first weights too, the same in
-    every process.
+    The accelerator of a run. Comes before the model is made: the recipe's seed decides the first weights too, the same
+    in every process.
 
     Raises:
         RecipeError: a tracker that is not installed, or a way to share the model that the recipe does not allow.

@@ -64,15 +64,17 @@ def with_pixel_decoder(tokenizer: str, teacher: str) -> TiTokModel:
     stage1 = load_model(TiTokModel, tokenizer, "tokenizer")
     if stage1.config.decoder_head != "proxy_codes" or stage1.pixel_decoder is not None:
         raise RecipeError(
-            f"tokenizer {tokenizer} does not end in proxy codes, so it is no stage-1 model. Train one with a recipe of "
-            "kind tokenizer_stage1, and name its output_dir/model."
+            f"tokenizer {tokenizer} does not end in proxy codes, so it is no stage-1 model. Train one with a recipe "
+            "of kind tokenizer_stage1, and name its output_dir/model."
         )
     vqgan = load_model(MaskGitVQGANModel, teacher, "teacher")
     fields = stage1.config.to_dict() | {"pixel_decoder": vqgan.config.to_dict()}
     try:
         model = TiTokModel(TiTokConfig.from_dict(fields))
     except (StrictDataclassError, ValueError) as error:
-        raise RecipeError(f"teacher {teacher} does not fit tokenizer {tokenizer}: {error.__cause__ or error}") from error
+        raise RecipeError(
+            f"teacher {teacher} does not fit tokenizer {tokenizer}: {error.__cause__ or error}"
+        ) from error
     model.encoder.load_state_dict(stage1.encoder.state_dict())
     model.quantizer.load_state_dict(stage1.quantizer.state_dict())
     model.decoder.load_state_dict(stage1.decoder.state_dict())
