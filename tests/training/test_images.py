@@ -1,0 +1,153 @@
+"""titok_hf.training.images: what is learnt and what is measured never meet; pictures of a run."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Features, List, Value
+from PIL import Image
+
+from titok_hf.training.configs import CodeDataConfig, ImageDataConfig
+from titok_hf.training.images import (
+    code_splits,
+    decode_images,
+    flip_half,
+    image_splits,
+    picture_of,
+    picture_of_pairs,
+    to_pixel_values,
+)
+from titok_hf.training.recipes import RecipeError
+
+
+@pytest.fixture(scope="module")
+def numbered_pictures(tmp_path_factory):
+    """30 pictures in one folder; the grey value of each is its number."""
+    folder = tmp_path_factory.mktemp("numbered")
+    for number in range(30):
+        Image.new("RGB", (8, 8), (number,) * 3).save(folder / f"{number:02}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def codes_of_two_views(tmp_path_factory):
+    """Codes of 12 images, two views each; the first code is the number of the image, the second that of the view."""
+    folder = tmp_path_factory.mktemp("codes")
+    rows = [{"codes": [i, v, 0], "label": 0, "view": v, "source_index": i} for i in range(12) for v in range(2)]
+    types = {"codes": List(Value("uint16")), "label": Value("int64"), "view": Value("int16")}
+    features = Features(types | {"source_index": Value("int64")})
+    (folder / "data").mkdir()
+    Dataset.from_list(rows, features=features).to_parquet(folder / "data" / "train-00000.parquet")
+    return folder
+
+
+def numbers(dataset) -> list[int]:
+    """The numbers of the pictures in a split of `numbered_pictures`."""
+    return [image.convert("L").getpixel((0, 0)) for image in dataset["image"]]
+
+
+def test_held_out_images_are_not_learnt_and_are_the_same_ones_in_every_run(numbered_pictures):
+    config = ImageDataConfig(str(numbered_pictures), image_size=8, test_split=None)
+    splits = image_splits(config, num_test=10)
+    train, test = numbers(splits.train), numbers(splits.test)
+    assert len(test) == 10
+    assert sorted(train + test) == list(range(30))
+    assert test != list(range(10)) and test != list(range(20, 30))  # data sets are often sorted by class
+    assert numbers(image_splits(config, num_test=10).test) == test
+
+
+def test_a_larger_share_of_tests_contains_the_smaller_one(numbered_pictures):
+    config = ImageDataConfig(str(numbered_pictures), image_size=8, test_split=None)
+    few, many = (set(numbers(image_splits(config, num_test=count).test)) for count in (5, 15))
+    assert few < many
+
+
+def test_a_test_split_is_taken_as_it_is(picture_folder):
+    splits = image_splits(ImageDataConfig(str(picture_folder), image_size=28), num_test=3)
+    assert (len(splits.train), len(splits.test)) == (20, 20)
+
+
+def test_the_views_of_an_image_stay_together(codes_of_two_views):
+    splits = code_splits(CodeDataConfig(str(codes_of_two_views)), num_test=4)
+    assert (len(splits.train), len(splits.test)) == (16, 8)
+    for split in (splits.train, splits.test):
+        rows = np.array(split["codes"])[:, :2]
+        assert (rows[::2, 0] == rows[1::2, 0]).all()
+        assert rows[:, 1].tolist() == [0, 1] * (len(rows) // 2)
+    assert not set(splits.train["source_index"]) & set(splits.test["source_index"])
+
+
+def test_codes_of_test_images_may_lie_elsewhere(codes_of_two_views):
+    config = CodeDataConfig(str(codes_of_two_views), test_source=str(codes_of_two_views))
+    splits = code_splits(config, num_test=4)
+    assert (len(splits.train), len(splits.test)) == (24, 24)
+
+
+@pytest.mark.parametrize(
+    ("change", "num_test", "message"),
+    [
+        ({"test_split": None}, 30, "has 30 examples, of which cadence.num_test_images=30"),
+        ({"test_split": None, "streaming": True}, 5, "Name a test_split"),
+        ({"source": "/nowhere/at/all"}, 5, "/nowhere/at/all"),
+        ({"train_split": "training"}, 5, "training"),
+        ({"test_split": "testing"}, 5, "testing"),
+    ],
+)
+def test_data_that_cannot_be_split_are_refused(change, num_test, message, numbered_pictures):
+    config = ImageDataConfig(**({"source": str(numbered_pictures), "image_size": 8, "test_split": None} | change))
+    with pytest.raises(RecipeError, match=message):
+        image_splits(config, num_test)
+
+
+def test_codes_that_do_not_exist_are_refused():
+    with pytest.raises(RecipeError, match="codes: .*/nowhere"):
+        code_splits(CodeDataConfig("/nowhere/at/all"), num_test=1)
+
+
+def test_test_images_are_centred_and_never_mirrored(picture_folder):
+    config = ImageDataConfig(str(picture_folder), 32, resize_mode="pad", random_crop=True, horizontal_flip=True)
+    dataset = image_splits(config, num_test=3).test
+    pixels, labels = decode_images(dataset, config, limit=3)
+    assert (pixels.shape, pixels.dtype) == ((3, 3, 32, 32), torch.uint8)
+    assert labels == dataset["label"][:3]
+    for image, picture in zip(pixels, dataset["image"], strict=False):
+        assert np.array_equal(image[:, 2:30, 2:30].permute(1, 2, 0).numpy(), np.array(picture.convert("RGB")))
+        assert image[:, :2].sum() == image[:, :, 30:].sum() == 0
+
+
+def test_fewer_test_images_than_asked_for_are_all_of_them(numbered_pictures):
+    config = ImageDataConfig(str(numbered_pictures), 8, test_split="train")
+    assert len(decode_images(image_splits(config, 100).test, config, limit=100)[0]) == 30
+
+
+def test_pixel_values_are_shares_of_255():
+    assert to_pixel_values(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == pytest.approx([0, 0.2, 1])
+
+
+def test_half_of_the_images_are_mirrored():
+    images = torch.arange(4.0).expand(400, 3, 2, 4)
+    mirrored = flip_half(images)[:, 0, 0, 0] == 3
+    assert 150 < mirrored.sum() < 250  # 200 +- 5 standard deviations
+    assert torch.equal(flip_half(images).sort().values, images)
+
+
+def colours(picture: Image.Image, rows: int, columns: int) -> list[list[int]]:
+    """The grey value in the middle of each cell."""
+    width, height = picture.width / columns, picture.height / rows
+    pixels = np.asarray(picture.convert("L"))
+    return [[int(pixels[int((r + 0.5) * height), int((c + 0.5) * width)]) for c in range(columns)] for r in range(rows)]
+
+
+def test_a_picture_shows_images_row_by_row():
+    images = (torch.arange(6) / 5).view(6, 1, 1, 1).expand(6, 3, 8, 8)
+    assert colours(picture_of(images, columns=3), 2, 3) == [[0, 51, 102], [153, 204, 255]]
+
+
+def test_a_picture_of_pairs_has_reconstructions_beneath_their_images():
+    images = torch.tensor([0.0, 0.2, 0.4, 0.6]).view(4, 1, 1, 1).expand(4, 3, 8, 8)
+    picture = picture_of_pairs(images, images + 0.2, columns=2)
+    assert colours(picture, 4, 2) == [[0, 51], [51, 102], [102, 153], [153, 204]]
+
+
+def test_values_beyond_black_and_white_are_cut_off():
+    images = torch.tensor([-0.5, 1.5]).view(2, 1, 1, 1).expand(2, 3, 8, 8)
+    assert colours(picture_of(images, columns=2), 1, 2) == [[0, 255]]
