@@ -206,11 +206,13 @@ class Recipe:
     What the recipes of all kinds have in common.
 
     Args:
+        kind: what is trained; each class has its own.
         output_dir: folder of the run: recipe, checkpoints, metrics, pictures, logs, and the model.
         push_to_hub: the Hub repository that receives the finished model.
         seed: of the first weights and of all randomness.
     """
 
+    kind: str
     output_dir: str
     optimization: OptimizationConfig
     cadence: CadenceConfig = field(default_factory=CadenceConfig)

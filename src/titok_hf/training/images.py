@@ -120,13 +120,18 @@ def image_processor(image_size: int, resize_mode: str) -> TiTokImageProcessorPil
     return TiTokImageProcessorPil(size={"shortest_edge": image_size}, do_enlarge=resize_mode == "resize")
 
 
-def load_split(config: ImageDataConfig, split: str) -> tuple[TensorDataset, list[str]]:
+def load_split(config: ImageDataConfig, split: str | None) -> tuple[TensorDataset, list[str]]:
     """
     One split of a small data set, decoded into memory.
+
+    Raises:
+        RecipeError: the recipe names no such split.
 
     Returns:
         pairs of an image (uint8, shape (3, image_size, image_size)) and a label (int64), and the names of the classes.
     """
+    if split is None:
+        raise RecipeError("data names no test_split, which this kind of run needs.")
     dataset = load_image_dataset(config.source, split)
     return TensorDataset(*images_to_tensor(dataset, config.image_size, config.resize_mode)), class_names(dataset)
 

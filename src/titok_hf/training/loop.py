@@ -183,7 +183,7 @@ class TrainingLoop:
 
     def _train(self) -> None:
         cadence, num_steps = self.recipe.cadence, self.recipe.optimization.num_steps
-        bar = tqdm(total=num_steps, initial=self.step, desc=self.recipe.kind, mininterval=5.0)  # type: ignore[attr-defined]
+        bar = tqdm(total=num_steps, initial=self.step, desc=self.recipe.kind, mininterval=5.0)
         for module in self.modules.values():
             module.train()
         batches = iter(self.task.loader)

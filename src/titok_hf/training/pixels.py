@@ -9,6 +9,8 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import nn
 
+from titok_hf.data.loaders import ResumableLoader
+
 from .adversarial import LeCam, discriminator_loss, generator_adversarial_loss
 from .codebook import CodebookCounter, CodebookReinitializer
 from .configs import ImageDataConfig, PixelLossConfig, Recipe
@@ -43,7 +45,7 @@ class PixelTask:
         self.has_codebook = getattr(model.config, "quantizer", "vq") == "vq"
         self.data: ImageDataConfig = recipe.data  # type: ignore[attr-defined]
         splits = image_splits(self.data, recipe.cadence.num_test_images)
-        self.loader = image_loader(splits.train, self.data, recipe.optimization, recipe.seed)
+        self.loader: ResumableLoader = image_loader(splits.train, self.data, recipe.optimization, recipe.seed)
         self.test_images, _ = decode_images(splits.test, self.data, recipe.cadence.num_test_images)
         self._make_losses()
         codebook_size = model.config.codebook_size if self.has_codebook else 0
@@ -74,7 +76,8 @@ class PixelTask:
             self.counter.update(output.codes)
         reconstructions = output.pixel_values.float()
         adversarial = self.weights.adversarial
-        is_adversarial = adversarial is not None and step >= adversarial.start_step
+        if adversarial is not None and step < adversarial.start_step:
+            adversarial = None
         terms = {"reconstruction_loss": pixel_loss(reconstructions, images), "quantizer_loss": output.loss.float()}
         weights = {
             "reconstruction_loss": self.weights.reconstruction_weight,
@@ -85,11 +88,11 @@ class PixelTask:
             if self.perceptual is not None:
                 parts = self.perceptual(reconstructions, images)
                 terms["perceptual_loss"], weights["perceptual_loss"] = parts["perceptual_loss"], 1.0
-            if is_adversarial:
+            if adversarial is not None:
                 terms["adversarial_loss"] = generator_adversarial_loss(self.discriminator, reconstructions)
                 weights["adversarial_loss"] = adversarial.weight
         yield "model", parts | weighted_loss(terms, weights)
-        if is_adversarial:
+        if adversarial is not None:
             with self.accelerator.autocast():
                 scalars = discriminator_loss(
                     modules["discriminator"], self.lecam, images, reconstructions, adversarial.lecam_weight

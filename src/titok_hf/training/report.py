@@ -38,7 +38,7 @@ def write_report(recipe: Recipe, folder: RunFolder, device: str, num_processes: 
     draw_curves(folder.metrics(), model / CURVES_NAME)
     picture = max((folder.path / "pictures").glob("step_*.png"), default=None)
     if picture is not None:
-        name = SAMPLES_NAME if recipe.kind == "generator" else RECONSTRUCTIONS_NAME  # type: ignore[attr-defined]
+        name = SAMPLES_NAME if recipe.kind == "generator" else RECONSTRUCTIONS_NAME
         write_atomically(model / name, lambda path: shutil.copyfile(picture, path))
     write_model_card(model, card_content(recipe, folder, device, num_processes))
 
