@@ -155,6 +155,58 @@ def test_info_shows_sizes_classes_and_sampler_settings(model):
     assert described["classes"]["2"] == "cardigan" and described["saved_by"] == __version__
 
 
+def test_every_command_answers_one_json_object_where_asked(model, photos, tmp_path):
+    def answer(*arguments):
+        return json.loads(succeed(*arguments, "-m", model, "--json").stdout)
+
+    made = answer("generate", "tabby", "2", "-n", 1, "-o", tmp_path / "new")
+    assert [picture["label"] for picture in made["pictures"]] == [0, 2] and made["seed"] == 0
+    assert all(os.path.isfile(picture["file"]) for picture in made["pictures"])
+    again = answer("reconstruct", *photos, "-o", tmp_path / "again")
+    assert [picture["original"] for picture in again["pictures"]] == [str(path) for path in photos]
+    assert again["mean_psnr"] == pytest.approx(np.mean([picture["psnr"] for picture in again["pictures"]]))
+    encoded = answer("encode", *photos, "-o", tmp_path / "codes.safetensors")
+    assert encoded["num_pictures"] == 3 and encoded["bytes_per_picture"] == 16
+    decoded = answer("decode", encoded["file"], "-o", tmp_path / "decoded")
+    assert len(decoded["pictures"]) == 3 and os.path.isfile(decoded["contact_sheet"])
+
+
+def test_every_command_has_the_option_json():
+    from typer.main import get_command
+
+    def commands(group):
+        for command in group.commands.values():
+            yield from commands(command) if hasattr(command, "commands") else [command]
+
+    without = [
+        command.name
+        for command in commands(get_command(app))
+        if not any("--json" in parameter.opts for parameter in command.params)
+    ]
+    assert without == []
+
+
+def test_the_shell_completes_commands():
+    environment = {"_TITOK_HF_COMPLETE": "complete_bash", "COMP_WORDS": "titok-hf pu", "COMP_CWORD": "1"}
+    result = subprocess.run(MAIN, env=os.environ | environment, capture_output=True, text=True, timeout=60)
+    assert result.stdout.split() == ["push", "pull"]
+
+
+def test_info_shows_the_numbers_on_the_card():
+    results = json.loads(succeed("info", "--json").stdout)["results"]
+    assert {"metric": "psnr", "dataset": "Fashion-MNIST", "split": "test"}.items() <= results[0].items()
+    assert str(results[0]["value"]) in succeed("info").stdout
+
+
+def test_info_names_the_published_architecture(tmp_path):
+    from titok_hf.configuration_titok import TiTokConfig
+
+    for name in ("l32", "bl64_vae_c16", "sl256_vq8k"):
+        TiTokConfig.from_variant(name).save_pretrained(tmp_path)
+        described = json.loads(succeed("info", tmp_path, "--json").stdout)
+        assert described["variant"] == name and described["kind"] == "tokenizer"
+
+
 def test_info_of_a_tokenizer_alone(tmp_path):
     TiTokPipeline(tiny_tokenizer(), tiny_image_processor()).save_pretrained(tmp_path)
     assert json.loads(succeed("info", tmp_path, "--json").stdout)["transformer"] is None

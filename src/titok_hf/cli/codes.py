@@ -11,9 +11,9 @@ from rich.panel import Panel
 from ..atomic_files import write_atomically
 from ..pictures import contact_sheet
 from .codes_file import CodesFile
-from .console import bold, progress_bar, results
+from .console import answer, bold, progress_bar
 from .models import load_pipeline, model_name
-from .options import BatchSize, Device, Model, Pictures
+from .options import AsJson, BatchSize, Device, Model, Pictures
 from .pictures import (
     CONTACT_SHEET,
     batches,
@@ -36,6 +36,7 @@ def encode(
     batch_size: BatchSize = 32,
     model: Model = None,
     device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
     """
     Turn pictures into codes: one safetensors file with a row a picture, the files' names and the model's.
@@ -58,13 +59,16 @@ def encode(
     except OSError as error:
         raise OSError(f"{output} cannot be written ({error}). Choose another file with --output.") from error
     and_back = f"titok-hf decode {output}" + (f" --model {model}" if model else "")
-    results.print(
-        Panel.fit(
-            f"{len(images)} pictures, {file.bytes_per_picture} bytes each, in {bold(output)}\n"
-            f"and back: {bold(and_back)}",
-            title="encoded",
-        )
+    summary = (
+        f"{len(images)} pictures, {file.bytes_per_picture} bytes each, in {bold(output)}\nand back: {bold(and_back)}"
     )
+    values = {
+        "file": output,
+        "model": model_name(model),
+        "num_pictures": len(images),
+        "bytes_per_picture": file.bytes_per_picture,
+    }
+    answer(values, as_json, Panel.fit(summary, title="encoded"))
 
 
 def decode(
@@ -75,6 +79,7 @@ def decode(
     batch_size: BatchSize = 32,
     model: Model = None,
     device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
     """
     Turn a file of codes back into pictures, each as a PNG file, and a contact sheet.
@@ -88,23 +93,21 @@ def decode(
     file.check_belongs_to(pipe.tokenizer)
     make_output_folder(output)
     shown: list[Image.Image] = []
+    files: list[Path] = []
     rows = list(zip(distinct_stems([Path(name) for name in file.names]), file.tokens, strict=True))
     with progress_bar() as bar:
         task = bar.add_task("decoding", total=len(rows))
         for batch in batches(rows, batch_size):
             images = pipe.decode([tokens for _, tokens in batch], batch_size=batch_size)
             for (stem, _), image in zip(batch, images, strict=True):
-                save_picture(image, output / f"{stem}-decoded.png")
+                files.append(save_picture(image, output / f"{stem}-decoded.png"))
             shown += images[: _SHEET_PICTURES - len(shown)]
             bar.advance(task, len(batch))
     sheet = contact_sheet(shown, columns=min(len(shown), _SHEET_COLUMNS))
     save_picture(sheet, output / CONTACT_SHEET)
-    results.print(
-        Panel.fit(
-            f"{len(rows)} pictures in {bold(output)}\nall at a glance: {bold(output / CONTACT_SHEET)}",
-            title="decoded",
-        )
-    )
+    summary = f"{len(rows)} pictures in {bold(output)}\nall at a glance: {bold(output / CONTACT_SHEET)}"
+    values = {"pictures": files, "contact_sheet": output / CONTACT_SHEET, "model": model_name(model)}
+    answer(values, as_json, Panel.fit(summary, title="decoded"))
 
 
 __all__ = ["decode", "encode"]

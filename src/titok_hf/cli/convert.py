@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
-from .console import messages, report_errors, results
+from .console import answer, messages, report_errors
+from .options import AsJson
 
 if TYPE_CHECKING:
     from titok_hf.original.verification import Verification
@@ -50,6 +54,7 @@ def tokenizer(
         bool, typer.Option("--all", help="All nine released tokenizers, from SOURCE or else from the Hub.")
     ] = False,
     push: Push = None,
+    as_json: AsJson = False,
 ) -> None:
     """
     One tokenizer, or all, to folders with model, image processor and card. With --all, --push takes a user.
@@ -66,14 +71,14 @@ def tokenizer(
 
     if convert_all:
         with messages.status("converting all tokenizers"):
-            for name, verification in convert_all_tokenizers(output, source, push).items():
-                _report(name, verification)
+            verifications = convert_all_tokenizers(output, source, push)
+        _report(output, list(verifications.items()), as_json)
     elif source is None:
         raise ValueError("Nothing to convert was named. Give a file, a folder or a Hub id, or --all.")
     else:
         with messages.status(f"converting {source}"):
             verification = convert_tokenizer(source, output, variant, push)
-        _report(str(output), verification)
+        _report(output, [(str(output), verification)], as_json)
 
 
 def generator(
@@ -85,6 +90,7 @@ def generator(
     ] = None,
     variant: Variant = None,
     push: Push = None,
+    as_json: AsJson = False,
 ) -> None:
     """
     One generator; with --tokenizer, a complete pipeline that samples as the published benchmark.
@@ -99,11 +105,10 @@ def generator(
 
     with messages.status(f"converting {source}"):
         verifications = convert_generator(source, output, with_tokenizer, variant, push)
-    for verification in verifications:
-        _report(str(output), verification)
+    _report(output, [(str(output), verification) for verification in verifications], as_json)
 
 
-def vqgan(source: Source, output: Output, push: Push = None) -> None:
+def vqgan(source: Source, output: Output, push: Push = None, as_json: AsJson = False) -> None:
     """
     The MaskGIT-VQGAN, from its PyTorch or its Flax file.
 
@@ -117,7 +122,7 @@ def vqgan(source: Source, output: Output, push: Push = None) -> None:
 
     with messages.status(f"converting {source}"):
         verification = convert_vqgan(source, output, push)
-    _report(str(output), verification)
+    _report(output, [(str(output), verification)], as_json)
 
 
 def export(
@@ -126,6 +131,7 @@ def export(
     ],
     output: Output,
     form: Annotated[str, typer.Option("--form", help="safetensors, bin or (MaskGIT-VQGAN) flax.")] = "safetensors",
+    as_json: AsJson = False,
 ) -> None:
     """
     A tokenizer, a generator, a MaskGIT-VQGAN or a whole pipeline of ours to the original's format.
@@ -138,12 +144,13 @@ def export(
 
     with messages.status(f"exporting {model}"):
         verifications = export_to_original(model, output, form)
-    for verification in verifications:
-        _report(str(output), verification)
+    _report(output, [(str(output), verification) for verification in verifications], as_json)
 
 
-def _report(what: str, verification: Verification) -> None:
-    results.print(f"{what}: {verification}", soft_wrap=True)
+def _report(output: Path, verifications: Sequence[tuple[str, Verification]], as_json: bool) -> None:
+    """What was found equal in each model, under its name."""
+    values = {"folder": output, "verified": [{"name": name} | asdict(found) for name, found in verifications]}
+    answer(values, as_json, *(escape(f"{name}: {found}") for name, found in verifications))
 
 
 for command in (tokenizer, generator, vqgan, export):

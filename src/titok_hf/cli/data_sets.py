@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.panel import Panel
 
-from .console import bold, results
+from .console import answer, bold
 
 if TYPE_CHECKING:
     from titok_hf.data.report import Report
@@ -86,8 +86,8 @@ def part_of(text: str | None) -> Part | None:
     return None if text is None else Part.from_text(text)
 
 
-def show_report(report: Report, output: Path, split: str) -> None:
-    """Says what was made and what was left out."""
+def show_report(report: Report, output: Path, split: str, address: str | None, as_json: bool) -> None:
+    """Says what was made, what was left out, and where on the Hub it is, if it was pushed."""
     complete = (output / f"report-{split}.json").is_file()
     lines = [f"{report.num_rows:,} rows of {report.num_images:,} images, {report.num_bytes / 1e6:,.1f} MB"]
     lines.append(f"in {bold(output)}" if complete else f"in {bold(output)}; other parts are not complete yet")
@@ -100,7 +100,10 @@ def show_report(report: Report, output: Path, split: str) -> None:
             lines.append("  ...")
     if complete and (report.skipped or report.converted):
         lines.append(f"all of them: {bold(output / f'report-{split}.json')}")
-    results.print(Panel.fit("\n".join(lines), title=split))
+    if address:
+        lines.append(f"on the Hub: {escape(address)}")
+    values = {"folder": output, "split": split, "complete": complete, "address": address, **report.as_dict()}
+    answer(values, as_json, Panel.fit("\n".join(lines), title=split))
 
 
 __all__ = [

@@ -10,9 +10,9 @@ import typer
 from rich.panel import Panel
 
 from ..pictures import contact_sheet
-from .console import bold, progress_bar, results
-from .models import load_pipeline
-from .options import BatchSize, Device, Model
+from .console import answer, bold, progress_bar
+from .models import load_pipeline, model_name
+from .options import AsJson, BatchSize, Device, Model
 from .pictures import CONTACT_SHEET, batches, file_name_of, make_output_folder, save_picture
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def generate(
     batch_size: BatchSize = 32,
     model: Model = None,
     device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
     """
     Make new pictures of CLASS..., each as a PNG file, and a contact sheet with one row a class.
@@ -78,6 +79,7 @@ def generate(
     make_output_folder(output)
     wanted = [_Picture(label, index) for label in labels for index in range(num_images)]
     shown: list[Image.Image] = []
+    files: list[Path] = []
     num_steps = steps or pipe.scheduler.config.num_inference_steps
     with progress_bar() as bar:
         task = bar.add_task("generating", total=len(wanted) * num_steps)
@@ -96,20 +98,26 @@ def generate(
                 callback_on_step_end=advance,
             ).images
             for picture, image in zip(batch, images, strict=True):
-                save_picture(image, output / _file_name(pipe, picture))
+                files.append(save_picture(image, output / _file_name(pipe, picture)))
                 if picture.index < _SHEET_COLUMNS and len(shown) < _SHEET_ROWS * min(num_images, _SHEET_COLUMNS):
                     shown.append(image)
     rows = [_name(pipe, label) for label in labels[:_SHEET_ROWS]]
     sheet = contact_sheet(shown, columns=min(num_images, _SHEET_COLUMNS), labels=rows)
     save_picture(sheet, output / CONTACT_SHEET)
     classes_made = "1 class" if len(labels) == 1 else f"{len(labels)} classes"
-    results.print(
-        Panel.fit(
-            f"{len(wanted)} pictures of {classes_made} in {bold(output)}\n"
-            f"all at a glance: {bold(output / CONTACT_SHEET)}",
-            title="generated",
-        )
+    summary = (
+        f"{len(wanted)} pictures of {classes_made} in {bold(output)}\nall at a glance: {bold(output / CONTACT_SHEET)}"
     )
+    values = {
+        "pictures": [
+            {"file": file, "label": picture.label, "class": _name(pipe, picture.label), "index": picture.index}
+            for file, picture in zip(files, wanted, strict=True)
+        ],
+        "contact_sheet": output / CONTACT_SHEET,
+        "model": model_name(model),
+        "seed": seed,
+    }
+    answer(values, as_json, Panel.fit(summary, title="generated"))
 
 
 def _labels(pipe: TiTokPipeline, classes: list[str]) -> list[int]:

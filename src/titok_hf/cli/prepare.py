@@ -28,6 +28,7 @@ from .data_sets import (
     part_of,
     show_report,
 )
+from .options import AsJson
 
 
 class Crop(Enum):
@@ -74,6 +75,7 @@ def prepare(
     part: PartOption = None,
     on_error: OnError = OnErrorChoice.skip,
     push_to_hub: PushTo = None,
+    as_json: AsJson = False,
 ) -> None:
     """
     Turn a data set of images into square crops, in Parquet files that `load_dataset` opens.
@@ -121,9 +123,8 @@ def prepare(
             on_error=on_error.value,
             progress=lambda num_images: bar.advance(task, num_images),
         )
-    show_report(report, output, split)
-    if push_to_hub:
-        typer.echo(push_folder(output, push_to_hub))
+    address = push_folder(output, push_to_hub) if push_to_hub else None
+    show_report(report, output, split, address, as_json)
 
 
 __all__ = ["prepare"]

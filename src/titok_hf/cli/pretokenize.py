@@ -30,7 +30,7 @@ from .data_sets import (
     show_report,
 )
 from .models import model_location
-from .options import BatchSize, Device, Model
+from .options import AsJson, BatchSize, Device, Model
 
 
 class Views(Enum):
@@ -87,6 +87,7 @@ def pretokenize(
     part: PartOption = None,
     on_error: OnError = OnErrorChoice.skip,
     push_to_hub: PushTo = None,
+    as_json: AsJson = False,
 ) -> None:
     """
     Turn a data set of images into a data set of codes, in Parquet files that `load_dataset` opens.
@@ -139,9 +140,8 @@ def pretokenize(
             on_error=on_error.value,
             progress=lambda num_images: bar.advance(task, num_images),
         )
-    show_report(report, output, split)
-    if push_to_hub:
-        typer.echo(push_folder(output, push_to_hub))
+    address = push_folder(output, push_to_hub) if push_to_hub else None
+    show_report(report, output, split, address, as_json)
 
 
 def _default_device() -> str:

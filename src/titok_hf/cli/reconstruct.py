@@ -11,9 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..pictures import contact_sheet
-from .console import bold, progress_bar, results
-from .models import load_pipeline
-from .options import BatchSize, Device, Model, Pictures
+from .console import answer, bold, progress_bar
+from .models import load_pipeline, model_name
+from .options import AsJson, BatchSize, Device, Model, Pictures
 from .pictures import (
     CONTACT_SHEET,
     batches,
@@ -39,6 +39,7 @@ def reconstruct(
     batch_size: BatchSize = 32,
     model: Model = None,
     device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
     """
     Turn pictures into codes and back: one PNG file each, and a contact sheet of originals above reconstructions.
@@ -54,7 +55,8 @@ def reconstruct(
     pipe = load_pipeline(model, device)
     make_output_folder(output)
     pairs: list[tuple[Image.Image, Image.Image]] = []
-    psnrs = []
+    psnrs: list[float] = []
+    written: list[Path] = []
     files = list(zip(images, distinct_stems(images), strict=True))
     with progress_bar() as bar:
         task = bar.add_task("reconstructing", total=len(files))
@@ -66,14 +68,23 @@ def reconstruct(
                 pipe.reconstruct(originals, batch_size=batch_size),
                 strict=True,
             ):
-                save_picture(reconstruction, output / f"{stem}-reconstructed.png")
+                written.append(save_picture(reconstruction, output / f"{stem}-reconstructed.png"))
                 psnrs.append(_psnr(original, reconstruction))
                 if len(pairs) < _SHEET_PAIRS:
                     pairs.append((original, reconstruction))
             bar.advance(task, len(batch))
     save_picture(_sheet_of_pairs(pairs), output / CONTACT_SHEET)
-    results.print(_table(images, psnrs))
-    results.print(f"{len(images)} pictures in {bold(output)}\nall at a glance: {bold(output / CONTACT_SHEET)}")
+    values = {
+        "pictures": [
+            {"original": original, "file": file, "psnr": psnr}
+            for original, file, psnr in zip(images, written, psnrs, strict=True)
+        ],
+        "mean_psnr": sum(psnrs) / len(psnrs),
+        "contact_sheet": output / CONTACT_SHEET,
+        "model": model_name(model),
+    }
+    summary = f"{len(images)} pictures in {bold(output)}\nall at a glance: {bold(output / CONTACT_SHEET)}"
+    answer(values, as_json, _table(images, psnrs), summary)
 
 
 def _table(images: list[Path], psnrs: list[float]) -> Table:

@@ -1,0 +1,175 @@
+"""Push and pull against a Hub on this machine, through the command, in processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from hub_server import STRANGER_TOKEN, Fault, local_hub
+from tiny_pipeline import tiny_pipeline, tiny_tokenizer
+from titok_hf.hub.cards import CARD_NAME, is_generated
+from titok_hf.hub.pull import needed_files
+
+COMMAND = [sys.executable, "-m", "titok_hf.cli"]
+
+
+@pytest.fixture
+def hub():
+    with local_hub() as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A saved pipeline that no test changes."""
+    folder = tmp_path_factory.mktemp("saved") / "tiny"
+    tiny_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """A copy of it."""
+    import shutil
+
+    return shutil.copytree(saved, tmp_path / "tiny")
+
+
+@pytest.fixture
+def titok_hf(hub, tmp_path):
+    """Runs the command with `--json` against the Hub; gives its answer, or its error when `exit_code` is not 0."""
+
+    def run(*arguments, exit_code=0, **environment):
+        options = hub.environment(tmp_path / "cache") | environment
+        command = [*COMMAND, *map(str, arguments), "--json"]
+        result = subprocess.run(command, env=os.environ | options, capture_output=True, text=True, timeout=120)
+        assert result.returncode == exit_code, result.stderr
+        assert "Traceback" not in result.stderr
+        return json.loads(result.stdout) if exit_code == 0 else result.stderr
+
+    return run
+
+
+def files_in(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def remote_files(hub, repo_id, revision="main", kind="models"):
+    return {path: file.content for path, file in hub.repositories[kind, repo_id].at(revision).files.items()}
+
+
+def test_a_pipeline_is_pushed_in_one_commit_and_pulled_the_same(hub, titok_hf, folder, tmp_path):
+    (folder / CARD_NAME).unlink()
+    (folder / ".hidden").write_text("mine")
+    (folder / "pickle.bin").write_text("never")
+    pushed = titok_hf("push", folder, "user/tiny", "--private")
+    assert pushed["kind"] == "pipeline" and pushed["repo_id"] == "user/tiny" and not pushed["deleted"]
+    there = remote_files(hub, "user/tiny")
+    expected = {name: content for name, content in files_in(folder).items() if name not in (".hidden", "pickle.bin")}
+    assert {name: content for name, content in there.items() if name != ".gitattributes"} == expected
+    assert 'from_pretrained("user/tiny")' in there[CARD_NAME].decode() and is_generated(there[CARD_NAME].decode())
+    assert len([request for request in hub.requests if "/commit/" in request]) == 1
+    assert hub.repositories["models", "user/tiny"].private
+
+    pulled = titok_hf("pull", "user/tiny", tmp_path / "here")
+    assert pulled["folder"] == str(tmp_path / "here") and files_in(tmp_path / "here") == expected
+    hub.fetched.clear()
+    cached = titok_hf("pull", "user/tiny")
+    assert hub.fetched == [] and files_in(tmp_path / "here").keys() == set(cached["files"])
+    offline = titok_hf("pull", "user/tiny", HF_HUB_OFFLINE="1")
+    assert offline["folder"] == cached["folder"]
+
+
+def test_the_card_of_a_person_on_the_hub_stays(hub, titok_hf, folder):
+    (folder / CARD_NAME).write_text("my own card\n")
+    titok_hf("push", folder, "user/tiny")
+    assert remote_files(hub, "user/tiny")[CARD_NAME] == b"my own card\n"
+    (folder / CARD_NAME).unlink()
+    pushed = titok_hf("push", folder, "user/tiny")
+    assert pushed["card_kept"] and remote_files(hub, "user/tiny")[CARD_NAME] == b"my own card\n"
+    (folder / CARD_NAME).write_text("my newer card\n")
+    assert not titok_hf("push", folder, "user/tiny")["card_kept"]
+    assert remote_files(hub, "user/tiny")[CARD_NAME] == b"my newer card\n"
+
+
+def test_weights_in_one_file_replace_those_in_several(hub, titok_hf, tmp_path):
+    tokenizer = tiny_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    tokenizer.save_pretrained(tmp_path / "whole")
+    tokenizer.save_pretrained(tmp_path / "variant", variant="fp16")
+    titok_hf("push", tmp_path / "shards", "user/tiny")
+    shards = [name for name in remote_files(hub, "user/tiny") if "safetensors" in name]
+    assert len(shards) > 2
+    titok_hf("push", tmp_path / "variant", "user/tiny")
+    assert set(shards) < set(remote_files(hub, "user/tiny"))
+    assert set(titok_hf("push", tmp_path / "whole", "user/tiny")["deleted"]) == set(shards)
+    there = {name for name in remote_files(hub, "user/tiny") if "safetensors" in name}
+    assert there == {"model.safetensors", "model.fp16.safetensors"}
+    assert "model.fp16.safetensors" not in titok_hf("pull", "user/tiny")["files"]
+    assert "model.safetensors" not in titok_hf("pull", "user/tiny", "--variant", "fp16")["files"]
+    described = titok_hf("info", "user/tiny")
+    assert described["kind"] == "tokenizer" and described["weights"]["tokenizer"]["variants"] == [None, "fp16"]
+
+
+def test_branches_and_pull_requests(hub, titok_hf, folder):
+    titok_hf("push", folder, "user/tiny", "--message", "First")
+    before = remote_files(hub, "user/tiny")
+    (folder / CARD_NAME).write_text("another card\n")
+    titok_hf("push", folder, "user/tiny", "--revision", "next")
+    assert remote_files(hub, "user/tiny", "next")[CARD_NAME] == b"another card\n"
+    assert "discussions" in titok_hf("push", folder, "user/tiny", "--create-pr")["address"]
+    assert remote_files(hub, "user/tiny") == before
+    assert titok_hf("info", "user/tiny", "--revision", "next")["classes"]["2"] == "cardigan"
+
+
+def test_info_of_an_id_reads_no_weights(hub, titok_hf, folder):
+    titok_hf("push", folder, "user/tiny")
+    hub.fetched.clear()
+    described, here = titok_hf("info", "user/tiny"), titok_hf("info", folder)
+    assert described == here and described["weights"]["transformer"]["num_parameters"] > 0
+    whole = [path for path in (titok_hf_cache(folder).rglob("*.safetensors"))]
+    assert whole == []
+
+
+def titok_hf_cache(folder):
+    return folder.parent / "cache"
+
+
+def test_errors_are_one_line_and_change_nothing(hub, titok_hf, folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "is not a TiTok pipeline" in titok_hf("push", tmp_path / "empty", "user/tiny", exit_code=1)
+    assert "is no id of a Hub" in titok_hf("push", folder, "not an id", exit_code=1)
+    assert "no weights of the variant 'fp16'" in titok_hf(
+        "push", folder, "user/tiny", "--variant", "fp16", exit_code=1
+    )
+    assert hub.repositories == {}
+    assert "did not do this" in titok_hf("pull", "user/none", tmp_path / "out", exit_code=1)
+    hub.faults.append(Fault(r"POST .*/commit/", status=0))
+    error = titok_hf("push", folder, "user/tiny", exit_code=1)
+    assert "did not do this for 'user/tiny'" in error and len(error.strip().splitlines()) == 1
+    assert "tokenizer/config.json" not in remote_files(hub, "user/tiny")
+    hub.faults.clear()
+    titok_hf("push", folder, "user/tiny")
+    assert "403" in titok_hf("push", folder, "user/tiny", exit_code=1, HF_TOKEN=STRANGER_TOKEN)
+    hub.faults.append(Fault(r"GET .*safetensors", status=0))
+    titok_hf("pull", "user/tiny", tmp_path / "out", exit_code=1, HF_HUB_DOWNLOAD_TIMEOUT="2")
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".unfinished*"))
+
+
+def test_needed_files_are_those_of_one_variant_without_pickles():
+    names = [
+        "a.json",
+        "t/model.safetensors",
+        "t/model.fp16.safetensors",
+        "g/model.safetensors",
+        "g/x.bin",
+        ".git/a.md",
+    ]
+    assert needed_files(names) == ["a.json", "g/model.safetensors", "t/model.safetensors"]
+    assert needed_files(names, "fp16") == ["a.json", "g/model.safetensors", "t/model.fp16.safetensors"]
+    sharded = ["model.safetensors.index.fp16.json", "model.fp16-00001-of-00002.safetensors"]
+    plain = ["model.safetensors.index.json", "model-00001-of-00002.safetensors"]
+    assert needed_files(sharded + plain) == sorted(plain)
+    assert needed_files(sharded + plain, "fp16") == sorted(sharded)
