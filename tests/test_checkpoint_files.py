@@ -92,7 +92,7 @@ def test_the_hub_gives_what_the_pipeline_reads_and_nothing_that_runs_code(tmp_pa
         result = download(endpoint, tmp_path, "user/titok", json.dumps({"variant": variant}))
     assert result.returncode == 0, result.stderr
     weights = f"tokenizer/model{'.fp16' if variant else ''}.safetensors"
-    assert set(fetched) == {INDEX_NAME, "README.md", "tokenizer/config.json", weights}
+    assert set(fetched) == {INDEX_NAME, "tokenizer/config.json", weights}
     folder = result.stdout.strip()
     assert {
         os.path.relpath(os.path.join(top, name), folder) for top, _, files in os.walk(folder) for name in files

@@ -17,8 +17,14 @@ INDEX_NAME = "model_index.json"
 VERSION_KEY = "_titok_hf_version"
 # What a pipeline is read from, and nothing beside it. Weights come as safetensors only: a pickle runs code when it is
 # opened, so it is not even downloaded; nor are optimizer states, or other models in the same repository.
-_SMALL_FILES = [INDEX_NAME, "README.md", "metrics.json"] + [
-    f"{part}/*.json" for part in ("tokenizer", "image_processor", "transformer", "scheduler")
+_SMALL_FILES = [
+    INDEX_NAME,
+    "image_processor/preprocessor_config.json",
+    "scheduler/scheduler_config.json",
+    "tokenizer/config.json",
+    "tokenizer/*.index*.json",
+    "transformer/config.json",
+    "transformer/*.index*.json",
 ]
 _WEIGHTS = {"tokenizer": "model", "transformer": "diffusion_pytorch_model"}
 

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +20,7 @@ from transformers.utils import is_torchvision_available
 from .atomic_files import folder_atomically
 from .checkpoint_files import INDEX_NAME, check_weight_names, checkpoint_folder, read_index
 from .hub.cards import write_model_card
+from .hub.push import push_folder
 from .image_processing_pil_titok import TiTokImageProcessorPil
 from .image_processing_titok import TiTokImageProcessor
 from .imagenet_classes import IMAGENET_CLASSES, imagenet_id2label
@@ -119,7 +121,7 @@ class TiTokPipelineFiles(LoadedByDiffusers, DiffusionPipeline):
     @classmethod
     def download(cls, pretrained_model_name: str | os.PathLike, **kwargs: Any) -> str:
         """
-        Download a pipeline from the Hub into the cache: configurations, safetensors and the card, nothing executable.
+        Download a pipeline from the Hub into the cache: configurations and safetensors, nothing executable.
 
         Returns:
             the local folder.
@@ -128,7 +130,8 @@ class TiTokPipelineFiles(LoadedByDiffusers, DiffusionPipeline):
             OSError: no such repository, no access, or no network.
         """
         hub_arguments = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
-        return str(checkpoint_folder(pretrained_model_name, variant=kwargs.get("variant"), **hub_arguments))
+        place = {"variant": kwargs.get("variant"), "subfolder": kwargs.get("subfolder")}
+        return str(checkpoint_folder(pretrained_model_name, **place, **hub_arguments))
 
     def save_pretrained(
         self,
@@ -164,7 +167,44 @@ class TiTokPipelineFiles(LoadedByDiffusers, DiffusionPipeline):
             write_model_card(folder, destination=save_directory)
         if push_to_hub:
             repository = kwargs.pop("repo_id", os.path.basename(os.path.abspath(save_directory)))
-            self.push_to_hub(repository, variant=variant, **kwargs)
+            self.push_to_hub(repository, variant=variant, max_shard_size=max_shard_size, **kwargs)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        create_pr: bool = False,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        revision: str | None = None,
+    ) -> str:
+        """
+        Save the pipeline to the Hub, in one commit: after a failure the repository is as it was.
+
+        Args:
+            repo_id: "user/name"; made if missing.
+            commit_message: title of the commit.
+            private: whether a new repository is private.
+            token: of the Hub user; by default the one that is logged in.
+            create_pr: whether to open a pull request instead of committing.
+            safe_serialization, variant, max_shard_size: as for `save_pretrained`.
+            revision: branch to commit to; made from main if missing.
+
+        Returns:
+            the address of the commit or of the pull request.
+
+        Raises:
+            OSError: no right to write there, or no connection.
+            ValueError: an id that is none, or `safe_serialization=False`.
+        """
+        with TemporaryDirectory() as folder:
+            saved = Path(folder, repo_id.rpartition("/")[2])
+            self.save_pretrained(saved, safe_serialization, variant=variant, max_shard_size=max_shard_size)
+            options: dict[str, Any] = {"private": private, "token": token, "create_pr": create_pr}
+            return push_folder(saved, repo_id, message=commit_message, revision=revision, **options).address
 
 
 def _forget_origins(folder: Path) -> None:

@@ -1,0 +1,127 @@
+"""Push and pull of single parts and data sets, and the tasks by id."""
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Features, Image, Value, load_dataset
+from PIL import Image as PILImage
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, pipeline
+
+from hub_server import STRANGER_TOKEN
+from tiny_pipeline import generators, tiny_pipeline
+from titok_hf import (
+    MaskGitScheduler,
+    MaskGitTransformer1DModel,
+    MaskGitVQGANConfig,
+    MaskGitVQGANModel,
+    TiTokConfig,
+    TiTokModel,
+    TiTokPipeline,
+    bundled_checkpoint,
+)
+from titok_hf.data.encoders import ImageEncoder
+from titok_hf.data.prepare import PrepareSettings, prepare
+from titok_hf.data.pretokenize import pretokenize
+from titok_hf.hub.push import push_folder
+
+
+def equal_weights(first, second):
+    pairs = zip(first.state_dict().items(), second.state_dict().items(), strict=True)
+    return all(name == other and torch.equal(tensor, twin) for (name, tensor), (other, twin) in pairs)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return tiny_pipeline()
+
+
+def test_a_tokenizer_with_its_image_processor(hub, pipe):
+    pipe.tokenizer.push_to_hub("user/tokenizer")
+    pipe.image_processor.push_to_hub("user/tokenizer")
+    assert equal_weights(TiTokModel.from_pretrained("user/tokenizer"), pipe.tokenizer)
+    assert type(AutoConfig.from_pretrained("user/tokenizer")) is TiTokConfig
+    assert equal_weights(AutoModel.from_pretrained("user/tokenizer"), pipe.tokenizer)
+    processor = AutoImageProcessor.from_pretrained("user/tokenizer")
+    assert processor.to_dict() == pipe.image_processor.to_dict()
+    assert hub.fetched.count("model.safetensors") == 1
+    assert "titok.py" in hub.repository("user/tokenizer").files() and "titok.py" not in hub.fetched
+
+
+def test_the_tasks_work_by_id(hub, pipe):
+    pipe.tokenizer.push_to_hub("user/tasks")
+    pipe.image_processor.push_to_hub("user/tasks")
+    noise = (torch.rand(2, 32, 32, 3, generator=generators(0)[0]) * 255).byte().numpy()
+    pictures = [PILImage.fromarray(picture) for picture in noise]
+    codes = pipeline("image-to-codes", model="user/tasks", device="cpu")(pictures, batch_size=2)
+    assert codes == pipe.encode(pictures).tolist()
+    assert pipeline("codes-to-image", model="user/tasks", device="cpu")(codes) == pipe.decode(codes)
+    latents = pipeline("image-feature-extraction", model="user/tasks", device="cpu")(pictures, batch_size=2)
+    expected = pipe.tokenizer.quantizer.lookup(torch.tensor(codes))
+    torch.testing.assert_close(torch.tensor(latents)[:, 0], expected, rtol=0, atol=1e-6)
+
+
+def test_the_tokenizer_of_a_pipeline_is_a_model_for_the_tasks(hub):
+    hub.repository("user/fashion").add_folder(bundled_checkpoint())
+    to_image = pipeline("codes-to-image", model="user/fashion", device="cpu", model_kwargs={"subfolder": "tokenizer"})
+    codes = list(range(32))
+    assert to_image(codes) == TiTokPipeline.from_pretrained(bundled_checkpoint()).decode([codes])[0]
+
+
+def test_a_teacher(hub):
+    config = MaskGitVQGANConfig(base_channels=8, channel_multipliers=(1, 2), num_groups=4, codebook_dim=4)
+    model = MaskGitVQGANModel(config)
+    model.push_to_hub("user/teacher", private=True)
+    assert equal_weights(AutoModel.from_pretrained("user/teacher"), model)
+    with pytest.raises(OSError):
+        AutoModel.from_pretrained("user/teacher", token=STRANGER_TOKEN, force_download=True)
+
+
+def test_a_generator_with_its_scheduler(hub, pipe):
+    pipe.transformer.push_to_hub("user/generator")
+    pipe.scheduler.push_to_hub("user/generator")
+    pulled = MaskGitTransformer1DModel.from_pretrained("user/generator")
+    assert equal_weights(pulled, pipe.transformer)
+    assert dict(MaskGitScheduler.from_pretrained("user/generator").config) == dict(pipe.scheduler.config)
+    assert pipe.transformer.push_to_hub("user/generator", create_pr=True)
+    assert equal_weights(MaskGitTransformer1DModel.from_pretrained("user/generator", revision="refs/pr/1"), pulled)
+
+
+def test_weights_in_pieces_and_variants_of_single_parts(hub, pipe):
+    pipe.tokenizer.push_to_hub("user/pieces", max_shard_size="50KB")
+    pipe.transformer.push_to_hub("user/half", variant="fp16")
+    assert "model.safetensors.index.json" in hub.repository("user/pieces").files()
+    assert equal_weights(TiTokModel.from_pretrained("user/pieces"), pipe.tokenizer)
+    assert equal_weights(MaskGitTransformer1DModel.from_pretrained("user/half", variant="fp16"), pipe.transformer)
+
+
+def test_parts_of_a_pipeline_load_by_subfolder(hub, pipe):
+    pipe.push_to_hub("user/whole")
+    for subfolder, model_class, part in (
+        ("tokenizer", TiTokModel, pipe.tokenizer),
+        ("tokenizer", AutoModel, pipe.tokenizer),
+        ("transformer", MaskGitTransformer1DModel, pipe.transformer),
+    ):
+        assert equal_weights(model_class.from_pretrained("user/whole", subfolder=subfolder), part)
+    assert not any("scheduler" in path for path in hub.fetched)
+
+
+def test_prepared_and_pretokenized_data_sets(hub, tmp_path):
+    features = Features({"image": Image(), "label": Value("int64")})
+    rows = {"image": [], "label": list(range(6))}
+    for seed in rows["label"]:
+        stream = BytesIO()
+        noise = torch.rand(40, 36, 3, generator=generators(seed)[0])
+        PILImage.fromarray((noise * 255).byte().numpy()).save(stream, "PNG")
+        rows["image"].append({"bytes": stream.getvalue(), "path": None})
+    source = Dataset.from_dict(rows, features=features)
+    prepare(source, tmp_path / "squares", PrepareSettings(size=32), workers=0)
+    pretokenize(source, tmp_path / "codes", ImageEncoder(str(bundled_checkpoint()), batch_size=4), workers=0)
+    for name, column in {"squares": "image", "codes": "codes"}.items():
+        push_folder(tmp_path / name, f"user/{name}", private=name == "codes")
+        pulled = load_dataset(f"user/{name}", split="train")
+        local = load_dataset(str(tmp_path / name), split="train")
+        assert len(pulled) == len(local) and pulled.features == local.features
+        assert all(np.array_equal(one[column], other[column]) for one, other in zip(pulled, local, strict=True))
+    assert hub.repositories["datasets", "user/codes"].private
