@@ -3,14 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-fast quality style clean
+.PHONY: help demo test test-fast test-upstream quality style dist-check clean
 
 help:
 	@echo "make demo       reconstruct real pictures and generate every class with the bundled model, into demo/"
 	@echo "make test       all tests"
 	@echo "make test-fast  the tests that are not marked slow"
+	@echo "make test-upstream  the test suites of transformers and diffusers over our classes, see docs/upstream_tests.md"
 	@echo "make quality    check style, types and who may import whom"
 	@echo "make style      fix and format"
+	@echo "make dist-check build wheel and source archive, check them, install the wheel in a clean environment and use it"
 	@echo "make clean      remove .venv, demo/ and caches"
 
 # One stamp for each extra that a target needs.
@@ -31,6 +33,13 @@ test: $(VENV)/installed-test
 test-fast: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m "not slow"
 
+# The suites come from the source archives of the installed versions, or from checkouts that TRANSFORMERS_SOURCE and
+# DIFFUSERS_SOURCE name.
+test-upstream: $(VENV)/installed-test
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt parameterized requests
+	$(BIN)/python tests/upstream_sources.py build/upstream
+	RUN_SLOW=1 UPSTREAM_SOURCES=build/upstream $(BIN)/python -m pytest tests/upstream
+
 quality: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,6 +49,16 @@ quality: $(VENV)/installed-dev
 style: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Builds with the setuptools of .venv, so that only the clean environment needs a package index.
+dist-check: $(VENV)/installed-test
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt build setuptools twine
+	rm -rf dist build/lib build/bdist.* build/dist-check
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv build/dist-check
+	build/dist-check/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	cd build/dist-check && bin/python -I ../../tests/use_installed_package.py
 
 clean:
 	rm -rf $(VENV) demo build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis src/*.egg-info
