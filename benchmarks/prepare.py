@@ -2,10 +2,14 @@
 
     python benchmarks/prepare.py speed --workers 2
     python benchmarks/prepare.py memory
+    python benchmarks/prepare.py memory --stream
     python benchmarks/prepare.py scale
 
-`speed` alternates rounds of both in one run and prints their ratio; `scale` prints time and bytes an image. The images
-are photo-like JPEGs of 500 x 375 pixels, ImageNet's usual size, made from the stamps of Tux Paint.
+`speed` alternates rounds of both in one run and prints their ratio; `memory` measures a folder of files, or with
+`--stream` a stream of one Parquet file; `scale` prints time and bytes an image. The images are photo-like JPEGs of
+500 x 375 pixels, ImageNet's usual size, made from the stamps of Tux Paint.
+
+Workers import this file, so what only the first process needs is imported where it is used, as in the command.
 """
 
 import argparse
@@ -20,18 +24,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from datasets import disable_progress_bars
 from PIL import Image
-from real_images import STAMPS
-
-from titok_hf.data.prepare import PrepareSettings, prepare
-from titok_hf.data.sources import open_dataset
 
 SIZE = (500, 375)
 
 
 def make_photos(folder: Path, count: int, distinct: int = 400) -> Path:
     """JPEGs of quality 90 with the sharpness and noise of a photo; beyond `distinct` they are links."""
+    from real_images import STAMPS
+
     stamps = sorted(path for path in STAMPS.rglob("*.png"))
     chance = np.random.default_rng(0)
     (folder / "photos").mkdir(parents=True)
@@ -77,6 +78,9 @@ def bare_loops(paths: list[Path], workers: int) -> None:
 
 def speed(workers: int, count: int, rounds: int) -> None:
     """Prints images a second of both, and the medians of their ratios in elapsed time and in processor time."""
+    from titok_hf.data.prepare import PrepareSettings, prepare
+    from titok_hf.data.sources import open_dataset
+
     with tempfile.TemporaryDirectory() as folder:
         source = make_photos(Path(folder) / "source", count)
         paths = sorted((source / "photos").iterdir())
@@ -105,26 +109,43 @@ def cost_of(work: Callable[[], object]) -> np.ndarray:
     return np.array([time.perf_counter() - start, processor_time() - start_processor])
 
 
-def memory(workers: int) -> None:
+def memory(workers: int, stream: bool) -> None:
     """Prints the peak resident memory of the process that reads and writes, each count in a fresh one."""
-    for count in (1_000, 20_000):
-        command = [sys.executable, __file__, "peak", "--count", str(count), "--workers", str(workers)]
-        subprocess.run(command, check=True)
-
-
-def peak(workers: int, count: int) -> None:
-    """One measurement of `memory`."""
     with tempfile.TemporaryDirectory() as folder:
-        source = make_photos(Path(folder) / "source", count)
-        dataset = open_dataset(str(source), "train")  # `datasets` lists the files: a path an image
-        opened = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        prepare(dataset, Path(folder) / "out", PrepareSettings(shard_size=1_000), workers=workers)
-        peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"{count:6,} images: {opened:.0f} MiB when the source is open, {peak_memory:.0f} MiB at the end")
+        for count in (1_000, 20_000):
+            source = str(make_photos(Path(folder) / str(count), count))
+            if stream:
+                source = as_parquet(source)
+            command = [sys.executable, __file__, "peak", "--source", source, "--workers", str(workers)]
+            subprocess.run([*command, *["--stream"] * stream], check=True)
+
+
+def as_parquet(source: str) -> str:
+    """The same images in one Parquet file."""
+    from titok_hf.data.sources import open_dataset
+
+    open_dataset(source, "train").to_parquet(f"{source}.parquet", batch_size=100)
+    return f"{source}.parquet"
+
+
+def peak(workers: int, source: str, stream: bool) -> None:
+    """One measurement of `memory`."""
+    from titok_hf.data.prepare import PrepareSettings, prepare
+    from titok_hf.data.sources import open_dataset
+
+    dataset = open_dataset(source, "train", streaming=stream)
+    opened = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    with tempfile.TemporaryDirectory() as folder:
+        report = prepare(dataset, folder, PrepareSettings(shard_size=1_000), workers=workers)
+    peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{report.num_images:6,} images: {opened:.0f} MiB when the source is open, {peak_memory:.0f} MiB at the end")
 
 
 def scale(count: int) -> None:
     """Prints milliseconds of one core and bytes an image, at 256 and 512 pixels."""
+    from titok_hf.data.prepare import PrepareSettings, prepare
+    from titok_hf.data.sources import open_dataset
+
     with tempfile.TemporaryDirectory() as folder:
         source = make_photos(Path(folder) / "source", count)
         dataset = open_dataset(str(source), "train")
@@ -143,13 +164,19 @@ if __name__ == "__main__":
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--count", type=int, default=2_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--stream", action="store_true", help="for `memory`: a stream of Parquet, not a folder of files"
+    )
+    parser.add_argument("--source", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    from datasets import disable_progress_bars
+
     disable_progress_bars()
     if arguments.what == "speed":
         speed(arguments.workers, arguments.count, arguments.rounds)
     elif arguments.what == "memory":
-        memory(arguments.workers)
+        memory(arguments.workers, arguments.stream)
     elif arguments.what == "peak":
-        peak(arguments.workers, arguments.count)
+        peak(arguments.workers, arguments.source, arguments.stream)
     else:
         scale(arguments.count)

@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from titok_hf.data.images import load_image_dataset
-
 FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 STAMPS = Path("/usr/share/tuxpaint/stamps")
 
 
 def make(folder: Path, num_fashion: int) -> None:
     """Fills `folder` with a folder a class."""
+    from titok_hf.data.images import load_image_dataset
+
     dataset = load_image_dataset(FASHION_MNIST, "test")
     names = dataset.features["label"].names
     for number, row in enumerate(dataset.select(range(num_fashion))):

@@ -11,6 +11,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Image, IterableDataset, Value, disable_progress_bars, load_dataset
 
 from .idx_files import is_idx_folder, load_idx_folder
+from .image_folders import load_image_folder
 from .records import SOURCE_INDEX, Record
 from .tar_files import open_tar_files
 
@@ -106,14 +107,10 @@ class Source:
         return self._peeked is not None
 
     def _rows(self, start: int, stop: int) -> Iterator[Record]:
-        if start >= stop:
-            return
-        rows = self._dataset.select(range(start, stop))
-        index = start
-        for batch in rows.iter(batch_size=_READ_BATCH_SIZE):
+        for first in range(start, stop, _READ_BATCH_SIZE):
+            batch = self._dataset[first : min(first + _READ_BATCH_SIZE, stop)]
             for position in range(len(batch[self.image_column])):
-                yield self._record(index, {column: values[position] for column, values in batch.items()})
-                index += 1
+                yield self._record(first + position, {column: values[position] for column, values in batch.items()})
 
     def _skip_to(self, index: int) -> None:
         if self._stream_position is None:
@@ -182,8 +179,12 @@ def open_dataset(
         return open_tar_files(files, split, streaming)
     if source.endswith(".parquet"):
         return load_dataset("parquet", data_files={split: files}, split=split, streaming=streaming)
-    pattern = _image_files(path, split)
-    if pattern is not None:
+    folder = _image_folder(path, split)
+    if folder is not None:
+        images = load_image_folder(folder)
+        if images is not None:
+            return images.to_iterable_dataset() if streaming else images
+        pattern = f"{glob.escape(str(folder.absolute()))}/**"
         return load_dataset("imagefolder", data_files={split: pattern}, split=split, streaming=streaming)
     return load_dataset(str(path) if path.exists() else source, config_name, split=split, streaming=streaming)
 
@@ -193,9 +194,9 @@ def silence_loading() -> None:
     disable_progress_bars()
 
 
-def _image_files(folder: Path, split: str) -> str | None:
+def _image_folder(folder: Path, split: str) -> Path | None:
     """
-    The pattern of all files of a split in a folder of images; None for anything else.
+    Where the images of a split lie in a folder of images; None for anything else.
 
     Left to itself, `datasets` takes a folder in which one file is called "steam-train.png" for a data set whose split
     "train" is that one file.
@@ -204,10 +205,10 @@ def _image_files(folder: Path, split: str) -> str | None:
     if not folder.is_dir() or is_described or any(folder.glob("*.parquet")) or any(folder.glob("*/*.parquet")):
         return None
     if (folder / split).is_dir():
-        folder = folder / split
-    elif split != "train" or any((folder / name).is_dir() for name in _SPLIT_FOLDERS):
+        return folder / split
+    if split != "train" or any((folder / name).is_dir() for name in _SPLIT_FOLDERS):
         return None
-    return f"{glob.escape(str(folder.absolute()))}/**"
+    return folder
 
 
 def _image_column(dataset: Dataset | IterableDataset, wanted: str | None) -> str:
