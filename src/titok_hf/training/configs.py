@@ -187,12 +187,14 @@ class PixelLossConfig:
     Weights of a loss on pixels: reconstruction + perceptual + quantiser + adversarial.
 
     Args:
-        reconstruction_weight: weight of the mean squared error of the pixels.
+        reconstruction: "l2", the mean squared error of the pixels, or "l1", the mean absolute one.
+        reconstruction_weight: its weight.
         quantizer_weight: weight of commitment + codebook loss, or of the KL divergence.
         perceptual, adversarial: the two further terms, or none.
         reinitialize_codes: whether unused codebook entries move to tokens of the batch (arXiv 2307.15139).
     """
 
+    reconstruction: Literal["l2", "l1"] = "l2"
     reconstruction_weight: float = 1.0
     quantizer_weight: float = 1.0
     perceptual: PerceptualConfig | None = None

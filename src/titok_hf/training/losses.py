@@ -4,6 +4,7 @@ what one process would compute for all of it.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -35,14 +36,17 @@ def weighted_loss(terms: Mapping[str, torch.Tensor], weights: Mapping[str, float
     return {"loss": total, **terms}
 
 
-def pixel_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def pixel_loss(prediction: torch.Tensor, target: torch.Tensor, norm: Literal["l2", "l1"] = "l2") -> torch.Tensor:
     """
-    Mean squared error of images in float32, a scalar: the reconstruction term of stage 2 and of the single stage.
+    Mean squared or absolute error of images in float32, a scalar: the reconstruction term of stage 2 and of the single
+    stage.
 
     Args:
         prediction, target: float, shape (batch, channels, height, width), nominally in [0, 1].
+        norm: "l2", the published recipes', or "l1".
     """
-    return F.mse_loss(prediction.float(), target.float())
+    distance = F.mse_loss if norm == "l2" else F.l1_loss
+    return distance(prediction.float(), target.float())
 
 
 def proxy_code_loss(logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
