@@ -1,0 +1,56 @@
+"""The guide for newcomers: its recipes and commands run as they stand there, for a few steps on twenty pictures."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from titok_hf.bundled import example_images
+from titok_hf.cli import app
+
+PAGE = (Path(__file__).parents[2] / "docs" / "own_pictures.md").read_text(encoding="utf-8")
+FEW_STEPS = [
+    "optimization.num_steps=4",
+    "optimization.batch_size=4",
+    "optimization.warmup_steps=1",
+    "cadence.num_test_images=6",
+]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with `pictures/` of two classes and the two recipes under the names that the page gives them."""
+    for number, picture in enumerate(example_images()):
+        folder = tmp_path / "pictures" / ("cat", "dog")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, folder)
+    for name, recipe in zip(("tokenizer.yaml", "generator.yaml"), blocks("yaml"), strict=True):
+        assert f"`{name}`" in PAGE
+        (tmp_path / name).write_text(recipe, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_page_leads_from_pictures_to_new_pictures(workplace):
+    commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("titok-hf ")]
+    assert [shlex.split(command)[1] for command in commands] == ["prepare", "train", "pretokenize", "train", "generate"]
+    for command in commands:
+        arguments = shlex.split(command)[1:]
+        if arguments[0] == "train":
+            arguments += [argument for setting in FEW_STEPS for argument in ("--set", setting)]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, (command, result.output)
+    assert len(list((workplace / "new").rglob("*.png"))) >= 16
+    namespace: dict = {}
+    exec(compile(blocks("python")[0], "own_pictures.md", "exec"), namespace)
+    assert Image.open("cat.png").size == (64, 64)
+    assert (workplace / "runs/my_generator/model/README.md").is_file()
