@@ -150,6 +150,11 @@ class Stage1Task:
                 "data.codes belong to the squares that were encoded, which data.random_crop and data.horizontal_flip "
                 "would change. Leave both out, and choose the views with `titok-hf pretokenize --views`."
             )
+        if data.test_split is None:
+            raise RecipeError(
+                "data.codes hold the whole training split, from which no test images can be held out. Name a "
+                "data.test_split."
+            )
         try:
             codes = open_codes(data.codes, data.train_split)
             check_codes(codes, self.teacher.config.codebook_size, num_patches)

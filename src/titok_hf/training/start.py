@@ -84,7 +84,8 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     in every process.
 
     Raises:
-        RecipeError: a tracker that is not installed, or a way to share the model that the recipe does not allow.
+        RecipeError: a tracker that is not installed, or a precision or a way to share the model that the device or the
+            recipe does not allow.
     """
     available = {str(tracker) for tracker in get_available_trackers()}
     missing = [tracker for tracker in recipe.cadence.trackers if tracker not in available]
@@ -103,6 +104,11 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
         # None leaves the choice to `accelerate config`.
         dynamo_plugin=TorchDynamoPlugin(backend="inductor") if optimization.compile else None,
     )
+    if optimization.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        # accelerate would train in float32 without a word.
+        raise RecipeError(
+            'optimization.mixed_precision is "fp16", which a CPU does not train in. Use "bf16" or "no", or a GPU.'
+        )
     adversarial = getattr(getattr(recipe, "loss", None), "adversarial", None)
     if adversarial is not None and accelerator.distributed_type == DistributedType.DEEPSPEED:
         raise RecipeError(
