@@ -17,6 +17,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from torch import nn
 
+from .hub.push import PushedWithCard
 from .other_formats import ReadsOtherFormats, SafetensorsOnly
 
 _VIT = {
@@ -260,7 +261,7 @@ class MaskGitUViTBackbone(MaskGitBackbone):
 BACKBONES: dict[str, type[MaskGitBackbone]] = {"vit": MaskGitViTBackbone, "uvit": MaskGitUViTBackbone}
 
 
-class MaskGitTransformer1DModel(ReadsOtherFormats, SafetensorsOnly, ModelMixin, ConfigMixin):
+class MaskGitTransformer1DModel(PushedWithCard, ReadsOtherFormats, SafetensorsOnly, ModelMixin, ConfigMixin):
     """Predicts the codes of an image from those codes that are not masked, and from its class.
 
     One table embeds everything the network reads. Its rows are the codes `[0, codebook_size)`, the mask token

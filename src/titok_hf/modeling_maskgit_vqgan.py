@@ -22,6 +22,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_maskgit_vqgan import MaskGitVQGANConfig
+from .hub.push import PushedWithCard
 from .other_formats import ReadsOtherFormats, SafetensorsOnly
 
 
@@ -288,7 +289,7 @@ def convolution_input(features: torch.Tensor, dtype: torch.dtype) -> torch.Tenso
     return features.to(dtype=dtype, memory_format=layout)
 
 
-class MaskGitVQGANModel(ReadsOtherFormats, SafetensorsOnly, MaskGitVQGANPreTrainedModel):
+class MaskGitVQGANModel(PushedWithCard, ReadsOtherFormats, SafetensorsOnly, MaskGitVQGANPreTrainedModel):
     """
     The MaskGIT-VQGAN: encoder, vector quantiser, decoder.
 
@@ -375,9 +376,7 @@ class MaskGitVQGANModel(ReadsOtherFormats, SafetensorsOnly, MaskGitVQGANPreTrain
         images = self.decoder(encoded.latents)
         # In training, clamping would cut off the gradients of all pixels outside.
         images = images if self.training else images.clamp(0.0, 1.0)
-        return MaskGitVQGANOutput(
-            pixel_values=images, latents=encoded.latents, codes=encoded.codes, loss=encoded.loss
-        )
+        return MaskGitVQGANOutput(pixel_values=images, latents=encoded.latents, codes=encoded.codes, loss=encoded.loss)
 
     def _check_pixel_values(self, pixel_values: torch.Tensor) -> None:
         shape, factor = tuple(pixel_values.shape), self.config.downsample_factor

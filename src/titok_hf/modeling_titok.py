@@ -18,6 +18,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_maskgit_vqgan import MaskGitVQGANConfig
 from .configuration_titok import TiTokConfig
+from .hub.push import PushedWithCard
 from .modeling_maskgit_vqgan import MaskGitVQGANDecoder
 from .other_formats import ReadsOtherFormats, SafetensorsOnly
 from .quantization_titok import TiTokEncoderOutput, TiTokGaussianQuantizer, TiTokVectorQuantizer
@@ -305,7 +306,7 @@ class TiTokPixelDecoder(nn.Module):
         return self.decoder(soft_codes.transpose(1, 2).unflatten(2, (self.grid_size, self.grid_size)))
 
 
-class TiTokModel(ReadsOtherFormats, SafetensorsOnly, TiTokPreTrainedModel):
+class TiTokModel(PushedWithCard, ReadsOtherFormats, SafetensorsOnly, TiTokPreTrainedModel):
     """
     Turns square images into `num_latent_tokens` codes (or continuous tokens) and back.
 

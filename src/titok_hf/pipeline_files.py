@@ -1,6 +1,5 @@
 """How a TiTokPipeline gets to disk and back: whole or not at all, safetensors only, and never from a newer version."""
 
-import json
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +19,7 @@ from transformers.utils import is_torchvision_available
 from .atomic_files import folder_atomically
 from .checkpoint_files import INDEX_NAME, check_weight_names, checkpoint_folder, read_index
 from .hub.cards import write_model_card
+from .hub.folders import forget_origins
 from .hub.push import push_folder
 from .image_processing_pil_titok import TiTokImageProcessorPil
 from .image_processing_titok import TiTokImageProcessor
@@ -160,7 +160,7 @@ class TiTokPipelineFiles(LoadedByDiffusers, DiffusionPipeline):
             raise ValueError("safe_serialization is False, but pickles are not written. Leave it out.")
         with folder_atomically(save_directory, last=INDEX_NAME) as folder:
             super().save_pretrained(folder, variant=variant, max_shard_size=max_shard_size)
-            _forget_origins(folder)
+            forget_origins(folder)
             write_pipeline_remote_code(folder, read_index(folder))
             # `transformers.pipeline` looks for it beside the model's configuration.
             self.image_processor.save_pretrained(folder / "tokenizer")
@@ -205,14 +205,6 @@ class TiTokPipelineFiles(LoadedByDiffusers, DiffusionPipeline):
             self.save_pretrained(saved, safe_serialization, variant=variant, max_shard_size=max_shard_size)
             options: dict[str, Any] = {"private": private, "token": token, "create_pr": create_pr}
             return push_folder(saved, repo_id, message=commit_message, revision=revision, **options).address
-
-
-def _forget_origins(folder: Path) -> None:
-    """Take out of all configurations where a part was loaded from: a path here means nothing elsewhere."""
-    for path in folder.rglob("*.json"):
-        configuration = json.loads(path.read_text(encoding="utf-8"))
-        if configuration.pop("_name_or_path", None) is not None:
-            path.write_text(json.dumps(configuration, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 __all__ = ["TiTokPipelineFiles"]

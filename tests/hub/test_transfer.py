@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -32,8 +33,6 @@ def saved(tmp_path_factory):
 @pytest.fixture
 def folder(saved, tmp_path):
     """A copy of it."""
-    import shutil
-
     return shutil.copytree(saved, tmp_path / "tiny")
 
 
@@ -82,6 +81,7 @@ def test_a_pipeline_is_pushed_in_one_commit_and_pulled_the_same(hub, titok_hf, f
     assert offline["folder"] == cached["folder"]
 
 
+@pytest.mark.slow
 def test_the_card_of_a_person_on_the_hub_stays(hub, titok_hf, folder):
     (folder / CARD_NAME).write_text("my own card\n")
     titok_hf("push", folder, "user/tiny")
@@ -94,6 +94,7 @@ def test_the_card_of_a_person_on_the_hub_stays(hub, titok_hf, folder):
     assert remote_files(hub, "user/tiny")[CARD_NAME] == b"my newer card\n"
 
 
+@pytest.mark.slow
 def test_weights_in_one_file_replace_those_in_several(hub, titok_hf, tmp_path):
     tokenizer = tiny_tokenizer()
     tokenizer.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
@@ -113,6 +114,7 @@ def test_weights_in_one_file_replace_those_in_several(hub, titok_hf, tmp_path):
     assert described["kind"] == "tokenizer" and described["weights"]["tokenizer"]["variants"] == [None, "fp16"]
 
 
+@pytest.mark.slow
 def test_branches_and_pull_requests(hub, titok_hf, folder):
     titok_hf("push", folder, "user/tiny", "--message", "First")
     before = remote_files(hub, "user/tiny")
@@ -124,19 +126,36 @@ def test_branches_and_pull_requests(hub, titok_hf, folder):
     assert titok_hf("info", "user/tiny", "--revision", "next")["classes"]["2"] == "cardigan"
 
 
-def test_info_of_an_id_reads_no_weights(hub, titok_hf, folder):
+def test_info_of_an_id_reads_no_weights(hub, titok_hf, folder, tmp_path):
     titok_hf("push", folder, "user/tiny")
-    hub.fetched.clear()
     described, here = titok_hf("info", "user/tiny"), titok_hf("info", folder)
     assert described == here and described["weights"]["transformer"]["num_parameters"] > 0
-    whole = [path for path in (titok_hf_cache(folder).rglob("*.safetensors"))]
-    assert whole == []
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
 
-def titok_hf_cache(folder):
-    return folder.parent / "cache"
+PUSH_MODELS = """
+import sys
+from titok_hf import MaskGitTransformer1DModel, TiTokModel, TiTokPipeline
+TiTokModel.from_pretrained(sys.argv[1] + "/tokenizer").push_to_hub("user/tokenizer")
+generator = MaskGitTransformer1DModel.from_pretrained(sys.argv[1] + "/transformer")
+print(generator.push_to_hub("user/generator", private=True, variant="fp16"))
+"""
 
 
+@pytest.mark.slow
+def test_models_are_pushed_with_our_card_and_without_local_paths(hub, saved, tmp_path):
+    command = [sys.executable, "-c", PUSH_MODELS, str(saved)]
+    options = {"env": os.environ | hub.environment(tmp_path / "cache"), "timeout": 120, "check": True}
+    address = subprocess.run(command, stdout=subprocess.PIPE, text=True, **options).stdout
+    assert "/user/generator/commit/" in address and hub.repositories["models", "user/generator"].private
+    for name, class_name in (("tokenizer", "TiTokModel"), ("generator", "MaskGitTransformer1DModel")):
+        files = remote_files(hub, f"user/{name}")
+        card = files[CARD_NAME].decode()
+        assert is_generated(card) and f'{class_name}.from_pretrained("user/{name}")' in card
+        assert not [path for path, content in files.items() if str(saved).encode() in content]
+
+
+@pytest.mark.slow
 def test_errors_are_one_line_and_change_nothing(hub, titok_hf, folder, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "is not a TiTok pipeline" in titok_hf("push", tmp_path / "empty", "user/tiny", exit_code=1)

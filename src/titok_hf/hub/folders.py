@@ -171,6 +171,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def forget_origins(folder: Path) -> None:
+    """Take out of all configurations where a part was loaded from: a path here means nothing elsewhere."""
+    for path in folder.rglob("*.json"):
+        configuration = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(configuration, dict) and configuration.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(configuration, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def read_weights(folder: Path) -> Weights:
     """Parameters and bytes of one part, from the headers of its safetensors files."""
     files: dict[str | None, list[Path]] = {}
@@ -208,6 +216,7 @@ __all__ = [
     "Kind",
     "Weights",
     "describe",
+    "forget_origins",
     "is_weights_file",
     "kind_of",
     "read_json",

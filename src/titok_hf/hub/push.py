@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from huggingface_hub import HfApi
@@ -13,7 +14,7 @@ from huggingface_hub import HfApi
 from ..atomic_files import write_atomically
 from .cards import CARD_NAME, CardContent, is_generated, readdressed, write_model_card
 from .connection import Token, check_weights, clear_errors, exactly, is_hidden
-from .folders import Kind, describe, is_weights_file, kind_of, variant_of
+from .folders import Kind, describe, forget_origins, is_weights_file, kind_of, variant_of
 from .pull import needed_files
 
 # They run code when they are opened: nobody shall find one where a checkpoint of ours is.
@@ -103,6 +104,48 @@ def push_folder(
     return Pushed(kind, repo_id, address, commit.oid, tuple(files), tuple(replaced), card_kept)
 
 
+class PushedWithCard:
+    """Put in front of a model's library base class: `push_to_hub` then makes one commit, and writes our card."""
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        *,
+        private: bool | None = None,
+        token: Token = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        **options: Any,
+    ) -> str:
+        """
+        Save the model to the Hub, in one commit: after a failure the repository is as it was.
+
+        Args:
+            repo_id, commit_message, private, token, revision, create_pr: as for [`push_folder`].
+            options: `max_shard_size`, and whatever else `save_pretrained` takes; with `subfolder`, which puts a part
+                into the repository of something larger, or `tags`, the library's own way is taken.
+
+        Returns:
+            the address of the commit or of the pull request.
+
+        Raises:
+            OSError: no right to write there, or no connection.
+            ValueError: an id that is none.
+        """
+        if options.keys() & {"subfolder", "tags", "commit_description"}:
+            chosen = {"private": private, "token": token, "create_pr": create_pr, **options}
+            if revision is not None:
+                chosen["revision"] = revision
+            return super().push_to_hub(repo_id, commit_message=commit_message, **chosen)  # type: ignore[misc]
+        with TemporaryDirectory() as folder:
+            saved = Path(folder, repo_id.rpartition("/")[2])
+            self.save_pretrained(saved, **options)  # type: ignore[attr-defined]
+            forget_origins(saved)
+            chosen = {"private": private, "token": token, "revision": revision, "create_pr": create_pr}
+            return push_folder(saved, repo_id, message=commit_message, **chosen).address
+
+
 def _files_to_push(folder: Path, kind: Kind, variant: str | None) -> list[str]:
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
     names = [name for name in names if not is_hidden(name) and not name.endswith(_PICKLES)]
@@ -134,4 +177,4 @@ def _replaced_weights(there: Sequence[str], new: Sequence[str]) -> list[str]:
     return [name for name in there if is_weights_file(name) and name not in new and identity(name) in written]
 
 
-__all__ = ["Pushed", "push_folder"]
+__all__ = ["Pushed", "PushedWithCard", "push_folder"]
