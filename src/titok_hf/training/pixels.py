@@ -78,7 +78,10 @@ class PixelTask:
         adversarial = self.weights.adversarial
         if adversarial is not None and step < adversarial.start_step:
             adversarial = None
-        terms = {"reconstruction_loss": pixel_loss(reconstructions, images, self.weights.reconstruction), "quantizer_loss": output.loss.float()}
+        terms = {
+            "reconstruction_loss": pixel_loss(reconstructions, images, self.weights.reconstruction),
+            "quantizer_loss": output.loss.float(),
+        }
         weights = {
             "reconstruction_loss": self.weights.reconstruction_weight,
             "quantizer_loss": self.weights.quantizer_weight,

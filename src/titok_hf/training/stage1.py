@@ -131,8 +131,8 @@ class Stage1Task:
 
     @torch.no_grad()
     def _teach(self, images: torch.Tensor) -> torch.Tensor:
-        with self.accelerator.autocast():
-            return self.teacher.encode(images).codes
+        """The teacher's codes, in float32: the same that `pretokenize` writes."""
+        return self.teacher.encode(images).codes
 
     def _reconstruct(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Any]:
         images = to_pixel_values(batch.to(self.accelerator.device))

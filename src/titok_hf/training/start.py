@@ -110,9 +110,11 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
             'optimization.mixed_precision is "fp16", which a CPU does not train in. Use "bf16" or "no", or a GPU.'
         )
     adversarial = getattr(getattr(recipe, "loss", None), "adversarial", None)
-    if adversarial is not None and accelerator.distributed_type == DistributedType.DEEPSPEED:
+    sharded = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    if adversarial is not None and accelerator.distributed_type in sharded:
         raise RecipeError(
-            "DeepSpeed trains one model, and this recipe has a discriminator beside it. Use FSDP or DDP."
+            f"{accelerator.distributed_type.value} shards one model, and this recipe has a discriminator beside it. "
+            "Start it with plain data parallelism (accelerate's MULTI_GPU)."
         )
     return accelerator
 
