@@ -62,10 +62,9 @@ def check(arguments: list[str], output: Path, workers: int) -> None:
         run_until_shards([*CLI, *command(killed, workers)], killed, num_shards)
     run([*CLI, *command(killed, workers)])
     compare(f"{arguments[0]}, killed twice", straight, killed)
-    if arguments[0] == "pretokenize":
-        seconds = run([*TWO_PROCESSES, "-m", "titok_hf.cli", *command(two, 0)])
-        print(f"{seconds:.0f} s in two processes")
-        compare("pretokenize, two processes", straight, two)
+    seconds = run([*TWO_PROCESSES, "-m", "titok_hf.cli", *command(two, 0)])
+    print(f"{seconds:.0f} s in two processes")
+    compare(f"{arguments[0]}, two processes", straight, two)
 
 
 if __name__ == "__main__":

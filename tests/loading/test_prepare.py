@@ -78,13 +78,19 @@ def test_the_report_lists_what_was_left_out(prepared):
     assert "| train | 22 | 2 | 20 |" in (prepared / "README.md").read_text()
 
 
-def test_workers_parts_and_the_way_of_reading_do_not_matter(source, prepared, tmp_path):
+def test_workers_parts_and_the_way_of_reading_do_not_matter(source, prepared, tmp_path, monkeypatch):
     prepare(source, tmp_path / "workers", SETTINGS, workers=2)
     assert content(tmp_path / "workers") == content(prepared)
     for index in (2, 0, 1):
         report = prepare(source, tmp_path / "parts", SETTINGS, workers=0, part=Part(index, 3))
         assert (report.num_images == 22) == (index == 1)
     assert content(tmp_path / "parts") == content(prepared)
+    with monkeypatch.context() as launcher:
+        launcher.setenv("WORLD_SIZE", "2")
+        for rank in ("1", "0"):
+            launcher.setenv("RANK", rank)
+            prepare(source, tmp_path / "launched", SETTINGS, workers=0)
+    assert content(tmp_path / "launched") == content(prepared)
     prepare(source, tmp_path / "stream", SETTINGS, workers=0, streaming=True)
     data = [path for path in content(prepared) if path.startswith(("data", "report"))]
     assert len(data) == 4

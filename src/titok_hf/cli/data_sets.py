@@ -69,7 +69,8 @@ UnusualModes = Annotated[
     ),
 ]
 PushTo = Annotated[
-    str | None, typer.Option("--push-to-hub", metavar="USER/NAME", help="Upload the finished data set.")
+    str | None,
+    typer.Option("--push-to-hub", metavar="USER/NAME", help="Upload the data set when all its parts are complete."),
 ]
 
 
@@ -86,9 +87,14 @@ def part_of(text: str | None) -> Part | None:
     return None if text is None else Part.from_text(text)
 
 
+def is_complete(output: Path, split: str) -> bool:
+    """Whether all parts of a split are there."""
+    return (output / f"report-{split}.json").is_file()
+
+
 def show_report(report: Report, output: Path, split: str, address: str | None, as_json: bool) -> None:
     """Says what was made, what was left out, and where on the Hub it is, if it was pushed."""
-    complete = (output / f"report-{split}.json").is_file()
+    complete = is_complete(output, split)
     lines = [f"{report.num_rows:,} rows of {report.num_images:,} images, {report.num_bytes / 1e6:,.1f} MB"]
     lines.append(f"in {bold(output)}" if complete else f"in {bold(output)}; other parts are not complete yet")
     if report.converted:
@@ -122,6 +128,7 @@ __all__ = [
     "UnusualModesChoice",
     "Workers",
     "check_data_extra",
+    "is_complete",
     "part_of",
     "show_report",
 ]

@@ -26,6 +26,7 @@ from .data_sets import (
     UnusualModesChoice,
     Workers,
     check_data_extra,
+    is_complete,
     part_of,
     show_report,
 )
@@ -140,7 +141,7 @@ def pretokenize(
             on_error=on_error.value,
             progress=lambda num_images: bar.advance(task, num_images),
         )
-    address = push_folder(output, push_to_hub) if push_to_hub else None
+    address = push_folder(output, push_to_hub) if push_to_hub and is_complete(output, split) else None
     show_report(report, output, split, address, as_json)
 
 

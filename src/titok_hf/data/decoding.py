@@ -5,7 +5,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from .transforms import to_rgb
 
@@ -65,7 +65,7 @@ class Decoding:
                 raise UnusableImage(_reason(error)) from error
 
     def _decode(self, content: bytes) -> tuple[Image.Image, str | None]:
-        image: Image.Image = Image.open(io.BytesIO(content))
+        image = Image.open(io.BytesIO(content))
         if image.width * image.height > self.max_pixels:
             raise UnusableImage(f"{image.width} x {image.height} pixels are more than {self.max_pixels:,}")
         # A photo of the format MPO has further frames (thumbnails, the other eye), but its first one is the photo.
@@ -90,7 +90,7 @@ def check_unusual_modes(value: str) -> None:
         raise ValueError(f"unusual_modes is {value!r}; it has to be one of {', '.join(get_args(UnusualModes))}.")
 
 
-def _unusual_mode(image: Image.Image) -> str | None:
+def _unusual_mode(image: ImageFile.ImageFile) -> str | None:
     """A name for the mode of a file that is not loaded yet, or None for the usual ones."""
     if image.mode not in _USUAL_MODES:
         return image.mode

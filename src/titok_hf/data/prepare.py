@@ -52,7 +52,7 @@ def prepare(
         workers: processes that decode and encode; 0 computes in this one. By default one a processor. As always with
             processes, a script calls this below `if __name__ == "__main__":`.
         part: makes only these shards, for several machines that share a folder; whichever part ends last completes the
-            data set.
+            data set. By default what `accelerate launch` or `torchrun` says, and without them the whole.
         on_error: "skip" lists unusable images in the report, "stop" ends at the first one.
         progress: called with the number of images done since the last call.
 
@@ -65,7 +65,7 @@ def prepare(
         OSError: the folder is in use or cannot be written, the disk is full, or a worker died.
     """
     settings = settings or PrepareSettings()
-    part = part or Part()
+    part = part or Part.from_environment()
     dataset = source
     if not isinstance(dataset, Dataset | IterableDataset):
         dataset = open_dataset(str(source), split, config_name, streaming)
