@@ -21,6 +21,7 @@ from titok_hf.hub.cards import (
     readdressed,
     write_model_card,
 )
+from titok_hf.hub.curves import draw_curves
 from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANModel
 from titok_hf.pipeline_titok import TiTokPipeline
 
@@ -176,6 +177,34 @@ def test_the_bundled_card_counts_as_a_persons(tmp_path):
     before = (folder / CARD_NAME).read_text()
     assert write_model_card(folder).read_text() == before
     assert {result["metric"] for result in card_results(before)} == {"psnr", "ssim", "accuracy"}
+
+
+def test_the_bundled_card_has_the_shape_of_the_generated_ones_and_its_python_runs(tmp_path, monkeypatch):
+    folder = bundled_checkpoint()
+    card, generated = (folder / CARD_NAME).read_text(), model_card(folder, CardContent())
+    sections = re.findall(r"^## .*", generated, re.MULTILINE)
+    assert [line for line in re.findall(r"^## .*", card, re.MULTILINE) if line in sections] == sections
+    facts = re.findall(r"^\| (.*? \| .*?) \|$", generated.split("## Use")[0], re.MULTILINE)
+    assert len(facts) == 11 and all(f"| {fact} |" in card for fact in facts[2:])
+    assert set(head(card)["arxiv"]) == set(head(generated)["arxiv"])
+    monkeypatch.chdir(tmp_path)
+    exec(compile(python_of(card), CARD_NAME, "exec"), {"__name__": "card"})
+    assert {path.name for path in tmp_path.iterdir()} == {"sneaker.png", "reconstruction.png"}
+
+
+def test_curves_are_drawn_of_losses_and_test_measures(tmp_path):
+    rows = [{"step": step, "loss": 300 / step, "gan_loss": 0.1, "learning_rate": 1e-4} for step in range(1, 300)]
+    rows[99] |= {"test/psnr": 20.0}
+    rows[199] |= {"test/psnr": 21.0, "test/ssim": 0.9}
+    three = Image.open(draw_curves(rows, tmp_path / "three.png"))
+    one = Image.open(draw_curves([{"step": 1, "loss": 1.0}], tmp_path / "one.png"))
+    assert three.width == 3 * one.width and three.height == one.height
+    assert len(three.convert("L").getcolors()) > 20
+    with pytest.raises(ValueError, match="neither a loss"):
+        draw_curves([{"step": 1, "learning_rate": 1.0}], tmp_path / "none.png")
+    with pytest.raises(ValueError, match="has no step"):
+        draw_curves([{"loss": 1.0}], tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
 
 
 def test_no_path_of_this_machine_is_saved(folder, tmp_path):

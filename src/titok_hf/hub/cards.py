@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -177,7 +177,7 @@ def card_results(card: str) -> list[dict[str, Any]]:
     Raises:
         ValueError: metadata that are no model index.
     """
-    data = ModelCard(card).data
+    data = cast(ModelCardData, ModelCard(card).data)
     return [
         {
             "name": result.metric_name or result.metric_type,

@@ -51,7 +51,10 @@ def clear_errors(repo_id: str) -> Iterator[None]:
         yield
     except HFValidationError:
         raise ValueError(f"{repo_id!r} is no id of a Hub repository. Write it as user/name.") from None
-    except (HfHubHTTPError, TransportError, OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
+    except (HfHubHTTPError, TransportError, OfflineModeIsEnabled, LocalEntryNotFoundError, RuntimeError) as error:
+        # A large file whose upload fails is a RuntimeError, whatever the reason.
+        if isinstance(error, RuntimeError) and not isinstance(error.__cause__, (OSError, TransportError)):
+            raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise OSError(
             f"The Hub did not do this for {repo_id!r} ({reason}). Check the name, the revision, your login (`hf auth "

@@ -16,6 +16,8 @@ _TEST = "test/"
 _COLUMNS = 3
 _PANEL_INCHES = (4.0, 2.8)
 _DOTS_PER_INCH = 120
+# Losses of different size share a panel: beyond this ratio the small ones would lie on the axis.
+_LOGARITHMIC_RANGE = 100
 
 
 def draw_curves(metrics: Iterable[Mapping[str, Any]], path: str | os.PathLike) -> Path:
@@ -70,8 +72,9 @@ def _draw_panel(axes: Axes, names: Sequence[str], series: Mapping[str, tuple[lis
         steps, values = series[name]
         # A line of one point would not be seen.
         axes.plot(steps, values, label=name, linewidth=1.4, marker="o" if len(steps) < 20 else None, markersize=3)
-    # Losses fall by orders of magnitude at first; what is negative (an adversarial loss) has no logarithm.
-    if len(names) > 1 and all(value > 0 for name in names for value in series[name][1]):
+    values = [value for name in names for value in series[name][1]]
+    # What is negative (an adversarial loss) has no logarithm.
+    if not names[0].startswith(_TEST) and min(values) > 0 and max(values) / min(values) > _LOGARITHMIC_RANGE:
         axes.set_yscale("log")
     if len(names) > 1:
         axes.legend(fontsize=8, frameon=False)

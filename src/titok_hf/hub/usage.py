@@ -44,7 +44,7 @@ def papers(description: Description) -> dict[str, str]:
     maskgit = {"2202.04200": "MaskGIT: Masked Generative Image Transformer"}
     if description.kind is Kind.VQGAN:
         return maskgit
-    is_single_stage = bool(description.tokenizer) and description.tokenizer.get("decoder_head") == "pixels"
+    is_single_stage = (description.tokenizer or {}).get("decoder_head") == "pixels"
     return titok | (single_stage if is_single_stage else {}) | (maskgit if description.transformer else {})
 
 
