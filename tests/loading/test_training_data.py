@@ -74,7 +74,7 @@ def test_codes_in_range_pass_in_any_type_and_order():
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([[1, 2], [3, 100], [200, 4]], r"Row 1 holds the code 100; this model's codes lie in \[0, 100\)"),
+        ([[1, 2], [3, 100], [100, 4]], r"Row 1 holds the code 100; this model's codes lie in \[0, 100\)"),
         ([[1, 2], [3, 4], [-1, 4]], "Row 2 holds the code -1"),
         ([[1, 2], [3, None]], "Row 1 holds the code None"),
         ([[1, 2], [3], [4, 5]], "Row 1 has 1 codes; this model has 2 latent tokens"),
