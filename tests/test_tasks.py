@@ -3,7 +3,7 @@
 import pytest
 import torch
 from PIL import Image
-from transformers import pipeline
+from transformers import ViTConfig, ViTImageProcessorPil, ViTModel, pipeline
 
 from tiny_pipeline import tiny_image_processor, tiny_tokenizer
 
@@ -92,3 +92,21 @@ def test_a_pipelines_tokenizer_folder_is_enough(tmp_path, pictures, encoded):
     tiny_pipeline().save_pretrained(tmp_path)
     to_codes = pipeline("image-to-codes", model=str(tmp_path / "tokenizer"), device="cpu")
     assert to_codes(pictures) == encoded.codes.tolist()
+
+
+def test_image_feature_extraction_of_a_kl_model_gives_the_mean_and_of_others_what_it_ever_gave(tmp_path, pictures):
+    kl = tiny_tokenizer(quantizer="kl")
+    vit = ViTModel(ViTConfig(image_size=16, patch_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2))
+    kl.save_pretrained(tmp_path / "kl")
+    vit.eval().save_pretrained(tmp_path / "vit")
+    for name, processor in (
+        ("kl", tiny_image_processor()),
+        ("vit", ViTImageProcessorPil(size={"height": 16, "width": 16})),
+    ):
+        processor.save_pretrained(tmp_path / name)
+    pixel_values = tiny_image_processor()(pictures, return_tensors="pt").pixel_values
+    extract = pipeline("image-feature-extraction", model=str(tmp_path / "kl"), device="cpu")
+    mean = kl.encode(pixel_values).posterior_mean
+    torch.testing.assert_close(torch.cat(extract(pictures, return_tensors=True)), mean, rtol=0, atol=1e-6)
+    extract = pipeline("image-feature-extraction", model=str(tmp_path / "vit"), device="cpu")
+    assert extract(pictures[0], return_tensors=True).shape == (1, 1 + 2 * 2, 8)  # the last hidden state

@@ -59,14 +59,19 @@ def register_image_processors() -> None:
 
 
 def register_tasks() -> None:
-    """Register "image-to-codes" and "codes-to-image" with `transformers.pipeline`."""
+    """
+    Register "image-to-codes" and "codes-to-image" with `transformers.pipeline`, and let "image-feature-extraction"
+    give latents.
+    """
     from transformers import AutoModel
     from transformers.pipelines import PIPELINE_REGISTRY
 
-    from titok_hf.tasks import TASKS
+    from titok_hf.tasks import TASKS, TiTokFeatureExtractionPipeline
 
     for task, pipeline_class in TASKS.items():
         PIPELINE_REGISTRY.register_pipeline(task, pipeline_class=pipeline_class, pt_model=AutoModel, type="image")
+    # Not by `register_pipeline`, which would replace the rest of the task too, and warn of it.
+    PIPELINE_REGISTRY.supported_tasks["image-feature-extraction"]["impl"] = TiTokFeatureExtractionPipeline
 
 
 REGISTRATIONS: dict[str, Callable[[], None]] = {

@@ -44,11 +44,9 @@ class TiTokDecoderOutput(ModelOutput):
 
 
 @dataclass
-class TiTokOutput(TiTokDecoderOutput, TiTokEncoderOutput):
+class TiTokOutput(TiTokEncoderOutput, TiTokDecoderOutput):
     """
-    Reconstruction of a batch of images: the fields of [`TiTokEncoderOutput`], then those of [`TiTokDecoderOutput`].
-
-    The latents come first, because "image-feature-extraction" gives the first field of what a model returns.
+    Reconstruction of a batch of images: the fields of [`TiTokDecoderOutput`], then those of [`TiTokEncoderOutput`].
 
     Args:
         hidden_states, attentions (tuples of `torch.FloatTensor`, *optional*): the encoder's, on request.
@@ -387,14 +385,11 @@ class TiTokModel(PushedWithCard, ReadsOtherFormats, SafetensorsOnly, TiTokPreTra
             latents = self.quantizer.lookup(codes)
         self._check_latents(latents)
         decoded = self.decoder(latents, **kwargs)
-        output = TiTokDecoderOutput(hidden_states=decoded.hidden_states, attentions=decoded.attentions)
-        if self.config.decoder_head == "pixels":
-            output.pixel_values = decoded.last_hidden_state
-        else:
-            output.logits = decoded.last_hidden_state
-            if self.pixel_decoder is not None:
-                output.pixel_values = self.pixel_decoder(output.logits)
-        return output
+        pixel_values, logits = decoded.last_hidden_state, None
+        if self.config.decoder_head == "proxy_codes":
+            logits = decoded.last_hidden_state
+            pixel_values = None if self.pixel_decoder is None else self.pixel_decoder(logits)
+        return TiTokDecoderOutput(pixel_values, logits, decoded.hidden_states, decoded.attentions)
 
     @can_return_tuple
     def forward(

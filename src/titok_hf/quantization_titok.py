@@ -70,13 +70,13 @@ class TiTokVectorQuantizer(nn.Module):
             tokens = self.normalize(latents.float())
             codes = self.distances(tokens).argmin(dim=-1)
             quantized = self.lookup(codes)
-            output = TiTokEncoderOutput(codes=codes)
+            # The straight-through estimator, written so that the value is the codebook entry to the last bit.
+            straight_through = (quantized.detach() + (tokens - tokens.detach())).to(latents.dtype)
+            output = TiTokEncoderOutput(latents=straight_through, codes=codes)
             if return_loss:
                 output.commitment_loss = self.commitment_cost * F.mse_loss(tokens, quantized.detach())
                 output.codebook_loss = F.mse_loss(quantized, tokens.detach())
                 output.loss = output.commitment_loss + output.codebook_loss
-            # The straight-through estimator, written so that the value is the codebook entry to the last bit.
-            output.latents = (quantized.detach() + (tokens - tokens.detach())).to(latents.dtype)
         return output
 
     def normalize(self, vectors: torch.Tensor) -> torch.Tensor:
@@ -126,15 +126,14 @@ class TiTokGaussianQuantizer(nn.Module):
         with torch.autocast(latents.device.type, enabled=False):
             mean, logvar = latents.float().chunk(2, dim=-1)
             logvar = logvar.clamp(-30, 20)
-            output = TiTokEncoderOutput(posterior_mean=mean, posterior_logvar=logvar)
-            if return_loss:
-                output.kl_loss = self.kl_divergence(mean, logvar).sum() / len(mean)
-                output.loss = output.kl_loss
             tokens = mean
             if sample_posterior:
                 noise = randn_tensor(mean.shape, generator, mean.device)
                 tokens = mean + (0.5 * logvar).exp() * noise
-            output.latents = tokens.to(latents.dtype)
+            output = TiTokEncoderOutput(latents=tokens.to(latents.dtype), posterior_mean=mean, posterior_logvar=logvar)
+            if return_loss:
+                output.kl_loss = self.kl_divergence(mean, logvar).sum() / len(mean)
+                output.loss = output.kl_loss
         return output
 
     @staticmethod

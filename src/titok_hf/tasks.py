@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from PIL import Image
-from transformers import Pipeline
+from transformers import ImageFeatureExtractionPipeline, Pipeline
 
 
 class _TokenizerTask(Pipeline):
@@ -129,6 +129,18 @@ class CodesToImagePipeline(_TokenizerTask):
         return self.image_processor.post_process(outputs["pixel_values"])[0]
 
 
+class TiTokFeatureExtractionPipeline(ImageFeatureExtractionPipeline):
+    """
+    transformers' "image-feature-extraction", which takes the first field of what a model returns. It asks a TiTok
+    model for its latents (of KL models the mean), without decoding them; any other model is treated as ever.
+    """
+
+    def _forward(self, model_inputs: dict[str, torch.Tensor]) -> Any:
+        if self.model.config.model_type != "titok":
+            return super()._forward(model_inputs)
+        return self.model.encode(**model_inputs, sample_posterior=False)
+
+
 TASKS: dict[str, type[Pipeline]] = {"image-to-codes": ImageToCodesPipeline, "codes-to-image": CodesToImagePipeline}
 
-__all__ = ["TASKS", "CodesToImagePipeline", "ImageToCodesPipeline"]
+__all__ = ["TASKS", "CodesToImagePipeline", "ImageToCodesPipeline", "TiTokFeatureExtractionPipeline"]

@@ -57,8 +57,8 @@ class ReconstructionMeter:
 
     def compute(self, sum_over_processes: Callable[[torch.Tensor], torch.Tensor] | None = None) -> dict[str, float]:
         """
-        `psnr` in decibel and `ssim`, means over all images so far; those of all processes, given the function that adds
-        up a tensor over them.
+        `psnr` in decibel and `ssim`, means over all images so far; those of all processes, given the function that
+        adds a tensor up over them.
         """
         sums = torch.tensor([self._psnr, self._ssim, self.num_images], dtype=torch.float64)
         if sum_over_processes is not None:
