@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HTTPError as TransportError  # of the HTTP library that huggingface_hub uses
 from packaging.version import Version
 from safetensors import safe_open
 
@@ -129,8 +130,8 @@ def _download(repository: str, variant: str | None, subfolder: str | None, hub_a
             f"{repository!r} is neither a folder nor the id of a Hub repository. Check the path, or write the id as "
             "user/name."
         ) from None
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (HfHubHTTPError, TransportError, LocalEntryNotFoundError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise OSError(
             f"{repository!r} is no folder here, and the Hub did not give it ({reason}). Check the name, the revision, "
             "your access and the network."
