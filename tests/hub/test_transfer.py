@@ -123,9 +123,25 @@ def test_branches_and_pull_requests(hub, titok_hf, folder):
     assert remote_files(hub, "user/tiny", "next")[CARD_NAME] == b"another card\n"
     assert "discussions" in titok_hf("push", folder, "user/tiny", "--create-pr")["address"]
     assert remote_files(hub, "user/tiny") == before
-    assert titok_hf("info", "user/tiny", "--revision", "next")["classes"]["2"] == "cardigan"
+    next_card = os.path.join(titok_hf("pull", "user/tiny", "--revision", "next")["folder"], CARD_NAME)
+    with open(next_card) as file:
+        assert file.read() == "another card\n"
 
 
+def test_a_data_set_is_pushed_and_pulled(hub, titok_hf, tmp_path):
+    for name in ("data/train-00000.parquet", ".titok_hf/train/state.json"):
+        (tmp_path / "codes" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "codes" / name).write_text(name)
+    assert "is not finished" in titok_hf("push", tmp_path / "codes", "user/codes", exit_code=1)
+    (tmp_path / "codes" / CARD_NAME).write_text("# Codes\n")
+    assert titok_hf("push", tmp_path / "codes", "user/codes")["kind"] == "data set"
+    there = remote_files(hub, "user/codes", kind="datasets")
+    assert {name for name in there if not name.startswith(".")} == {CARD_NAME, "data/train-00000.parquet"}
+    titok_hf("pull", "user/codes", tmp_path / "here")
+    assert files_in(tmp_path / "here") == {name: there[name] for name in (CARD_NAME, "data/train-00000.parquet")}
+
+
+@pytest.mark.slow
 def test_info_of_an_id_reads_no_weights(hub, titok_hf, folder, tmp_path):
     titok_hf("push", folder, "user/tiny")
     described, here = titok_hf("info", "user/tiny"), titok_hf("info", folder)
