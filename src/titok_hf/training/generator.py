@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from datasets import Dataset
 from PIL import Image
 from torch import nn
 from transformers.utils import cached_file
@@ -22,6 +23,7 @@ from titok_hf.scheduling_maskgit import MaskGitScheduler
 
 from .configs import CodeDataConfig, GeneratorRecipe, ImageDataConfig
 from .images import (
+    check_batches,
     code_splits,
     decode_images,
     image_loader,
@@ -77,10 +79,13 @@ class GeneratorTask:
             for dataset in (splits.train, splits.test):
                 check_codes(dataset, config.codebook_size, config.num_latent_tokens)
             names = class_names(splits.train)
-            self.loader: ResumableLoader = CodeLoader(splits.train, recipe.optimization.batch_size, seed=recipe.seed)
+            loader = CodeLoader(splits.train, recipe.optimization.batch_size, seed=recipe.seed)
             batches = CodeLoader(splits.test, batch_size=1, shuffle=False, part=Part(0, 1))
         except ValueError as error:
             raise RecipeError(f"codes: {error}") from error
+        if isinstance(splits.train, Dataset):
+            check_batches(loader, len(splits.train) // loader.num_views)
+        self.loader: ResumableLoader = loader
         num_test = min(recipe.cadence.num_test_images, len(splits.test) // batches.num_views)
         test = list(itertools.islice(batches, num_test))
         self.test_codes = torch.cat([batch["codes"] for batch in test])

@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 
 from titok_hf.data.augmentation import Augmentation
 from titok_hf.data.images import class_names, images_to_tensor, load_image_dataset
-from titok_hf.data.loaders import ImageLoader
+from titok_hf.data.loaders import ImageLoader, ResumableLoader
 from titok_hf.data.sources import Source
 from titok_hf.data.training_data import num_views, open_codes, open_images
 from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
@@ -86,8 +86,8 @@ def _rows(examples: np.ndarray, rows_per_example: int) -> np.ndarray:
 def image_loader(
     dataset: Dataset | IterableDataset, config: ImageDataConfig, optimization: OptimizationConfig, seed: int
 ) -> ImageLoader:
-    """The training images of a run, shuffled and augmented as the recipe says."""
-    return ImageLoader(
+    """The training images of a run, shuffled and augmented as the recipe says; RecipeError if there are too few."""
+    loader = ImageLoader(
         dataset,
         image_size=config.image_size,
         batch_size=optimization.batch_size,
@@ -97,6 +97,18 @@ def image_loader(
         workers=config.num_workers,
         resize_mode=config.resize_mode,
     )
+    if isinstance(dataset, Dataset):
+        check_batches(loader, len(dataset))
+    return loader
+
+
+def check_batches(loader: ResumableLoader, num_examples: int) -> None:
+    """RecipeError unless an epoch of `num_examples` fills a batch of every process."""
+    if num_examples < loader.global_batch_size:
+        raise RecipeError(
+            f"optimization.batch_size is {loader.batch_size} in each of {loader.part.count} processes, and there are "
+            f"{num_examples} examples to train on. Lower it, use fewer processes, or bring more data."
+        )
 
 
 def decode_images(dataset: Dataset, config: ImageDataConfig, limit: int) -> tuple[torch.Tensor, list[int | None]]:
@@ -161,6 +173,7 @@ def picture_of_pairs(images: torch.Tensor, reconstructions: torch.Tensor, column
 
 __all__ = [
     "Splits",
+    "check_batches",
     "code_splits",
     "decode_images",
     "flip_half",

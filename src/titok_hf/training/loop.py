@@ -23,6 +23,7 @@ from titok_hf.data.loaders import ResumableLoader
 from .configs import AdversarialConfig, OptimizationConfig, Recipe
 from .optimization import make_optimizer, make_schedule
 from .randomness import StepRandomness
+from .recipes import RecipeError
 from .run_folder import RunFolder
 
 logger = get_logger(__name__)
@@ -108,18 +109,31 @@ class Learner:
 
 
 class Progress:
-    """How far a run is, in accelerate's protocol for what a checkpoint holds."""
+    """
+    How far a run is, in accelerate's protocol for what a checkpoint holds.
 
-    def __init__(self, loader: ResumableLoader, more_is_better: bool):
-        self.loader = loader
+    Args:
+        loader: whose place is saved.
+        examples_per_step: the global batch, which a resumed run has to keep.
+        more_is_better: of the measure by which the best model is kept.
+    """
+
+    def __init__(self, loader: ResumableLoader, examples_per_step: int, more_is_better: bool):
+        self.loader, self.examples_per_step = loader, examples_per_step
         self.step = 0
         self.best = -math.inf if more_is_better else math.inf
         self.loader_state = loader.state_dict()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self.step, "best": self.best, "loader": self.loader_state}
+        state = {"step": self.step, "best": self.best, "loader": self.loader_state}
+        return state | {"examples_per_step": self.examples_per_step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state.get("examples_per_step", self.examples_per_step) != self.examples_per_step:
+            raise RecipeError(
+                f"The run was saved with a global batch of {state['examples_per_step']} examples, and now it would be "
+                f"{self.examples_per_step}. Resume with as many processes as before."
+            )
         self.step, self.best, self.loader_state = state["step"], state["best"], state["loader"]
         self.loader.load_state_dict(self.loader_state)
 
@@ -148,7 +162,8 @@ class TrainingLoop:
         self.modules = {name: learner.module for name, learner in self.learners.items()}
         self.ema = EMAModel(self._parameters(), decay=recipe.optimization.ema_decay, foreach=True)
         self.ema.to(accelerator.device)
-        self.progress = Progress(task.loader, task.best[1])
+        batch_size = examples_per_step(recipe.optimization, accelerator)
+        self.progress = Progress(task.loader, batch_size, task.best[1])
         schedules = [learner.schedule for learner in self.learners.values()]
         accelerator.register_for_checkpointing(self.progress, *schedules, *task.checkpointed())
 

@@ -46,7 +46,8 @@ class RunFolder:
                     f"{self.path} holds a run with another recipe (see {self.recipe_file}). Resume it with the same "
                     "recipe, or choose another output_dir."
                 )
-        elif self.path.is_file() or self.path.exists() and any(self.path.iterdir()):
+        # A run that was killed while it claimed its folder leaves an unfinished recipe.
+        elif self.path.is_file() or any(not path.name.startswith(".unfinished-") for path in self.path.glob("*")):
             raise RecipeError(f"{self.path} is not empty and holds no run. Choose another output_dir.")
 
     def claim(self, recipe: Recipe) -> None:
@@ -77,6 +78,12 @@ class RunFolder:
         """Removes what a killed run left half-done, and the entries of steps after `step`, which come again."""
         for name in ("unfinished", "outdated"):
             shutil.rmtree(self.checkpoints / name, ignore_errors=True)
+        # What `titok_hf.atomic_files` had in work.
+        for leftover in [*self.path.rglob(".unfinished-*"), *self.path.rglob(".replaced-*")]:
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
         if self.metrics_file.exists():
             kept = [entry for entry in self.metrics() if entry["step"] <= step]
             write_atomically(self.metrics_file, "".join(json.dumps(entry) + "\n" for entry in kept).encode())

@@ -17,7 +17,15 @@ from titok_hf.modeling_titok import TiTokModel
 
 from .codebook import CodebookCounter, CodebookReinitializer
 from .configs import Stage1Recipe
-from .images import decode_images, image_loader, image_processor, image_splits, picture_of_pairs, to_pixel_values
+from .images import (
+    check_batches,
+    decode_images,
+    image_loader,
+    image_processor,
+    image_splits,
+    picture_of_pairs,
+    to_pixel_values,
+)
 from .loop import Scalars
 from .losses import proxy_code_loss
 from .measures import ReconstructionMeasures
@@ -161,11 +169,13 @@ class Stage1Task:
             views = recorded_views(data.codes, data.train_split)
             if views.image_size != data.image_size:
                 raise ValueError(f"{data.codes} was made of squares of {views.image_size} pixels.")
-            return ImageCodeLoader(
+            loader = ImageCodeLoader(
                 images, codes, views, optimization.batch_size, seed=self.recipe.seed, workers=data.num_workers
             )
         except (FileNotFoundError, ValueError) as error:
             raise RecipeError(f"data.codes: {error}") from error
+        check_batches(loader, len(loader.image_rows))
+        return loader
 
 
 __all__ = ["Stage1Task"]
