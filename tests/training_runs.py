@@ -1,4 +1,4 @@
-"""Training runs of a second, in this process: a loop one can look into, a run that is cut off, the weights it ends with."""
+"""Training runs of a second, in this process: a loop to look into, a run that is cut off, the weights at the end."""
 
 from pathlib import Path
 from typing import Any

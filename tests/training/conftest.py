@@ -123,8 +123,8 @@ def generator_values(tokenizer_values: dict[str, Any], tmp_path: Path) -> dict[s
 @pytest.fixture
 def values_of(request: pytest.FixtureRequest) -> Any:
     """
-    `values_of(name)`: the values of one of the recipes above; also "kl", a tokenizer with a Gaussian, and "gan", one with
-    a codebook and a discriminator.
+    `values_of(name)`: the values of one of the recipes above; also "kl", a tokenizer with a Gaussian, and "gan", one
+    with a codebook and a discriminator.
     """
 
     def values_of(name: str) -> dict[str, Any]:

@@ -1,35 +1,51 @@
-"""The generator trainer: from a tokenizer and pictures to a pipeline that makes pictures."""
+"""titok_hf.training.generator: from a tokenizer and pictures, or their codes, to a pipeline that makes pictures."""
 
+import numpy as np
 import pytest
 import torch
+from datasets import Dataset, Features, Value
+from datasets import List as ListFeature
 
 from tiny_pipeline import tiny_tokenizer
 from titok_hf import TiTokPipeline
+from titok_hf.data.encoders import ImageEncoder
+from titok_hf.data.pretokenize import PretokenizeSettings, pretokenize
 from titok_hf.training.configs import GeneratorRecipe
-from titok_hf.training.generator import GeneratorTask, train_generator
-from titok_hf.training.loop import make_accelerator
-from titok_hf.training.recipes import RecipeError, build_recipe, load_recipe
+from titok_hf.training.generator import GeneratorTask
+from titok_hf.training.randomness import StepRandomness
+from titok_hf.training.recipes import RecipeError, load_recipe
+from titok_hf.training.start import make_accelerator, make_task
+from training_runs import entries_of, equal, recipe_of, series, trained, weights_in
 
 
-@pytest.fixture
-def generator_values(tokenizer_values, tmp_path) -> dict:
-    tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")
-    values = tokenizer_values | {"kind": "generator", "tokenizer": str(tmp_path / "tokenizer")}
-    values["model"] = {
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "dropout": 0.0,
-    }
-    values["sampler"] = {"num_inference_steps": 3, "guidance_scale": 2.0, "guidance_schedule": "linear"}
-    return values
+def task_of(values: dict) -> GeneratorTask:
+    recipe = recipe_of(values)
+    return make_task(recipe, make_accelerator(recipe))
+
+
+def write_codes(folder, codes: list[list[int]], labels: list[int] | None = None, views: int = 1) -> str:
+    """A data set of codes as `pretokenize` writes it, its one split being `train`."""
+    columns = {"codes": codes, "view": [row % views for row in range(len(codes))]}
+    columns["source_index"] = [row // views for row in range(len(codes))]
+    types = {"codes": ListFeature(Value("uint16")), "view": Value("int16"), "source_index": Value("int64")}
+    if labels is not None:
+        columns, types = columns | {"label": labels}, types | {"label": Value("int64")}
+    (folder / "data").mkdir(parents=True)
+    dataset = Dataset.from_dict(columns, features=Features(types))
+    dataset.to_parquet(folder / "data" / "train-00000-of-00001.parquet")
+    return str(folder)
+
+
+def without_images(values: dict, **codes) -> dict:
+    """The same recipe over codes."""
+    return {key: value for key, value in values.items() if key != "data"} | {"codes": codes}
 
 
 @pytest.mark.parametrize("architecture", ["vit", "uvit"])
 def test_a_run_ends_in_a_pipeline_with_the_recipe_s_sampler(architecture, generator_values):
     generator_values["model"]["architecture"] = architecture
-    pipe = TiTokPipeline.from_pretrained(train_generator(build_recipe(GeneratorRecipe, generator_values)))
+    trained(generator_values, optimization={"num_steps": 2})
+    pipe = TiTokPipeline.from_pretrained(f"{generator_values['output_dir']}/model")
     assert pipe.scheduler.config.num_inference_steps == 3
     assert pipe.scheduler.config.guidance_schedule == "linear"
     assert pipe.id2label[0] == "0_t_shirt_top"
@@ -39,41 +55,75 @@ def test_a_run_ends_in_a_pipeline_with_the_recipe_s_sampler(architecture, genera
     assert pipe.image_processor.do_enlarge is False
 
 
-def test_training_reduces_the_loss(generator_values):
-    generator_values["optimization"] |= {"num_steps": 80, "ema_decay": 0.9, "learning_rate": 3e-2}
-    generator_values["cadence"] = {"log_every": 40, "evaluate_every": 80, "checkpoint_every": 80}
-    recipe = build_recipe(GeneratorRecipe, generator_values)
-    task = GeneratorTask(recipe, make_accelerator(recipe))
-    trained = TiTokPipeline.from_pretrained(train_generator(recipe)).transformer
+def test_training_reduces_the_loss_and_the_best_model_is_that_of_the_least(generator_values):
+    generator_values["cadence"] |= {"log_every": 40, "evaluate_every": 20, "checkpoint_every": 40}
     with torch.no_grad():
-        before = task.evaluate()[0]
-        task.model.load_state_dict(trained.state_dict())
-        after = task.evaluate()[0]
-    assert after["loss"] < before["loss"] - 0.3
-    assert after["accuracy"] > before["accuracy"]
+        before = task_of(generator_values).evaluate()[0]
+    trained(generator_values, optimization={"num_steps": 40, "ema_decay": 0.9})
+    losses = series(generator_values, "test/loss")
+    assert losses[1] < losses[0] < before["loss"] - 0.5
+    assert series(generator_values, "test/accuracy")[1] > before["accuracy"]
+    assert equal(weights_in(generator_values["output_dir"], "best_model"), weights_in(generator_values["output_dir"]))
+    assert {"loss", "accuracy", "grad_norm", "learning_rate"} <= entries_of(generator_values)[-2].keys()
 
 
-def test_codes_are_made_once_and_kept(generator_values, tmp_path):
-    recipe = build_recipe(GeneratorRecipe, generator_values)
-    task = GeneratorTask(recipe, make_accelerator(recipe))
-    codes = task.dataset.tensors[0]
-    assert codes.shape == (20, 8) and codes.dtype == torch.int64
-    written = (tmp_path / "run/codes_train.safetensors").stat().st_mtime_ns
-    again = GeneratorTask(recipe, make_accelerator(recipe))
-    assert torch.equal(again.dataset.tensors[0], codes)
-    assert (tmp_path / "run/codes_train.safetensors").stat().st_mtime_ns == written
+def test_codes_that_were_made_before_teach_the_same(generator_values, picture_folder, tmp_path):
+    # Pictures that are padded or resized alike on both ways: those of the tokenizer's own size.
+    settings, encoder = PretokenizeSettings(enlarge=False), ImageEncoder(generator_values["tokenizer"])
+    for split in ("train", "test"):
+        pretokenize(str(picture_folder), tmp_path / "codes", encoder, settings, split=split, workers=0)
+    encoded = trained(generator_values)
+    codes = without_images(generator_values, source=str(tmp_path / "codes"), test_split="test")
+    read = trained(codes | {"output_dir": str(tmp_path / "read")})
+    assert equal(read, encoded)
+    assert series(codes | {"output_dir": str(tmp_path / "read")}, "test/loss") == series(generator_values, "test/loss")
 
 
-def test_labels_are_dropped_at_the_given_rate(generator_values):
-    generator_values["loss"] = {"class_dropout": 1.0}
-    recipe = build_recipe(GeneratorRecipe, generator_values)
-    task = GeneratorTask(recipe, make_accelerator(recipe))
+def test_an_epoch_takes_one_view_of_each_image_and_the_next_one_others(generator_values, tmp_path):
+    rows = [[image, view, 0, 0] for image in range(12) for view in range(3)]
+    source = write_codes(tmp_path / "codes", rows, labels=[0, 1, 2] * 12, views=3)
+    values = without_images(generator_values, source=source)
+    values["cadence"]["num_test_images"] = 4
+    task = task_of(values)
+    batches = iter(task.loader)  # 8 images to train on, 4 a batch
+    epochs = [torch.cat([next(batches)["codes"] for _ in range(2)]) for _ in range(6)]
+    learnt = {tuple(sorted(epoch[:, 0].tolist())) for epoch in epochs}
+    assert len(learnt) == 1
+    assert len(set(*learnt)) == 8
+    assert not set(*learnt) & set(task.test_codes[:, 0].tolist())
+    assert len(task.test_codes) == 4
+    views = np.stack([epoch[epoch[:, 0].argsort(), 1].numpy() for epoch in epochs])
+    assert set(views.ravel()) == {0, 1, 2}
+    assert (views != views[0]).any(axis=0).all()
+
+
+@pytest.mark.parametrize(("dropout", "share"), [(1.0, 1.0), (0.0, 0.0)])
+def test_labels_are_dropped_at_the_given_rate(dropout, share, generator_values):
+    generator_values["loss"] = {"class_dropout": dropout}
+    task = task_of(generator_values)
     seen = []
     task.model.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["class_labels"]), with_kwargs=True
     )
-    task.loss(task.model, list(task.dataset[:6]))
-    assert seen[0].tolist() == [task.model.null_class_label] * 6
+    batch = next(iter(task.loader))
+    list(task.losses({"model": task.model}, batch, StepRandomness(0, 0, 0, 1, torch.device("cpu")), 0))
+    assert (seen[0] == task.model.null_class_label).float().mean() == share
+    if not share:
+        assert torch.equal(seen[0], batch["label"])
+
+
+def test_masks_are_the_step_s_and_those_of_tests_are_always_the_same(generator_values):
+    task = task_of(generator_values)
+    batch = next(iter(task.loader))
+    task.model.eval()
+
+    def loss_at(position: int) -> float:
+        randomness = StepRandomness(0, position, 0, 1, torch.device("cpu"))
+        return next(task.losses({"model": task.model}, batch, randomness, 0))[1]["loss"].item()
+
+    assert loss_at(5) == loss_at(5) != loss_at(6)
+    with torch.no_grad():
+        assert task.evaluate()[0] == task.evaluate()[0]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +133,41 @@ def test_labels_are_dropped_at_the_given_rate(generator_values):
 def test_a_tokenizer_that_does_not_fit_is_refused(tokenizer, message, generator_values, tmp_path):
     tiny_tokenizer(**tokenizer).save_pretrained(tmp_path / "tokenizer")
     with pytest.raises(RecipeError, match=message):
-        train_generator(build_recipe(GeneratorRecipe, generator_values))
+        task_of(generator_values)
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "message"),
+    [
+        ([[0, 1, 2, 16]] * 12, [0] * 12, r"Row \d+ holds the code 16; this model's codes lie in \[0, 16\)"),
+        ([[0, 1, 2]] * 12, [0] * 12, r"Row \d+ has 3 codes; this model has 4 latent tokens"),
+        ([[0, 1, 2, 3]] * 12, None, "no column 'label'"),
+        ([[0, 1, 2, 3]] * 4, [0] * 4, "has 4 examples, of which cadence.num_test_images=4"),
+    ],
+)
+def test_codes_that_do_not_fit_are_refused(rows, labels, message, generator_values, tmp_path):
+    values = without_images(generator_values, source=write_codes(tmp_path / "codes", rows, labels))
+    values["cadence"]["num_test_images"] = 4
+    with pytest.raises(RecipeError, match=message):
+        task_of(values)
+
+
+@pytest.mark.parametrize(
+    ("group", "change", "message"),
+    [
+        ("model", {"hidden_sise": 16}, "model: .*hidden_sise"),
+        ("sampler", {"num_inference_step": 3}, "sampler: .*num_inference_step"),
+    ],
+)
+def test_fields_that_model_or_sampler_lack_are_refused(group, change, message, generator_values):
+    generator_values[group] |= change
+    with pytest.raises(RecipeError, match=message):
+        task_of(generator_values)
+
+
+def test_images_and_codes_at_once_are_refused(generator_values):
+    with pytest.raises(RecipeError, match="exactly one of the two"):
+        recipe_of(generator_values | {"codes": {"source": "codes"}})
 
 
 def test_the_bundled_recipe_is_valid():

@@ -1,0 +1,101 @@
+"""titok_hf.training.start and its command: the task of each kind, and one clear line before anything is written."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from titok_hf.modeling_maskgit import MaskGitTransformer1DModel
+from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANModel
+from titok_hf.modeling_titok import TiTokModel
+from titok_hf.training.__main__ import main
+from titok_hf.training.configs import Stage2Recipe
+from titok_hf.training.recipes import RecipeError
+from titok_hf.training.start import load_training_recipe, make_accelerator, make_task, train
+from training_runs import recipe_of
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "has_discriminator"),
+    [
+        ("tokenizer", TiTokModel, False),
+        ("gan", TiTokModel, True),
+        ("stage1", TiTokModel, False),
+        ("stage2", TiTokModel, True),
+        ("vqgan", MaskGitVQGANModel, False),
+        ("generator", MaskGitTransformer1DModel, False),
+    ],
+)
+def test_a_kind_has_its_task(name, model, has_discriminator, values_of):
+    recipe = recipe_of(values_of(name))
+    task = make_task(recipe, make_accelerator(recipe))
+    assert isinstance(task.model, model)
+    assert (task.discriminator is not None) is has_discriminator
+
+
+def test_a_recipe_file_says_its_kind(stage2_values, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(stage2_values))
+    recipe = load_training_recipe(path, ["optimization.learning_rate=1e-5", "seed=7"])
+    assert isinstance(recipe, Stage2Recipe)
+    assert (recipe.optimization.learning_rate, recipe.seed) == (1e-5, 7)
+
+
+@pytest.mark.parametrize("text", ["kind: poem\n", "seed: 1\n", "- kind\n", ""])
+def test_a_recipe_of_no_trainer_is_refused(text, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(RecipeError, match="kind: .*It must be one of tokenizer, tokenizer_stage1, .*generator"):
+        load_training_recipe(tmp_path / "recipe.yaml")
+
+
+def test_the_seed_decides_the_first_weights(tokenizer_values):
+    def first_weights(seed: int) -> torch.Tensor:
+        recipe = recipe_of(tokenizer_values, seed=seed)
+        return make_task(recipe, make_accelerator(recipe)).model.encoder.latent_tokens
+
+    assert torch.equal(first_weights(3), first_weights(3))
+    assert not torch.equal(first_weights(3), first_weights(4))
+
+
+@pytest.mark.parametrize(
+    ("group", "change", "message"),
+    [
+        ("cadence", {"trackers": ["tensorboard", "tensorbord"]}, "cadence.trackers names 'tensorbord', which is not"),
+        ("optimization", {"mixed_precision": "fp16"}, 'mixed_precision is "fp16", which a CPU does not train in'),
+        ("data", {"source": "/nowhere/at/all"}, "/nowhere/at/all"),
+        ("data", {"image_size": 33}, "image_size"),
+    ],
+)
+def test_what_cannot_run_is_refused_and_nothing_is_written(group, change, message, tokenizer_values):
+    with pytest.raises(RecipeError, match=message):
+        train(recipe_of(tokenizer_values, **{group: change}))
+    assert not Path(tokenizer_values["output_dir"]).exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fashion_tokeniser"], "There is no recipe 'fashion_tokeniser'"),
+        (["fashion_tokenizer", "--set", "optimization.steps=1"], "no key 'optimization.steps'"),
+        (
+            ["fashion_tokenizer", "--set", "data.source=/nowhere", "--set", "output_dir={}", "--set", "loss={{}}"],
+            "/nowhere does not exist",
+        ),
+    ],
+)
+def test_the_command_answers_mistakes_with_one_line(arguments, message, capsys, tmp_path):
+    with pytest.raises(SystemExit) as exit_:
+        main([argument.format(tmp_path / "run") for argument in arguments])
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_trains_and_says_where_the_model_is(tokenizer_values, tmp_path, capsys):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(tokenizer_values))
+    main([str(path), "--set", "optimization.num_steps=1"])
+    assert capsys.readouterr().out.endswith(f"The model is in {tokenizer_values['output_dir']}/model\n")
+    assert TiTokModel.from_pretrained(f"{tokenizer_values['output_dir']}/model")
