@@ -67,12 +67,20 @@ def test_a_generator_with_its_tokenizer_becomes_a_pipeline(originals, converted)
     assert names_in(folder) == {
         "README.md",
         "image_processor/preprocessor_config.json",
+        "image_processor/titok.py",
+        "image_processor/titok_hf.image_processing_pil_titok.py",
         "model_index.json",
         "scheduler/scheduler_config.json",
+        "scheduler/titok_hf.scheduling_maskgit.py",
+        "titok.py",
         "tokenizer/config.json",
         "tokenizer/model.safetensors",
+        "tokenizer/preprocessor_config.json",
+        "tokenizer/titok.py",
+        "tokenizer/titok_hf.modeling_titok.py",
         "transformer/config.json",
         "transformer/diffusion_pytorch_model.safetensors",
+        "transformer/titok_hf.modeling_maskgit.py",
     }
     assert [verification.num_tensors for verification in verifications] == [
         len(load_file(original / "model.safetensors")) for original in reversed(originals)
@@ -126,6 +134,7 @@ def test_a_tokenizer_is_converted_and_exported(originals, tmp_path):
         "config.json",
         "model.safetensors",
         "preprocessor_config.json",
+        "titok.py",
     }
     assert TiTokImageProcessorPil.from_pretrained(tmp_path / "ours").size == {"shortest_edge": 32}
     (exported,) = export_to_original(tmp_path / "ours", tmp_path / "back", form="bin")
