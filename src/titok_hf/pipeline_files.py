@@ -17,7 +17,7 @@ from transformers import PreTrainedModel as PreTrainedModel
 from transformers.utils import is_torchvision_available
 
 from .atomic_files import folder_atomically
-from .checkpoint_files import INDEX_NAME, check_weight_names, checkpoint_folder, read_index
+from .checkpoint_files import INDEX_NAME, check_weight_names, checkpoint_folder
 from .hub.cards import write_model_card
 from .hub.folders import forget_origins
 from .hub.push import push_folder
@@ -26,7 +26,7 @@ from .image_processing_titok import TiTokImageProcessor
 from .imagenet_classes import IMAGENET_CLASSES, imagenet_id2label
 from .modeling_maskgit import MaskGitTransformer1DModel
 from .modeling_titok import TiTokModel
-from .remote_code import LoadedByDiffusers, write_pipeline_remote_code
+from .remote_code import LoadedByDiffusers
 from .scheduling_maskgit import MaskGitScheduler
 
 if TYPE_CHECKING:
@@ -161,7 +161,6 @@ class TiTokPipelineFiles(LoadedByDiffusers, DiffusionPipeline):
         with folder_atomically(save_directory, last=INDEX_NAME) as folder:
             super().save_pretrained(folder, variant=variant, max_shard_size=max_shard_size)
             forget_origins(folder)
-            write_pipeline_remote_code(folder, read_index(folder))
             # `transformers.pipeline` looks for it beside the model's configuration.
             self.image_processor.save_pretrained(folder / "tokenizer")
             write_model_card(folder, destination=save_directory)

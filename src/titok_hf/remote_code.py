@@ -111,6 +111,11 @@ class LoadedByDiffusers:
         index = json.loads(text) | {"_class_name": [REMOTE_MODULE, type(self).__name__]}
         return json.dumps(index, indent=2, sort_keys=True) + "\n"
 
+    def save_config(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """The index, after the parts, and the files for those parts."""
+        super().save_config(save_directory, **kwargs)  # type: ignore[misc]
+        write_pipeline_remote_code(Path(save_directory), json.loads(self.to_json_string()))
+
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:
         """

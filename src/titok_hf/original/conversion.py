@@ -247,7 +247,8 @@ def _write_pipeline(folder: Path, scheduler: MaskGitScheduler) -> None:
         id2label=imagenet_id2label() if transformer.config.num_classes == IMAGENET_CLASSES else None,
     )
     pipe.scheduler.save_pretrained(folder / "scheduler")
-    pipe.image_processor.save_pretrained(folder / "image_processor")
+    for part in ("image_processor", "tokenizer"):  # the second for `transformers.pipeline`
+        pipe.image_processor.save_pretrained(folder / part)
     pipe.save_config(folder)
 
 
