@@ -83,7 +83,7 @@ class RunFolder:
             if leftover.is_dir():
                 shutil.rmtree(leftover)
             else:
-                leftover.unlink()
+                leftover.unlink(missing_ok=True)  # it may have lain in one that has just gone
         if self.metrics_file.exists():
             kept = [entry for entry in self.metrics() if entry["step"] <= step]
             write_atomically(self.metrics_file, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
