@@ -48,7 +48,9 @@ class LeCam:
         mean_real, mean_fake = everywhere + (local - local.detach())
         average_real, average_fake = self.averages = self.averages.to(everywhere.device)
         loss = F.relu(mean_real - average_fake).square() + F.relu(average_real - mean_fake).square()
-        self.averages = self.averages.lerp(everywhere, 1 - self.decay)
+        moved = self.averages.lerp(everywhere, 1 - self.decay)
+        # Logits that are not finite end a run, whose state is then saved; or fp16 leaves their step out.
+        self.averages = torch.where(moved.isfinite(), moved, self.averages)
         return loss
 
     def state_dict(self) -> dict[str, torch.Tensor]:

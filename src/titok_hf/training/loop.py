@@ -101,11 +101,17 @@ class Learner:
 
     def step(self) -> None:
         """One optimiser step with the gradients that were added up."""
+        scale = self._scale()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        # fp16 leaves out a step whose gradients overflow, and its learning rate with it.
-        if not self.optimizer.step_was_skipped:
+        # fp16 leaves out a step whose gradients overflow, and its learning rate with it. The fused AdamW does so within
+        # its kernel, which accelerate takes for a step that was made; that the scale fell tells.
+        if not self.optimizer.step_was_skipped and self._scale() >= scale:
             self.schedule.step()
+
+    def _scale(self) -> float:
+        """What fp16 multiplies the loss with; 1 in other precisions."""
+        return 1.0 if self.accelerator.scaler is None else self.accelerator.scaler.get_scale()
 
 
 class Progress:

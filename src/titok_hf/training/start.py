@@ -99,7 +99,7 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     accelerator = Accelerator(
         mixed_precision=optimization.mixed_precision,
         gradient_accumulation_steps=optimization.gradient_accumulation_steps,
-        log_with=list(recipe.cadence.trackers),
+        log_with=list(recipe.cadence.trackers) or None,
         project_config=ProjectConfiguration(project_dir=recipe.output_dir, logging_dir=f"{recipe.output_dir}/logs"),
         # None leaves the choice to `accelerate config`.
         dynamo_plugin=TorchDynamoPlugin(backend="inductor") if optimization.compile else None,
