@@ -15,7 +15,10 @@ from titok_hf.data.encoders import ImageEncoder
 from titok_hf.data.pretokenize import pretokenize
 from titok_hf.data.views import PretokenizeSettings
 from titok_hf.training.__main__ import main
+from titok_hf.training.loop import Progress
+from titok_hf.training.recipes import RecipeError
 from titok_hf.training.run_folder import RunFolder
+from training_runs import loop_of
 
 NUM_STEPS = 10
 KINDS = ["vqgan", "stage1", "stage2", "gan", "kl", "generator", "generator_of_codes"]
@@ -157,3 +160,11 @@ def test_a_kill_leaves_no_worker_behind_and_changes_no_picture(recipe_file, tmp_
         time.sleep(0.05)
     finish(recipe, output, "data.num_workers=2")
     assert_equal_runs(output, whole)
+
+
+def test_a_resumed_run_keeps_its_global_batch(values_of):
+    """More processes with the same recipe would be another run."""
+    loader = loop_of(values_of("kl")).task.loader
+    saved = Progress(loader, 4, more_is_better=True).state_dict()
+    with pytest.raises(RecipeError, match="global batch of 4 examples, and now it would be 8. Resume with as many"):
+        Progress(loader, 8, more_is_better=True).load_state_dict(saved)
