@@ -266,7 +266,7 @@ def test_two_processes_have_the_weights_of_one(name, one_process, two_processes)
         for key in expected:
             difference = (weights[key] - expected[key]).abs()
             if key.endswith("qkv_proj.bias"):
-                # The softmax is blind to a bias of the keys: its gradient is rounding, of which Adam makes a whole step.
+                # The softmax is blind to a bias of the keys: its gradient is rounding, which Adam blows up to a step.
                 difference = torch.cat([difference.chunk(3)[0], difference.chunk(3)[2]])
             assert difference.max() < 1e-4, (key, file.name)
 
