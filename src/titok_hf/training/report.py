@@ -1,6 +1,7 @@
 """What stands beside the model when a run has ended: its card, its curves, its last picture."""
 
 import shutil
+from pathlib import Path
 
 from titok_hf.atomic_files import write_atomically
 from titok_hf.hub.cards import CURVES_NAME, RECONSTRUCTIONS_NAME, SAMPLES_NAME, CardContent, Measured, write_model_card
@@ -73,7 +74,9 @@ def _results(recipe: Recipe, folder: RunFolder, command: str) -> list[Measured]:
     measures: dict[str, float] = {}
     for entry in folder.metrics():
         measures |= {name.removeprefix("test/"): value for name, value in entry.items() if name.startswith("test/")}
-    data = _data_source(recipe)
+    source = _data_source(recipe)
+    # A folder's place on this machine is nobody's business on the Hub.
+    data = source if _looks_like_hub_id(source) else Path(source).name
     split = f"up to {recipe.cadence.num_test_images:,} test images"
     return [
         Measured(*_MEASURES[name][:1], value, _MEASURES[name][1], data, data, split, _MEASURES[name][2], command)
