@@ -104,7 +104,7 @@ class Learner:
         scale = self._scale()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        # fp16 leaves out a step whose gradients overflow, and its learning rate with it. The fused AdamW does so within
+        # fp16 leaves out a step whose gradients overflow, and its learning rate with it. The fused AdamW does so in
         # its kernel, which accelerate takes for a step that was made; that the scale fell tells.
         if not self.optimizer.step_was_skipped and self._scale() >= scale:
             self.schedule.step()
@@ -335,6 +335,8 @@ class TrainingLoop:
     def _write_model(self, name: str) -> None:
         weights = self.accelerator.get_state_dict(self.learners["model"].module)
         if self.accelerator.is_main_process:
+            # A compiled module puts this before the names of its parameters.
+            weights = {name.replace("_orig_mod.", ""): value for name, value in weights.items()}
             with folder_atomically(self.folder.path / name) as folder:
                 self.task.save(folder, weights)
 
