@@ -11,8 +11,9 @@ dataset-fashion-mnist), `photos` a tokenizer of 256 x 256 pixels with 8 photo-li
 prints medians over the rounds, of wall-clock time and of the processor time of the main thread; the latter hardly
 depends on what else the machine does, but knows nothing of decoding in workers.
 
-`memory` prints peak resident memory of forward and backward passes in float32 of L-32, without optimiser (AdamW adds
-8 bytes a trained weight, the average of the weights 4), in a fresh process for each figure.
+`memory` prints peak resident memory of forward and backward pass in float32 of L-32, in a fresh process for each
+figure: after the forward pass, when all activations are there and no gradients, and at the end. Without optimiser:
+AdamW adds 8 bytes a trained weight, the average of the weights 4.
 """
 
 import argparse
@@ -155,21 +156,19 @@ def bare_loop(recipe: Any, task: Any) -> Callable[[], None]:
 
 def memory(variant: str) -> None:
     """Prints the peak of a process for each stage, batch size, and with gradient checkpointing or without."""
-    print("| stage | batch size | weights and gradients | peak | peak with gradient checkpointing |")
-    print("|---|---|---|---|---|")
-    for stage in (1, 2):
-        for batch_size in (1, 2):
+    print("| stage | batch size | gradient checkpointing | weights | gradients | peak of forward pass | peak |")
+    print("|---|---|---|---|---|---|---|")
+    for stage, batch_size in ((1, 1), (1, 2), (1, 8), (2, 1), (2, 2)):
+        for checkpointing in ("off", "on"):
             command = [sys.executable, __file__, "step", variant, str(stage), str(batch_size)]
-            outputs = [
-                json.loads(subprocess.run([*command, *options], check=True, capture_output=True, text=True).stdout)
-                for options in ([], ["--gradient-checkpointing"])
-            ]
-            columns = [outputs[0]["weights"], *(output["peak"] for output in outputs)]
-            print(f"| {stage} | {batch_size} | {' | '.join(f'{value:.2f} GiB' for value in columns)} |", flush=True)
+            command += ["--gradient-checkpointing"] * (checkpointing == "on")
+            figures = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            columns = " | ".join(f"{value:.2f} GiB" for value in figures)
+            print(f"| {stage} | {batch_size} | {checkpointing} | {columns} |", flush=True)
 
 
 def step(variant: str, stage: int, batch_size: int, gradient_checkpointing: bool) -> None:
-    """Forward and backward of a step in this process; prints GiB of weights with their gradients, and of the peak."""
+    """Forward and backward of a step in this process; prints the GiB of one row of the table."""
     import torch
 
     from titok_hf.configuration_titok import TiTokConfig
@@ -189,11 +188,13 @@ def step(variant: str, stage: int, batch_size: int, gradient_checkpointing: bool
         model.gradient_checkpointing_enable()
     output = model(torch.rand(batch_size, 3, config.image_size, config.image_size), return_loss=True)
     result = output.logits if stage == 1 else output.pixel_values
-    (result.float().square().mean() + output.loss).backward()
-    tensors = [tensor for p in model.parameters() for tensor in (p, p.grad) if tensor is not None]
-    weights = sum(tensor.nbytes for tensor in tensors) / 2**30
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # from kB
-    print(json.dumps({"weights": weights, "peak": peak}))
+    loss = result.float().square().mean() + output.loss
+    peak_of_forward_pass = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in kB
+    loss.backward()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    weights = sum(parameter.nbytes for parameter in model.parameters()) / 2**10
+    gradients = sum(parameter.grad.nbytes for parameter in model.parameters() if parameter.grad is not None) / 2**10
+    print(json.dumps([size / 2**20 for size in (weights, gradients, peak_of_forward_pass, peak)]))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """titok_hf.training.loop: exact resumption, what a run leaves behind, the guard, averaged weights, precision."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,6 @@ from training_runs import (
     trained,
     weights_in,
 )
-
-KINDS = ("tokenizer", "kl", "gan", "stage1", "stage2", "vqgan", "generator")
 
 
 def measured(values: dict[str, Any]) -> list[dict[str, float]]:
@@ -70,7 +67,14 @@ def poison(loop: TrainingLoop, at_step: int, spoil: Callable[[torch.Tensor], tor
     loop.task.losses = spoiled
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("kl", "gan", "stage1", "stage2", "generator"),
+        # The loop has seen all that is in these.
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("tokenizer", "vqgan")),
+    ],
+)
 def test_a_run_that_was_cut_off_goes_on_bit_for_bit(kind, values_of, tmp_path):
     values = values_of(kind)
     whole = trained(values)
@@ -95,6 +99,15 @@ def test_a_finished_run_goes_on_to_a_later_end(tokenizer_values):
     trained(tokenizer_values)
     trained(tokenizer_values, optimization={"num_steps": 10})
     assert [entry["step"] for entry in entries_of(tokenizer_values) if "loss" in entry] == [2, 4, 6, 8, 10]
+
+
+def test_a_resumed_run_keeps_its_global_batch(tokenizer_values):
+    trained(tokenizer_values, optimization={"num_steps": 2})
+    with pytest.raises(RecipeError, match="global batch of 4 examples, and now it would be 2"):
+        trained(tokenizer_values, optimization={"num_steps": 4, "batch_size": 2})
+    shared_out = {"num_steps": 4, "batch_size": 2, "gradient_accumulation_steps": 2}
+    trained(tokenizer_values, optimization=shared_out)
+    assert [entry["step"] for entry in entries_of(tokenizer_values) if "loss" in entry] == [2, 4]
 
 
 def test_what_a_run_leaves_behind(tokenizer_values):
@@ -359,12 +372,12 @@ def test_fp16_stops_at_once_where_the_loss_itself_is_not_finite(tokenizer_values
 
 @pytest.mark.slow
 def test_a_compiled_model_trains_and_is_saved_under_its_own_names(tokenizer_values, tmp_path):
-    tokenizer_values["cadence"]["checkpoint_every"] = 1
+    tokenizer_values["cadence"]["log_every"] = 1
     plain = trained(tokenizer_values, optimization={"num_steps": 2})
     values = tokenizer_values | {"output_dir": str(tmp_path / "compiled")}
     compiled = trained(values, optimization={"num_steps": 2, "compile": True})
     assert compiled.keys() == plain.keys()
-    for name in plain:
-        assert torch.allclose(compiled[name], plain[name], atol=1e-4), name
+    # Not the weights: AdamW's first steps follow the signs of gradients, even of those that are rounding errors.
+    assert series(values, "loss") == pytest.approx(series(tokenizer_values, "loss"), rel=1e-3)
+    assert series(values, "grad_norm") == pytest.approx(series(tokenizer_values, "grad_norm"), rel=1e-2)
     TiTokModel.from_pretrained(tmp_path / "compiled" / "model")
-    assert json.loads((tmp_path / "compiled/metrics.jsonl").read_text().splitlines()[0])["step"] == 2

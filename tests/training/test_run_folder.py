@@ -37,6 +37,7 @@ def test_a_new_and_an_empty_folder_are_free(tokenizer_values, tmp_path):
         {},
         {"cadence": {"log_every": 1, "num_checkpoints": 9}},
         {"optimization": {"num_steps": 1_000, "mixed_precision": "bf16"}},
+        {"optimization": {"batch_size": 2, "gradient_accumulation_steps": 2}},  # the checkpoint knows their product
         {"push_to_hub": "someone/model"},
     ],
 )
@@ -51,7 +52,6 @@ def test_the_same_run_may_end_elsewhere_and_speak_more_often(change, folder, tok
         {"loss": {"quantizer_weight": 0.5}},
         {"model": {"num_latent_tokens": 8}},
         {"data": {"horizontal_flip": True}},
-        {"optimization": {"batch_size": 2}},
         {"optimization": {"learning_rate": 1e-3}},
     ],
 )
