@@ -47,16 +47,12 @@ def trained(values: dict[str, Any], **changes: Any) -> Weights:
 
 
 def loop_of(values: dict[str, Any], **changes: Any) -> TrainingLoop:
-    """The loop that a run would be, not yet started, with its folder claimed."""
+    """The loop that a run would be, not yet started."""
     forget_accelerate()
     recipe = recipe_of(values, **changes)
-    folder = RunFolder(recipe.output_dir)
-    folder.check(recipe)
+    RunFolder(recipe.output_dir).check(recipe)
     accelerator = make_accelerator(recipe)
-    task = make_task(recipe, accelerator)
-    folder.claim(recipe)
-    accelerator.init_trackers("titok")
-    return TrainingLoop(task, recipe, accelerator)
+    return TrainingLoop(make_task(recipe, accelerator), recipe, accelerator)
 
 
 def cut_off(values: dict[str, Any], after_step: int, **changes: Any) -> TrainingLoop:

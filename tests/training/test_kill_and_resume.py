@@ -166,5 +166,5 @@ def test_a_resumed_run_keeps_its_global_batch(values_of):
     """More processes with the same recipe would be another run."""
     loader = loop_of(values_of("kl")).task.loader
     saved = Progress(loader, 4, more_is_better=True).state_dict()
-    with pytest.raises(RecipeError, match="global batch of 4 examples, and now it would be 8. Resume with as many"):
+    with pytest.raises(RecipeError, match="global batch of 4 examples, and now it would be 8. Keep the product"):
         Progress(loader, 8, more_is_better=True).load_state_dict(saved)

@@ -42,7 +42,13 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.slow
 def test_the_page_leads_from_pictures_to_new_pictures(workplace):
     commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("titok-hf ")]
-    assert [shlex.split(command)[1] for command in commands] == ["prepare", "train", "pretokenize", "train", "generate"]
+    assert [shlex.split(command)[1] for command in commands] == [
+        "prepare",
+        "train",
+        "pretokenize",
+        "train",
+        "generate",
+    ]
     for command in commands:
         arguments = shlex.split(command)[1:]
         if arguments[0] == "train":

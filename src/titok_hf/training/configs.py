@@ -191,7 +191,8 @@ class PixelLossConfig:
         reconstruction_weight: its weight.
         quantizer_weight: weight of commitment + codebook loss, or of the KL divergence.
         perceptual, adversarial: the two further terms, or none.
-        reinitialize_codes: whether unused codebook entries move to tokens of the batch (arXiv 2307.15139).
+        reinitialize_codes: whether unused codebook entries move to tokens of the batch (arXiv 2307.15139), where there
+            is a codebook that is not frozen.
     """
 
     reconstruction: Literal["l2", "l1"] = "l2"
@@ -199,7 +200,7 @@ class PixelLossConfig:
     quantizer_weight: float = 1.0
     perceptual: PerceptualConfig | None = None
     adversarial: AdversarialConfig | None = None
-    reinitialize_codes: bool = False
+    reinitialize_codes: bool = True
 
 
 @dataclass(kw_only=True)
@@ -234,7 +235,7 @@ class TokenizerRecipe(Recipe):
     kind: Literal["tokenizer"] = "tokenizer"
     data: ImageDataConfig
     model: dict[str, Any]
-    loss: PixelLossConfig = field(default_factory=lambda: PixelLossConfig(reinitialize_codes=True))
+    loss: PixelLossConfig = field(default_factory=PixelLossConfig)
 
 
 @dataclass
@@ -299,7 +300,7 @@ class VQGANRecipe(Recipe):
     kind: Literal["vqgan"] = "vqgan"
     data: ImageDataConfig
     model: dict[str, Any] = field(default_factory=dict)
-    loss: PixelLossConfig = field(default_factory=lambda: PixelLossConfig(reinitialize_codes=True))
+    loss: PixelLossConfig = field(default_factory=PixelLossConfig)
 
 
 @dataclass

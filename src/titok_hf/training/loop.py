@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -138,7 +138,8 @@ class Progress:
         if state.get("examples_per_step", self.examples_per_step) != self.examples_per_step:
             raise RecipeError(
                 f"The run was saved with a global batch of {state['examples_per_step']} examples, and now it would be "
-                f"{self.examples_per_step}. Resume with as many processes as before."
+                f"{self.examples_per_step}. Keep the product of optimization.batch_size, "
+                "optimization.gradient_accumulation_steps and the number of processes."
             )
         self.step, self.best, self.loader_state = state["step"], state["best"], state["loader"]
         self.loader.load_state_dict(self.loader_state)
@@ -185,10 +186,14 @@ class TrainingLoop:
         Returns:
             the folder of the averaged model, `output_dir/model`.
         Raises:
+            RecipeError: the run there had another global batch, or an image can't be read.
             FloatingPointError: loss or gradients are not finite; the state before that step is saved.
             MemoryError: the batch does not fit.
         """
         self._resume()
+        if self.accelerator.is_main_process:
+            self.folder.claim(self.recipe)
+        self.accelerator.init_trackers("titok")
         try:
             self._train()
         except RuntimeError as error:
@@ -207,26 +212,31 @@ class TrainingLoop:
         bar = tqdm(total=num_steps, initial=self.step, desc=self.recipe.kind, mininterval=5.0)
         for module in self.modules.values():
             module.train()
-        batches = iter(self.task.loader)
         start, start_step = time.monotonic(), self.step
-        while self.step < num_steps:
-            scalars = self._train_step(batches)
-            bar.update()
-            if self._is_due(cadence.log_every):
-                steps_a_second = (self.step - start_step) / (time.monotonic() - start)
-                self._log(scalars, steps_a_second)
-            if self._is_due(cadence.evaluate_every):
-                self._evaluate()
-            if self._is_due(cadence.checkpoint_every):
-                self._save()
-            if self._is_due(cadence.log_every):
-                start, start_step = time.monotonic(), self.step
+        # Closed at once when something goes wrong, so that no worker outlives the run.
+        with closing(iter(self.task.loader)) as batches:
+            while self.step < num_steps:
+                scalars = self._train_step(batches)
+                bar.update()
+                if self._is_due(cadence.log_every):
+                    steps_a_second = (self.step - start_step) / (time.monotonic() - start)
+                    self._log(scalars, steps_a_second)
+                if self._is_due(cadence.evaluate_every):
+                    self._evaluate()
+                if self._is_due(cadence.checkpoint_every):
+                    self._save()
+                if self._is_due(cadence.log_every):
+                    start, start_step = time.monotonic(), self.step
 
     def _train_step(self, batches: Iterator[dict[str, torch.Tensor]]) -> Scalars:
         """One optimiser step of every module whose turn it is, over as many batches as the recipe adds up."""
         num_batches = self.recipe.optimization.gradient_accumulation_steps
         for index in range(num_batches):
-            scalars = self._accumulate(next(batches), self.step * num_batches + index)
+            try:
+                batch = next(batches)
+            except ValueError as error:
+                raise RecipeError(f"data: {error}") from error
+            scalars = self._accumulate(batch, self.step * num_batches + index)
         self.progress.step += 1
         self.progress.loader_state = self.task.loader.state_dict()
         self.task.after_step()
@@ -345,8 +355,8 @@ class TrainingLoop:
         checkpoint = self.folder.newest_checkpoint()
         if checkpoint is not None:
             self.accelerator.load_state(str(checkpoint))
-            state = torch.load(checkpoint / self._ema_file(), map_location=self.accelerator.device, weights_only=True)
-            self.ema.load_state_dict(state)
+            self.ema.load_state_dict(torch.load(checkpoint / self._ema_file(), map_location="cpu", weights_only=True))
+            self.ema.to(self.accelerator.device)
             logger.info(f"resumed from {checkpoint}", main_process_only=True)
         else:
             set_seed(self.recipe.seed, device_specific=True)

@@ -62,7 +62,7 @@ class PixelTask:
             self.discriminator = Discriminator(
                 self.model.config.num_channels, adversarial.hidden_channels, adversarial.num_stages
             )
-        if self.weights.reinitialize_codes and self.has_codebook:
+        if self.weights.reinitialize_codes and self.has_codebook and _learns_codes(self.model):
             self.reinitializer = CodebookReinitializer(self.model.quantizer, self.accelerator)
 
     def losses(
@@ -138,6 +138,11 @@ class PixelTask:
 
     def _mean_over_processes(self, value: torch.Tensor) -> torch.Tensor:
         return self.accelerator.reduce(value, "mean")
+
+
+def _learns_codes(model: nn.Module) -> bool:
+    """Whether the codebook is trained; in stage 2 it is not."""
+    return model.quantizer.codebook.weight.requires_grad
 
 
 __all__ = ["PixelTask"]

@@ -65,14 +65,18 @@ class RunFolder:
         yield unfinished
         checkpoint = self.checkpoints / f"step_{step:08d}"
         if is_main_process:
-            shutil.rmtree(checkpoint, ignore_errors=True)
+            if checkpoint.exists():  # of a step that was to be done again
+                self._remove(checkpoint)
             os.replace(unfinished, checkpoint)
 
     def remove_checkpoints_but(self, num_kept: int) -> None:
         """Removes all but the newest ones."""
         for outdated in sorted(self.checkpoints.glob("step_*"))[:-num_kept]:
-            # The name goes first: a half-removed checkpoint must not look like a whole one.
-            shutil.rmtree(outdated.rename(outdated.with_name("outdated")))
+            self._remove(outdated)
+
+    def _remove(self, checkpoint: Path) -> None:
+        # The name goes first: a half-removed checkpoint must not look like a whole one.
+        shutil.rmtree(checkpoint.rename(checkpoint.with_name("outdated")))
 
     def tidy(self, step: int) -> None:
         """Removes what a killed run left half-done, and the entries of steps after `step`, which come again."""
@@ -104,14 +108,12 @@ class RunFolder:
     @staticmethod
     def _differs(there: Recipe, recipe: Recipe) -> bool:
         # How often it saves, where it lies and where it goes change nothing; where it ends, and how exact its numbers
-        # are, is the user's to reconsider.
-        optimization = replace(
-            there.optimization,
-            num_steps=recipe.optimization.num_steps,
-            mixed_precision=recipe.optimization.mixed_precision,
-        )
-        free = {name: getattr(recipe, name) for name in ("cadence", "output_dir", "push_to_hub")}
-        return replace(there, optimization=optimization, **free) != recipe
+        # are, is the user's to reconsider. How the global batch is shared out may change; its size may not, which the
+        # checkpoint looks after.
+        free = ("num_steps", "mixed_precision", "batch_size", "gradient_accumulation_steps")
+        optimization = replace(there.optimization, **{name: getattr(recipe.optimization, name) for name in free})
+        same = {name: getattr(recipe, name) for name in ("cadence", "output_dir", "push_to_hub")}
+        return replace(there, optimization=optimization, **same) != recipe
 
 
 __all__ = ["RunFolder"]

@@ -56,10 +56,6 @@ def train(recipe: Recipe) -> Path:
     folder.check(recipe)
     accelerator = make_accelerator(recipe)
     task = make_task(recipe, accelerator)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        folder.claim(recipe)
-    accelerator.init_trackers("titok")
     model = TrainingLoop(task, recipe, accelerator).run()
     if accelerator.is_main_process:
         write_report(recipe, folder, accelerator.device.type, accelerator.num_processes)
