@@ -145,7 +145,7 @@ def test_stage_2_starts_from_stage_1(values_of, command, tmp_path):
     assert not Path(values["output_dir"]).exists()
 
 
-@pytest.mark.parametrize("change", ["seed=1", "optimization.batch_size=2", "loss.quantizer_weight=0.5"])
+@pytest.mark.parametrize("change", ["seed=1", "optimization.learning_rate=1e-4", "loss.quantizer_weight=0.5"])
 def test_another_recipe_leaves_a_run_as_it_is(change, values_of, command):
     values = values_of("tokenizer")
     values["optimization"]["num_steps"] = 1
