@@ -113,6 +113,12 @@ def test_weights_saved_in_shards_and_as_a_variant_are_complete(pipe, tmp_path):
         assert torch.equal(loaded.tokenizer.quantizer.codebook.weight, pipe.tokenizer.quantizer.codebook.weight)
 
 
+def test_a_device_map_that_does_not_exist_is_not_taken_for_damage(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    with pytest.raises(NotImplementedError, match="auto not supported"):
+        TiTokPipeline.from_pretrained(tmp_path, device_map="auto")
+
+
 def test_a_newer_checkpoint_is_refused(pipe, tmp_path):
     pipe.save_pretrained(tmp_path)
     index = json.loads((tmp_path / INDEX_NAME).read_text())

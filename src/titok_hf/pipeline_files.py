@@ -54,6 +54,7 @@ class TiTokPipelineFiles(LoadedByDiffusers, DiffusionPipeline):
         Raises:
             OSError: no checkpoint there, a damaged one, or one that a newer titok_hf saved.
             ValueError: `use_safetensors=False`.
+            NotImplementedError: a `device_map` that diffusers does not know or this machine has no device for.
         """
         if kwargs.pop("use_safetensors", None) is False:
             raise ValueError(
@@ -68,7 +69,7 @@ class TiTokPipelineFiles(LoadedByDiffusers, DiffusionPipeline):
                 processor = TiTokImageProcessor if is_torchvision_available() else TiTokImageProcessorPil
                 kwargs["image_processor"] = processor.from_pretrained(folder, subfolder="image_processor")
             pipe = super().from_pretrained(folder, use_safetensors=True, **kwargs)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, NotImplementedError):  # RuntimeErrors that say nothing about the weights
             raise
         except (
             SafetensorError,
