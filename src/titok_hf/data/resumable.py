@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -70,7 +70,7 @@ class ResumableLoader:
         """Examples in a batch of all processes together."""
         return self.batch_size * self.part.count
 
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+    def __iter__(self) -> Generator[dict[str, torch.Tensor], None, None]:
         """Batches from the saved place on, without end."""
         places: deque[tuple[int, int]] = deque()  # of the batches under way
         results = ordered_map(self._work(), self._all_tasks(places), self.workers, _BATCHES_PER_WORKER)
