@@ -263,9 +263,10 @@ class TrainingLoop:
 
     def _guard(self, name: str, scalars: Scalars) -> None:
         """Stops before a step that would ruin the weights; in all processes, since the gradients are of all."""
-        if torch.isfinite(scalars["grad_norm"]):
+        mean_loss = self.accelerator.reduce(scalars["loss"].detach().float(), "mean")
+        if torch.isfinite(scalars["grad_norm"] + mean_loss):
             return
-        loss = self.accelerator.reduce(scalars["loss"].detach().float(), "mean").item()
+        loss = mean_loss.item()
         scaler = self.accelerator.scaler
         # fp16 tries its scale out: gradients overflow now and then, and the scaler leaves that step out.
         if scaler is not None and math.isfinite(loss) and scaler.get_scale() >= 1:
