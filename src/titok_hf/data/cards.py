@@ -40,6 +40,10 @@ def write_card(
                 "data_files": [{"split": split, "path": f"{DATA_FOLDER}/{split}-*.parquet"} for split in reports],
             }
         ],
+        pretty_name=title,
+        source_datasets=[f"extended|{facts['source']}"] if _is_hub_id(facts.get("source")) else None,
+        size_categories=[_size_category(sum(report.num_rows for report in reports.values()))],
+        task_categories=["unconditional-image-generation"] + ["image-classification"] * ("label" in features),
         tags=["titok"],
     )
     splits = SplitDict()
@@ -65,6 +69,17 @@ def push_folder(folder: Path, repository: str, private: bool = False) -> str:
         commit_message="Upload the data set",
     )
     return str(url)
+
+
+def _is_hub_id(source: Any) -> bool:
+    return isinstance(source, str) and source.count("/") == 1 and not Path(source).expanduser().exists()
+
+
+def _size_category(num_rows: int) -> str:
+    """The Hub's name for a number of rows."""
+    bounds = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M", 10**7: "1M<n<10M"}
+    bounds |= {10**8: "10M<n<100M", 10**9: "100M<n<1B"}
+    return next((name for bound, name in bounds.items() if num_rows < bound), "1B<n<10B")
 
 
 def _split_table(reports: dict[str, Report]) -> str:
