@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
 
-from titok_hf.evaluation.reconstruction import CodebookUsage, count_codes
+from titok_hf.evaluation.reconstruction import CodebookUsage
 from titok_hf.quantization_titok import TiTokVectorQuantizer
 
 
@@ -22,15 +22,16 @@ class CodebookCounter:
 
     def __init__(self, codebook_size: int, accelerator: Accelerator):
         self.accelerator = accelerator
-        self.histogram = torch.zeros(codebook_size, dtype=torch.int64)
+        self.histogram = torch.zeros(codebook_size, dtype=torch.int64, device=accelerator.device)
 
     def update(self, codes: torch.Tensor) -> None:
-        """Adds codes of any shape, int64."""
-        self.histogram += count_codes(codes, len(self.histogram))
+        """Adds codes of any shape, int64, on the accelerator's device. Does not wait for it, as counting them would."""
+        codes = codes.flatten()
+        self.histogram.scatter_add_(0, codes, torch.ones_like(codes))
 
     def compute(self) -> dict[str, float]:
         """`codes_used` and `codebook_perplexity` of all processes since the last call; nothing if there were none."""
-        histogram = self.accelerator.reduce(self.histogram.to(self.accelerator.device), "sum").cpu()
+        histogram = self.accelerator.reduce(self.histogram, "sum").cpu()
         self.histogram = torch.zeros_like(self.histogram)
         if not histogram.any():
             return {}
