@@ -305,7 +305,14 @@ def test_version():
 def test_the_program_stops_cleanly_at_ctrl_c(model, tmp_path):
     out = tmp_path / "out"
     command = ["generate", "0", "-n", "1000000", "--batch-size", "2", "-o", str(out), "-m", str(model)]
-    process = subprocess.Popen([*MAIN, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*MAIN, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that starts the tests in the background makes all its children deaf to Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         deadline = time.monotonic() + 240
         while not list(out.glob("0*.png")) and process.poll() is None and time.monotonic() < deadline:

@@ -121,7 +121,7 @@ def test_the_two_stages_have_the_published_losses(variant):
     assert first.teacher == second.teacher == f"checkpoints/{RELEASED_VQGANS['imagenet256'].file}"
     assert second.tokenizer == f"{first.output_dir}/model"
     loss = second.loss
-    assert (loss.reconstruction_weight, loss.quantizer_weight, loss.reinitialize_codes) == (1.0, 0.0, False)
+    assert (loss.reconstruction_weight, loss.quantizer_weight) == (1.0, 0.0)
     assert (loss.perceptual.model, loss.perceptual.logits_weight) == ("facebook/convnext-small-224", 0.1)
     assert (loss.perceptual.features_weight, loss.perceptual.lpips_weight) == (0.0, 0.0)
     assert (loss.adversarial.weight, loss.adversarial.start_step) == (0.01, 20_000)
