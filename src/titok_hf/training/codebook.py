@@ -25,7 +25,7 @@ class CodebookCounter:
         self.histogram = torch.zeros(codebook_size, dtype=torch.int64, device=accelerator.device)
 
     def update(self, codes: torch.Tensor) -> None:
-        """Adds codes of any shape, int64, on the accelerator's device. Does not wait for it, as counting them would."""
+        """Adds codes of any shape, int64, on the accelerator's device, and does not wait for it."""
         codes = codes.flatten()
         self.histogram.scatter_add_(0, codes, torch.ones_like(codes))
 

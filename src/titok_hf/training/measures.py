@@ -1,5 +1,7 @@
 """What an evaluation measures of reconstructions: over batches, and over processes."""
 
+from collections.abc import Iterator
+
 import torch
 from accelerate import Accelerator
 
@@ -8,6 +10,8 @@ from titok_hf.evaluation.reconstruction import ReconstructionMeter
 
 from .codebook import CodebookCounter
 from .recipes import RecipeError
+
+_BATCH_SIZE = 100
 
 
 class ReconstructionMeasures:
@@ -39,6 +43,12 @@ class ReconstructionMeasures:
         self.counter = CodebookCounter(self.codebook_size, self.accelerator)
         if self.frechet is not None:
             self.frechet.reset()
+
+    def own_batches(self, images: torch.Tensor) -> Iterator[torch.Tensor]:
+        """The share of this process of all test images, in batches; nothing where it has no image."""
+        own = images[self.accelerator.process_index :: self.accelerator.num_processes]
+        if len(own):
+            yield from own.split(_BATCH_SIZE)
 
     def update(self, images: torch.Tensor, reconstructions: torch.Tensor, codes: torch.Tensor | None) -> None:
         """Adds a batch: float images in [0, 1], shape (batch, 3, height, width), twice, and the codes if there are."""

@@ -13,7 +13,7 @@ from titok_hf.data.loaders import ResumableLoader
 
 from .adversarial import LeCam, discriminator_loss, generator_adversarial_loss
 from .codebook import CodebookCounter, CodebookReinitializer
-from .configs import ImageDataConfig, PixelLossConfig, Recipe
+from .configs import AdversarialConfig, ImageDataConfig, PixelLossConfig, Recipe
 from .discriminator import Discriminator
 from .images import decode_images, image_loader, image_processor, image_splits, picture_of_pairs, to_pixel_values
 from .loop import Scalars
@@ -22,7 +22,6 @@ from .measures import ReconstructionMeasures
 from .perceptual import PerceptualLoss
 from .randomness import StepRandomness
 
-_EVALUATION_BATCH = 100
 _IMAGES_SHOWN = 64
 
 
@@ -78,29 +77,39 @@ class PixelTask:
         adversarial = self.weights.adversarial
         if adversarial is not None and step < adversarial.start_step:
             adversarial = None
-        terms = {
-            "reconstruction_loss": pixel_loss(reconstructions, images, self.weights.reconstruction),
-            "quantizer_loss": output.loss.float(),
-        }
-        weights = {
-            "reconstruction_loss": self.weights.reconstruction_weight,
-            "quantizer_loss": self.weights.quantizer_weight,
-        }
-        parts: Scalars = {}
         with self.accelerator.autocast():
-            if self.perceptual is not None:
-                parts = self.perceptual(reconstructions, images)
-                terms["perceptual_loss"], weights["perceptual_loss"] = parts["perceptual_loss"], 1.0
-            if adversarial is not None:
-                terms["adversarial_loss"] = generator_adversarial_loss(self.discriminator, reconstructions)
-                weights["adversarial_loss"] = adversarial.weight
-        yield "model", parts | weighted_loss(terms, weights)
+            scalars = self._model_loss(images, reconstructions, output.loss, adversarial)
+        yield "model", scalars
         if adversarial is not None:
             with self.accelerator.autocast():
                 scalars = discriminator_loss(
                     modules["discriminator"], self.lecam, images, reconstructions, adversarial.lecam_weight
                 )
             yield "discriminator", scalars
+
+    def _model_loss(
+        self,
+        images: torch.Tensor,
+        reconstructions: torch.Tensor,
+        quantizer_loss: torch.Tensor,
+        adversarial: AdversarialConfig | None,
+    ) -> Scalars:
+        weights, parts = self.weights, Scalars()
+        terms = {
+            "reconstruction_loss": (
+                weights.reconstruction_weight,
+                pixel_loss(reconstructions, images, weights.reconstruction),
+            ),
+            "quantizer_loss": (weights.quantizer_weight, quantizer_loss.float()),
+        }
+        if self.perceptual is not None:
+            parts = self.perceptual(reconstructions, images)
+            terms["perceptual_loss"] = (1.0, parts["perceptual_loss"])
+        if adversarial is not None:
+            adversarial_loss = generator_adversarial_loss(self.discriminator, reconstructions)
+            terms["adversarial_loss"] = (adversarial.weight, adversarial_loss)
+        losses = {name: loss for name, (_, loss) in terms.items()}
+        return parts | weighted_loss(losses, {name: weight for name, (weight, _) in terms.items()})
 
     def after_step(self) -> None:
         if self.reinitializer is not None:
@@ -116,8 +125,7 @@ class PixelTask:
         picture of originals above their reconstructions.
         """
         self.measures.reset()
-        own = self.test_images[self.accelerator.process_index :: self.accelerator.num_processes]
-        for batch in own.split(_EVALUATION_BATCH):
+        for batch in self.measures.own_batches(self.test_images):
             self.measures.update(*self._reconstruct(batch))
         return self.measures.compute(), picture_of_pairs(*self._reconstruct(self.test_images[:_IMAGES_SHOWN])[:2])
 

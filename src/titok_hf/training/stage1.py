@@ -33,7 +33,6 @@ from .randomness import StepRandomness
 from .recipes import RecipeError
 from .tokenizer import load_model, tokenizer_config
 
-_EVALUATION_BATCH = 100
 _IMAGES_SHOWN = 64
 
 
@@ -118,8 +117,7 @@ class Stage1Task:
         """
         self.measures.reset()
         sums = torch.zeros(3, dtype=torch.float64)  # of loss, accuracy, images
-        own = self.test_images[self.accelerator.process_index :: self.accelerator.num_processes]
-        for batch in own.split(_EVALUATION_BATCH):
+        for batch in self.measures.own_batches(self.test_images):
             images, reconstructions, output = self._reconstruct(batch)
             self.measures.update(images, reconstructions, output.codes)
             codes = self._teach(images)
