@@ -92,12 +92,14 @@ class Learner:
             optimizer, optimization.num_steps, optimization.warmup_steps, optimization.end_learning_rate
         )
 
-    def backward(self, loss: torch.Tensor) -> torch.Tensor | None:
-        """Adds up gradients; returns their norm before clipping once they are complete, else None."""
+    def backward(self, loss: torch.Tensor) -> torch.Tensor:
+        """Adds up gradients; returns their norm before clipping, which is 0 until they are complete."""
         self.accelerator.backward(loss)
-        if not self.accelerator.sync_gradients:
-            return None
-        return self.accelerator.clip_grad_norm_(self.module.parameters(), self.max_grad_norm)
+        norm = None
+        if self.accelerator.sync_gradients:
+            norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.max_grad_norm)
+        # DeepSpeed clips by its own configuration, and gives a number, or nothing before its first step.
+        return torch.as_tensor(0.0 if norm is None else norm, device=self.accelerator.device)
 
     def step(self) -> None:
         """One optimiser step with the gradients that were added up."""
@@ -252,9 +254,8 @@ class TrainingLoop:
         logged: Scalars = {}
         with accelerator.accumulate(*self.modules.values()):
             for name, scalars in self.task.losses(self.modules, batch, randomness, self.step):
-                grad_norm = self.learners[name].backward(scalars["loss"])
-                if grad_norm is not None:
-                    scalars["grad_norm"] = grad_norm
+                scalars["grad_norm"] = self.learners[name].backward(scalars["loss"])
+                if accelerator.sync_gradients:
                     self._guard(name, scalars)
                     self.learners[name].step()
                 prefix = "" if name == "model" else f"{name}/"

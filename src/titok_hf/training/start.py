@@ -105,14 +105,30 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
         raise RecipeError(
             'optimization.mixed_precision is "fp16", which a CPU does not train in. Use "bf16" or "no", or a GPU.'
         )
+    _prepare_sharding(recipe, accelerator)
+    return accelerator
+
+
+def _prepare_sharding(recipe: Recipe, accelerator: Accelerator) -> None:
+    """Tells DeepSpeed what the recipe says, and refuses what cannot be sharded."""
+    kind = accelerator.distributed_type
     adversarial = getattr(getattr(recipe, "loss", None), "adversarial", None)
-    sharded = (DistributedType.FSDP, DistributedType.DEEPSPEED)
-    if adversarial is not None and accelerator.distributed_type in sharded:
+    if adversarial is not None and kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise RecipeError(
-            f"{accelerator.distributed_type.value} shards one model, and this recipe has a discriminator beside it. "
+            f"{kind.value} shards one model, and this recipe has a discriminator beside it. "
             "Start it with plain data parallelism (accelerate's MULTI_GPU)."
         )
-    return accelerator
+    if kind != DistributedType.DEEPSPEED:
+        return
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin.zero_stage == 3:
+        raise RecipeError(
+            "ZeRO stage 3 leaves no process a whole parameter, and the averaged weights are made of them. Use stage 1 "
+            "or 2, or FSDP."
+        )
+    # accelerate would read the first from a loader that it prepares, and leaves the second to the configuration.
+    plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = recipe.optimization.batch_size
+    plugin.deepspeed_config["gradient_clipping"] = recipe.optimization.max_grad_norm
 
 
 def make_task(recipe: Recipe, accelerator: Accelerator) -> Task:
