@@ -206,16 +206,18 @@ def test_webdataset_shards_are_a_source(streaming, tmp_path):
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("first", [0, 6])
-def test_wrong_labels_in_webdataset_shards_are_left_out(first, streaming, tmp_path):
-    """Among the examples from which the columns are inferred, and after them."""
+@pytest.mark.parametrize("source", ["shards/train-0.tar", "shards"], ids=["file", "folder"])
+def test_wrong_labels_in_webdataset_shards_are_left_out(source, first, streaming, tmp_path):
+    """Among the examples from which the columns are inferred, and after them. A repository opens like a folder."""
     labels: dict[int, bytes | None] = dict.fromkeys(range(12), b"1")
     labels |= {first: b"cat", first + 1: None, first + 2: b"", first + 3: b"2.5", first + 4: b"\xff"}
     members = []
     for number, label in labels.items():
         members.append((f"{number:04d}.png", encoded(number)["bytes"]))
         members += [] if label is None else [(f"{number:04d}.cls", label)]
-    tar_file(tmp_path / "shard.tar", [*members, ("9999.json", b"{broken"), ("9999.cls", b"1")])
-    report = prepare(str(tmp_path / "shard.tar"), tmp_path / "out", SETTINGS, streaming=streaming, workers=0)
+    (tmp_path / "shards").mkdir()
+    tar_file(tmp_path / "shards" / "train-0.tar", [*members, ("9999.json", b"{broken"), ("9999.cls", b"1")])
+    report = prepare(str(tmp_path / source), tmp_path / "out", SETTINGS, streaming=streaming, workers=0)
     assert (report.num_images, report.num_rows) == (13, 7)
     reasons = ["'cat', which is not a number", "no label", "'', which", "'2.5', which", "'\ufffd', which", "empty"]
     for remark, number, reason in zip(report.skipped, [*range(first, first + 5), 12], reasons, strict=True):

@@ -8,7 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, Image, IterableDataset, Value, disable_progress_bars, load_dataset
+from datasets import (
+    ClassLabel,
+    Dataset,
+    Image,
+    IterableDataset,
+    Value,
+    disable_progress_bars,
+    load_dataset,
+    load_dataset_builder,
+)
+from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
 from .idx_files import is_idx_folder, load_idx_folder
 from .image_folders import load_image_folder
@@ -186,7 +196,11 @@ def open_dataset(
             return images.to_iterable_dataset() if streaming else images
         pattern = f"{glob.escape(str(folder.absolute()))}/**"
         return load_dataset("imagefolder", data_files={split: pattern}, split=split, streaming=streaming)
-    return load_dataset(str(path) if path.exists() else source, config_name, split=split, streaming=streaming)
+    name = str(path) if path.exists() else source
+    builder = load_dataset_builder(name, config_name)
+    if isinstance(builder, WebDataset) and split in builder.config.data_files:
+        return open_tar_files(list(builder.config.data_files[split]), split, streaming)
+    return load_dataset(name, config_name, split=split, streaming=streaming)
 
 
 def silence_loading() -> None:
@@ -202,13 +216,18 @@ def _image_folder(folder: Path, split: str) -> Path | None:
     "train" is that one file.
     """
     is_described = (folder / "README.md").exists()
-    if not folder.is_dir() or is_described or any(folder.glob("*.parquet")) or any(folder.glob("*/*.parquet")):
+    if not folder.is_dir() or is_described or _holds(folder, "parquet") or _holds(folder, "tar"):
         return None
     if (folder / split).is_dir():
         return folder / split
     if split != "train" or any((folder / name).is_dir() for name in _SPLIT_FOLDERS):
         return None
     return folder
+
+
+def _holds(folder: Path, suffix: str) -> bool:
+    """Whether files of this suffix lie in a folder, or in one of its folders."""
+    return any(folder.glob(f"*.{suffix}")) or any(folder.glob(f"*/*.{suffix}"))
 
 
 def _image_column(dataset: Dataset | IterableDataset, wanted: str | None) -> str:

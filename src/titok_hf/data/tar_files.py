@@ -33,7 +33,7 @@ class LenientWebDataset(WebDataset):
         yield from examples
 
 
-def open_tar_files(files: str, split: str, streaming: bool) -> Dataset | IterableDataset:
+def open_tar_files(files: str | list[str], split: str, streaming: bool) -> Dataset | IterableDataset:
     """Tar files by path, pattern or URL as the split of that name; columns are named by the suffixes of members."""
     builder = LenientWebDataset(dataset_name="lenient_webdataset", data_files={split: files})
     if streaming:
