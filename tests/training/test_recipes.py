@@ -110,7 +110,9 @@ def test_missing_values_and_recipes_are_named(recipe, tmp_path):
     recipe.write_text("num_steps: 3\n")
     with pytest.raises(RecipeError, match="needs a value for output_dir"):
         load_recipe(Training, recipe)
-    with pytest.raises(RecipeError, match="no recipe 'fashion_clasifier'. Use one of .*fashion_classifier"):
+    with pytest.raises(
+        RecipeError, match="no recipe 'fashion_clasifier'. Did you mean 'fashion_classifier'.* Use one of "
+    ):
         load_recipe(Training, "fashion_clasifier")
     with pytest.raises(RecipeError, match="does not exist"):
         load_recipe(Training, tmp_path / "absent.yaml")

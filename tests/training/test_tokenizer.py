@@ -113,8 +113,8 @@ def test_stage_2_moves_the_decoders_and_nothing_else(stage2_values, stage1_token
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("tokenizer", "tokenizer is '/nowhere', which can't be loaded as a TiTokModel"),
-        ("teacher", "teacher is '/nowhere', which can't be loaded as a MaskGitVQGANModel"),
+        ("tokenizer", "tokenizer is '/nowhere', and there is no such folder. Train it first"),
+        ("teacher", "teacher is '/nowhere', and there is no such folder. Train it first"),
     ],
 )
 def test_models_that_are_not_there_are_named(key, message, stage2_values):

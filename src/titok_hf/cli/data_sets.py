@@ -92,6 +92,15 @@ def is_complete(output: Path, split: str) -> bool:
     return (output / f"report-{split}.json").is_file()
 
 
+def push_if_complete(output: Path, split: str, repo_id: str | None) -> str | None:
+    """Uploads the data set to the repository that `--push-to-hub` names, once the split is there; its address."""
+    if repo_id is None or not is_complete(output, split):
+        return None
+    from titok_hf.hub.push import push_folder
+
+    return push_folder(output, repo_id, message="Upload the data set").address
+
+
 def show_report(report: Report, output: Path, split: str, address: str | None, as_json: bool) -> None:
     """Says what was made, what was left out, and where on the Hub it is, if it was pushed."""
     complete = is_complete(output, split)
@@ -130,5 +139,6 @@ __all__ = [
     "check_data_extra",
     "is_complete",
     "part_of",
+    "push_if_complete",
     "show_report",
 ]

@@ -25,8 +25,8 @@ from .data_sets import (
     UnusualModesChoice,
     Workers,
     check_data_extra,
-    is_complete,
     part_of,
+    push_if_complete,
     show_report,
 )
 from .options import AsJson
@@ -90,7 +90,6 @@ def prepare(
     `titok-hf prepare ILSVRC/imagenet-1k --streaming --ignore-exif --unusual-modes published --crop none -o images`
     """
     check_data_extra()
-    from titok_hf.data.cards import push_folder
     from titok_hf.data.prepare import PrepareSettings
     from titok_hf.data.prepare import prepare as prepare_split
     from titok_hf.data.sources import silence_loading
@@ -124,8 +123,7 @@ def prepare(
             on_error=on_error.value,
             progress=lambda num_images: bar.advance(task, num_images),
         )
-    address = push_folder(output, push_to_hub) if push_to_hub and is_complete(output, split) else None
-    show_report(report, output, split, address, as_json)
+    show_report(report, output, split, push_if_complete(output, split, push_to_hub), as_json)
 
 
 __all__ = ["prepare"]

@@ -26,8 +26,8 @@ from .data_sets import (
     UnusualModesChoice,
     Workers,
     check_data_extra,
-    is_complete,
     part_of,
+    push_if_complete,
     show_report,
 )
 from .models import model_location
@@ -103,7 +103,6 @@ def pretokenize(
     `accelerate launch --multi_gpu -m titok_hf.cli pretokenize imagenet -m user/titok-l32 --views ten-crop -o codes`
     """
     check_data_extra()
-    from titok_hf.data.cards import push_folder
     from titok_hf.data.encoders import ImageEncoder
     from titok_hf.data.pretokenize import PretokenizeSettings
     from titok_hf.data.pretokenize import pretokenize as pretokenize_split
@@ -141,8 +140,7 @@ def pretokenize(
             on_error=on_error.value,
             progress=lambda num_images: bar.advance(task, num_images),
         )
-    address = push_folder(output, push_to_hub) if push_to_hub and is_complete(output, split) else None
-    show_report(report, output, split, address, as_json)
+    show_report(report, output, split, push_if_complete(output, split, push_to_hub), as_json)
 
 
 def _default_device() -> str:

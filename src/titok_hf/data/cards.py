@@ -8,12 +8,12 @@ from typing import Any
 
 from datasets import DatasetInfo, Features, SplitDict, SplitInfo
 from datasets.info import DatasetInfosDict
-from huggingface_hub import DatasetCardData, HfApi
+from huggingface_hub import DatasetCardData
 
 from .. import __version__
 from ..atomic_files import write_atomically
 from .report import Report
-from .shards import DATA_FOLDER, STATE_FOLDER
+from .shards import DATA_FOLDER
 
 
 def library_versions(*names: str) -> dict[str, str]:
@@ -57,20 +57,6 @@ def write_card(
     write_atomically(folder / "README.md", text.encode())
 
 
-def push_folder(folder: Path, repository: str, private: bool = False) -> str:
-    """Uploads a finished data set to the Hub, without the records of its making; returns its address."""
-    api = HfApi()
-    url = api.create_repo(repository, repo_type="dataset", private=private, exist_ok=True)
-    api.upload_folder(
-        repo_id=url.repo_id,
-        repo_type="dataset",
-        folder_path=folder,
-        ignore_patterns=[f"{STATE_FOLDER}/**"],
-        commit_message="Upload the data set",
-    )
-    return str(url)
-
-
 def _is_hub_id(source: Any) -> bool:
     return isinstance(source, str) and source.count("/") == 1 and not Path(source).expanduser().exists()
 
@@ -104,4 +90,4 @@ def _fact_table(facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-__all__ = ["library_versions", "push_folder", "write_card"]
+__all__ = ["library_versions", "write_card"]

@@ -19,6 +19,7 @@ from titok_hf.data.images import ResizeMode, class_names, image_batches, load_im
 from titok_hf.pictures import contact_sheet
 
 from .classification import JudgeMeter
+from .frechet import round_to_bytes
 from .memorization import NearestNeighbors, find_nearest_neighbors, memorization_report
 from .reconstruction import CodebookUsage, ReconstructionMeter, center_crop, count_codes
 
@@ -112,7 +113,7 @@ def reconstruct(pipeline: TiTokPipeline, images: torch.Tensor) -> tuple[torch.Te
     """
     tokenizer = pipeline.tokenizer
     codes = tokenizer.encode((images.float() / 255).to(tokenizer.device, tokenizer.dtype)).codes
-    return _to_bytes(tokenizer.decode(codes=codes).pixel_values), codes
+    return round_to_bytes(tokenizer.decode(codes=codes).pixel_values).cpu(), codes
 
 
 def generate(pipeline: TiTokPipeline, labels: torch.Tensor, config: MeasureConfig) -> Iterator[torch.Tensor]:
@@ -128,7 +129,7 @@ def generate(pipeline: TiTokPipeline, labels: torch.Tensor, config: MeasureConfi
     batches = list(zip(labels.split(config.batch_size), seeds.split(config.batch_size), strict=True))
     for batch_labels, batch_seeds in tqdm(batches, desc="generating"):
         generators = [torch.Generator().manual_seed(seed) for seed in batch_seeds.tolist()]
-        yield _to_bytes(pipeline(batch_labels.tolist(), generator=generators, output_type="pt").images)
+        yield round_to_bytes(pipeline(batch_labels.tolist(), generator=generators, output_type="pt").images).cpu()
 
 
 def measured_with() -> dict[str, str]:
@@ -206,10 +207,6 @@ def _check_classes(pipeline: TiTokPipeline, names: list[str]) -> None:
             f"The model has the classes {', '.join(known)}; the data set has {', '.join(names)}. "
             "Measure a model on the data set that it was trained on."
         )
-
-
-def _to_bytes(images: torch.Tensor) -> torch.Tensor:
-    return (images.float().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
 
 
 def _to_pictures(images: torch.Tensor) -> list[Image.Image]:

@@ -50,7 +50,9 @@ def clear_errors(repo_id: str) -> Iterator[None]:
     try:
         yield
     except HFValidationError:
-        raise ValueError(f"{repo_id!r} is no id of a Hub repository. Write it as user/name.") from None
+        raise ValueError(
+            f"{repo_id!r} is no id of a Hub repository, and no folder here either. Write an id as user/name."
+        ) from None
     except (HfHubHTTPError, TransportError, OfflineModeIsEnabled, LocalEntryNotFoundError, RuntimeError) as error:
         # A large file whose upload fails is a RuntimeError, whatever the reason.
         if isinstance(error, RuntimeError) and not isinstance(error.__cause__, (OSError, TransportError)):

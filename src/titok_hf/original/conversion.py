@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import snapshot_download
 from safetensors.torch import save_file
 
 from titok_hf.atomic_files import folder_atomically
 from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig
 from titok_hf.configuration_titok import TiTokConfig
+from titok_hf.hub.push import push_folder
 from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
 from titok_hf.imagenet_classes import IMAGENET_CLASSES, imagenet_id2label
 from titok_hf.modeling_maskgit import MaskGitTransformer1DModel
@@ -338,9 +339,7 @@ def _name_of(source: Source) -> str:
 
 def _push(folder: Source, repository: str | None) -> None:
     if repository is not None:
-        api = HfApi()
-        api.create_repo(repository, exist_ok=True)
-        api.upload_folder(repo_id=repository, folder_path=Path(folder), commit_message="Upload converted checkpoint")
+        push_folder(folder, repository, message="Upload converted checkpoint")
 
 
 __all__ = [

@@ -77,8 +77,11 @@ def find_recipe(name_or_path: str | Path) -> Path:
         return path
     names = sorted(recipe.stem for recipe in RECIPES_FOLDER.glob("*.yaml"))
     if str(name_or_path) not in names:
+        nearest = difflib.get_close_matches(str(name_or_path), names, n=1, cutoff=0.5)
+        advice = f"Did you mean {nearest[0]!r}? " if nearest else ""
         raise RecipeError(
-            f"There is no recipe {str(name_or_path)!r}. Use one of {', '.join(names)}, or the path of a .yaml file."
+            f"There is no recipe {str(name_or_path)!r}. {advice}Use one of {', '.join(names)}, or the path "
+            "of a .yaml file."
         )
     return RECIPES_FOLDER / f"{name_or_path}.yaml"
 

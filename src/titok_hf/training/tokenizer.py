@@ -1,7 +1,9 @@
 """The models that are trained on pixels: the single-stage tokenizers (arXiv 2501.07730), the second stage of the
 two-stage ones (arXiv 2406.07550, section 3.3), and the MaskGIT-VQGAN that teaches their first stage."""
 
+import re
 from dataclasses import fields as dataclass_fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 from accelerate import Accelerator
@@ -18,6 +20,8 @@ from .pixels import PixelTask
 from .recipes import RecipeError
 
 Model = TypeVar("Model", bound=PreTrainedModel)
+
+_HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
 
 def single_stage_task(recipe: TokenizerRecipe, accelerator: Accelerator) -> PixelTask:
@@ -118,10 +122,17 @@ def load_model(cls: type[Model], source: str, key: str) -> Model:
     Raises:
         RecipeError: there is no such folder or Hub id, or it holds something else.
     """
+    if not Path(source).exists() and not _HUB_ID.fullmatch(source):
+        raise RecipeError(
+            f"{key} is {source!r}, and there is no such folder. Train it first, or name another folder or a Hub id."
+        )
     try:
         return cls.from_pretrained(source)
     except (OSError, ValueError) as error:
-        raise RecipeError(f"{key} is {source!r}, which can't be loaded as a {cls.__name__}: {error}") from error
+        missing = "" if Path(source).exists() else " There is no such file or folder, and as a Hub id:"
+        raise RecipeError(
+            f"{key} is {source!r}, which can't be loaded as a {cls.__name__}.{missing} {error}"
+        ) from error
 
 
 def _check_image_size(data: int, model: int, whose: str) -> None:
