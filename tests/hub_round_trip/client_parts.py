@@ -1,13 +1,16 @@
 """Push and pull of single parts and data sets, and the tasks by id."""
 
+import tarfile
 from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, Image, Value, load_dataset
+from huggingface_hub import HfApi
 from PIL import Image as PILImage
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, pipeline
+from typer.testing import CliRunner
 
 from hub_server import STRANGER_TOKEN
 from tiny_pipeline import generators, tiny_pipeline
@@ -21,6 +24,7 @@ from titok_hf import (
     TiTokPipeline,
     bundled_checkpoint,
 )
+from titok_hf.cli import app
 from titok_hf.data.encoders import ImageEncoder
 from titok_hf.data.prepare import PrepareSettings, prepare
 from titok_hf.data.pretokenize import pretokenize
@@ -125,3 +129,34 @@ def test_prepared_and_pretokenized_data_sets(hub, tmp_path):
         assert len(pulled) == len(local) and pulled.features == local.features
         assert all(np.array_equal(one[column], other[column]) for one, other in zip(pulled, local, strict=True))
     assert hub.repositories["datasets", "user/codes"].private
+
+
+def webdataset_shard(labels):
+    """A tar file with a picture and a label each."""
+    stream = BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for number, label in enumerate(labels):
+            picture = BytesIO()
+            PILImage.new("RGB", (40, 36), (number, 0, 0)).save(picture, "PNG")
+            for suffix, data in (("png", picture.getvalue()), ("cls", label)):
+                member = tarfile.TarInfo(f"{number:04d}.{suffix}")
+                member.size = len(data)
+                archive.addfile(member, BytesIO(data))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("options", [[], ["--streaming"]], ids=["whole", "streaming"])
+def test_webdataset_shards_are_prepared_by_id_without_their_wrong_labels_and_pushed(hub, tmp_path, options):
+    api = HfApi()
+    api.create_repo("user/shards", repo_type="dataset", exist_ok=True)
+    shard = webdataset_shard([b"0", b"cat", b"1", b"", b"2", b"1"])
+    api.upload_file(path_or_fileobj=shard, path_in_repo="train-0.tar", repo_id="user/shards", repo_type="dataset")
+    out, target = tmp_path / "out", f"user/prepared{len(options)}"
+    arguments = ["prepare", "user/shards", "-o", str(out), "--size", "32", "--push-to-hub", target, *options]
+    result = CliRunner().invoke(app, [*arguments, "--workers", "0", "--json"])
+    assert result.exit_code == 0, result.output
+    pulled = load_dataset(target, split="train")
+    assert pulled["label"][:] == [0, 1, 2, 1] and pulled["source_index"][:] == [0, 2, 4, 5]
+    assert not any(
+        path.startswith(".") and path != ".gitattributes" for path in hub.repository(target, "datasets").files()
+    )
