@@ -1,5 +1,8 @@
 """Files and folders are whole or absent."""
 
+import os
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
@@ -71,3 +74,43 @@ def test_a_file_in_the_way_of_a_folder_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match="file is a file"), folder_atomically(tmp_path / "file"):
         pass
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The order of flushes and renames, which are still done: ("fsync", name) and ("replace", old name, new name)."""
+    seen = []
+    fsync, replace = os.fsync, os.replace
+
+    def recorded_fsync(descriptor):
+        seen.append(("fsync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+        fsync(descriptor)
+
+    def recorded_replace(old, new):
+        seen.append(("replace", Path(old).name, Path(new).name))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(os, "replace", recorded_replace)
+    return seen
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="tells the names of open files on Linux alone")
+def test_a_file_is_on_the_disk_before_it_takes_its_name(calls, tmp_path):
+    write_atomically(tmp_path / "a.txt", b"content")
+    unfinished = f".unfinished-{os.getpid()}-a.txt"
+    assert calls == [("fsync", unfinished), ("replace", unfinished, "a.txt"), ("fsync", tmp_path.name)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="tells the names of open files on Linux alone")
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_folder_is_on_the_disk_before_it_takes_its_name(exists, calls, tmp_path):
+    target = tmp_path / "checkpoint"
+    if exists:
+        target.mkdir()
+    with folder_atomically(target) as folder:
+        (folder / "part").mkdir()
+        (folder / "part" / "weights").write_text("1")
+    first_rename = [call[0] for call in calls].index("replace")
+    assert {("fsync", "weights"), ("fsync", "part"), ("fsync", folder.name)} <= set(calls[:first_rename])
+    assert calls[-1] == ("fsync", "checkpoint" if exists else tmp_path.name)

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -30,7 +30,9 @@ def write_atomically(path: str | os.PathLike, content: bytes | Callable[[Path], 
             content(unfinished)
         else:
             unfinished.write_bytes(content)
+        flush_to_disk(unfinished)
         os.replace(unfinished, path)
+        _flush_names(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
     return path
@@ -62,17 +64,48 @@ def folder_atomically(path: str | os.PathLike, last: str | None = None) -> Itera
     try:
         unfinished.mkdir()
         yield unfinished
+        flush_to_disk(unfinished)
         if not path.exists():
             os.replace(unfinished, path)
+            _flush_names(path.parent)
             return
         replaced.mkdir()
         for entry in sorted(unfinished.iterdir(), key=lambda entry: entry.name == last):
             if (path / entry.name).exists():
                 os.replace(path / entry.name, replaced / entry.name)
             os.replace(entry, path / entry.name)
+        _flush_names(path)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
 
 
-__all__ = ["folder_atomically", "write_atomically"]
+def flush_to_disk(path: Path) -> None:
+    """
+    Waits until a file, or a folder with everything in it, is on the disk. Without it, a power cut after a rename can
+    leave the new name with no content behind it.
+    """
+    for folder, _, files in os.walk(path):
+        for name in files:
+            _fsync(Path(folder, name))
+        _flush_names(Path(folder))
+    if path.is_file():
+        _fsync(path)
+
+
+def _flush_names(folder: Path) -> None:
+    """Waits until the names of a folder's entries are on the disk, where the system can do that."""
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        with suppress(OSError):  # and some network file systems refuse it
+            _fsync(folder)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+__all__ = ["flush_to_disk", "folder_atomically", "write_atomically"]
