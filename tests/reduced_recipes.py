@@ -6,6 +6,7 @@ As a script, under `torchrun`: runs all of them one after the other with as many
     torchrun --nproc_per_node 2 tests/reduced_recipes.py FOLDER GLOBAL_BATCH_SIZE
 """
 
+import json
 import os
 import sys
 import traceback
@@ -16,6 +17,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from transformers import ConvNextConfig, ConvNextForImageClassification
 from transformers.utils.logging import disable_progress_bar
 
+from double_precision import in_float64, recorded_gaps
 from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig
 from titok_hf.configuration_titok import TiTokConfig
 from titok_hf.data.encoders import ImageEncoder
@@ -125,10 +127,15 @@ def reduced(name: str, folder: Path, pictures: Path, batch_size: int) -> list[st
 
 
 def run(name: str, folder: Path, pictures: Path, output: Path, batch_size: int) -> None:
-    """Trains a reduced recipe through the command, into `output/NAME`. An error is written to `output/NAME.txt`."""
+    """
+    Trains a reduced recipe through the command, into `output/NAME`. How close its codes were decided, step by step, is
+    written to `output/NAME.gaps.json`, an error to `output/NAME.txt`.
+    """
     overrides = [*reduced(name, folder, pictures, batch_size), f"output_dir={output / name}"]
     try:
-        main([name, *(argument for override in overrides for argument in ("--set", override))])
+        with recorded_gaps() as gaps:
+            main([name, *(argument for override in overrides for argument in ("--set", override))])
+        (output / f"{name}.gaps.json").write_text(json.dumps(gaps))
     except (Exception, SystemExit):
         (output / f"{name}.txt").write_text(traceback.format_exc())
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -144,11 +151,12 @@ def run_classifier(name: str, pictures: Path, output: Path) -> None:
 
 
 def run_all(folder: Path, pictures: Path, output: Path, batch_size: int) -> None:
-    """Runs every recipe of the trainer."""
+    """Runs every recipe of the trainer, in float64, so that runs with different numbers of processes compare."""
     disable_progress_bar()
     output.mkdir(exist_ok=True)
-    for name in RECIPES:
-        run(name, folder, pictures, output, batch_size)
+    with in_float64():
+        for name in RECIPES:
+            run(name, folder, pictures, output, batch_size)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import reduced_recipes
+from double_precision import TIE, in_float64
 from reduced_recipes import CLASSIFIERS, NUM_STEPS, RECIPES
 from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig
 from titok_hf.configuration_titok import TITOK_VARIANTS, TiTokConfig
@@ -195,7 +196,8 @@ def workplace(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """Small models and codes that the reduced recipes start from, and the pictures."""
     folder = tmp_path_factory.mktemp("reduced")
     (folder / "pictures").symlink_to(picture_folder)
-    reduced_recipes.prepare_models(folder, folder / "pictures")
+    with in_float64():
+        reduced_recipes.prepare_models(folder, folder / "pictures")
     return folder
 
 
@@ -243,32 +245,36 @@ def test_a_reduced_recipe_runs_alone(name, one_process):
     assert list((one_process / name / "model").rglob("*.safetensors"))
 
 
+def step_of_first_tie(runs: Path, name: str) -> int:
+    """The first step, from 1, in which a token was as near to a second code but for rounding; else beyond the run."""
+    gaps = json.loads((runs / f"{name}.gaps.json").read_text())
+    return next((step for step, gap in enumerate(gaps, start=1) if gap < TIE), NUM_STEPS + 1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_two_processes_have_the_losses_of_one(name, one_process, two_processes):
     alone, together = entries(one_process, name), entries(two_processes, name)
     assert len(alone) == len(together) > NUM_STEPS
+    first_tie = step_of_first_tie(one_process, name)
+    assert first_tie > 3  # or this test would say nothing
     for expected, entry in zip(alone, together, strict=True):
         assert entry.keys() == expected.keys()
-        compared = entry.keys() - {"images_per_second"}
-        if entry["step"] > 10:
-            # The discriminator's gradients jump where a unit of its leaky ReLUs crosses 0, and rounding decides when.
-            compared -= {"discriminator/grad_norm"}
-        for key in compared:
-            assert entry[key] == pytest.approx(expected[key], rel=1e-5, abs=1e-5), (key, entry["step"])
+        if entry["step"] >= first_tie:
+            continue
+        for key in entry.keys() - {"images_per_second"}:
+            assert entry[key] == pytest.approx(expected[key], rel=1e-7, abs=1e-7), (key, entry["step"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_two_processes_have_the_weights_of_one(name, one_process, two_processes):
+    if step_of_first_tie(one_process, name) <= NUM_STEPS:
+        pytest.skip("two codes tie in this run, and rounding decides between them")
     for file in (one_process / name / "model").rglob("*.safetensors"):
         expected, weights = load_file(file), load_file(two_processes / file.relative_to(one_process))
         for key in expected:
-            difference = (weights[key] - expected[key]).abs()
-            if key.endswith("qkv_proj.bias"):
-                # The softmax is blind to a bias of the keys: its gradient is rounding, which Adam blows up to a step.
-                difference = torch.cat([difference.chunk(3)[0], difference.chunk(3)[2]])
-            assert difference.max() < 1e-4, (key, file.name)
+            torch.testing.assert_close(weights[key], expected[key], rtol=1e-6, atol=1e-6, msg=f"{key} of {file}")
 
 
 @pytest.mark.slow
