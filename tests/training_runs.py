@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import set_seed
 from safetensors.torch import load_file
 
 from titok_hf.training.configs import RECIPES, Recipe
@@ -55,6 +57,25 @@ def loop_of(values: dict[str, Any], **changes: Any) -> TrainingLoop:
     return TrainingLoop(make_task(recipe, accelerator), recipe, accelerator)
 
 
+def loop_with_scaler(values: dict[str, Any], scale: float, growth_interval: int = 1_000) -> TrainingLoop:
+    """
+    A run in fp16 with a real gradient scaler. accelerate makes none for a CPU, so it is put where accelerate would
+    have put it, before model and optimiser are prepared.
+    """
+    forget_accelerate()
+    recipe = recipe_of(values)
+    RunFolder(recipe.output_dir).claim(recipe)
+    set_seed(recipe.seed)
+    accelerator = Accelerator(
+        mixed_precision="fp16",
+        cpu=True,
+        gradient_accumulation_steps=recipe.optimization.gradient_accumulation_steps,
+    )
+    accelerator.native_amp = True
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=growth_interval)
+    return TrainingLoop(make_task(recipe, accelerator), recipe, accelerator)
+
+
 def cut_off(values: dict[str, Any], after_step: int, **changes: Any) -> TrainingLoop:
     """A run that ends, as by Ctrl-C, in the middle of the step after `after_step`."""
     loop = loop_of(values, **changes)
@@ -86,3 +107,14 @@ def series(values: dict[str, Any], name: str) -> list[float]:
 def equal(first: Weights, second: Weights) -> bool:
     """Whether two sets of weights have the same names and the same bits."""
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def same_state(first: Any, second: Any) -> bool:
+    """Whether two nested training states hold the same bits."""
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same_state(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same_state, first, second))
+    return bool(first == second)

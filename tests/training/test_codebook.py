@@ -118,11 +118,30 @@ def test_an_entry_in_use_is_left_alone_for_a_while_after_its_last_use(watched):
 
 def test_evaluation_is_not_watched(watched):
     quantizer, reinitializer = watched
-    quantizer(torch.randn(1, 4, 4))
-    seen = reinitializer._codes
+    codes = quantizer(torch.randn(1, 4, 4)).codes.flatten()
     quantizer.eval()
     quantizer(torch.randn(2, 4, 4))
-    assert reinitializer._codes is seen
+    reinitializer.step()
+    assert torch.allclose(reinitializer.usage, torch.bincount(codes, minlength=16) / 4 * 0.01)
+
+
+def test_all_batches_since_the_last_step_count_together(watched):
+    """As one large batch: two calls move the codebook as the one call with both does."""
+    quantizer, reinitializer = watched
+    tokens = torch.randn(2, 4, 4)
+    before = quantizer.codebook.weight.detach().clone()
+    results = []
+    for batches in ([tokens], tokens.split(1)):
+        with torch.no_grad():
+            quantizer.codebook.weight.copy_(before)
+        reinitializer.usage.zero_()
+        for batch in batches:
+            quantizer(batch)
+        reinitializer.step()
+        results.append((quantizer.codebook.weight.detach().clone(), reinitializer.usage.clone()))
+    assert not torch.equal(results[0][0], before)
+    for whole, halves in zip(*results, strict=True):
+        torch.testing.assert_close(halves, whole)
 
 
 def test_state_survives_a_checkpoint(watched):

@@ -6,22 +6,19 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from titok_hf import TiTokModel
 from titok_hf.training.loop import TrainingLoop, examples_per_step
 from titok_hf.training.recipes import RecipeError
-from titok_hf.training.run_folder import RunFolder
-from titok_hf.training.start import make_task
 from training_runs import (
     cut_off,
     entries_of,
     equal,
-    forget_accelerate,
     loop_of,
-    recipe_of,
+    loop_with_scaler,
+    same_state,
     series,
     trained,
     weights_in,
@@ -32,17 +29,6 @@ def measured(values: dict[str, Any]) -> list[dict[str, float]]:
     """The entries of a run, without what the clock says, and without the counts of codes since the run was resumed."""
     left_out = ("images_per_second", "codes_used", "codebook_perplexity")
     return [{name: value for name, value in entry.items() if name not in left_out} for entry in entries_of(values)]
-
-
-def same_state(first: Any, second: Any) -> bool:
-    """Whether two nested training states hold the same bits."""
-    if isinstance(first, torch.Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same_state(first[key], second[key]) for key in first)
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(same_state, first, second))
-    return bool(first == second)
 
 
 def last_state(output_dir: str) -> dict[str, Any]:
@@ -168,7 +154,6 @@ def test_evaluation_changes_nothing(kind, values_of, tmp_path):
 
 
 def test_gradient_accumulation_equals_the_larger_batch(tokenizer_values, tmp_path):
-    tokenizer_values["loss"] = {"reinitialize_codes": False}  # which looks at one batch at a time
     whole = trained(tokenizer_values)
     halves = {"batch_size": 2, "gradient_accumulation_steps": 2}
     accumulated = trained(tokenizer_values, output_dir=str(tmp_path / "halves"), optimization=halves)
@@ -311,20 +296,6 @@ def test_bfloat16_learns_nearly_the_same_on_a_cpu(kind, values_of, tmp_path):
     exact, rounded = series(values, "loss"), series(values | changes, "loss")
     assert rounded != exact
     assert rounded == pytest.approx(exact, rel=0.05)
-
-
-def loop_with_scaler(values: dict[str, Any], scale: float) -> TrainingLoop:
-    """
-    A run in fp16 with a real gradient scaler. accelerate makes none for a CPU, so it is put where accelerate would
-    have put it, before model and optimiser are prepared.
-    """
-    forget_accelerate()
-    recipe = recipe_of(values)
-    RunFolder(recipe.output_dir).claim(recipe)
-    accelerator = Accelerator(mixed_precision="fp16", cpu=True)
-    accelerator.native_amp = True
-    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=1_000)
-    return TrainingLoop(make_task(recipe, accelerator), recipe, accelerator)
 
 
 @pytest.mark.parametrize("kind", ["tokenizer", "gan"])

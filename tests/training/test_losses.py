@@ -47,6 +47,8 @@ def test_loss_and_gradient_equal_the_original(case):
     result["loss"].backward()
     assert result["loss"].item() == pytest.approx(case["result"]["loss"], rel=1e-5)
     assert logits.grad.norm().item() == pytest.approx(case["grad_wrt_logits"]["norm"], rel=1e-3)
+    # Its mean over images; the share of all hidden tokens would be another number.
+    assert result["accuracy"].item() == pytest.approx(case["result"]["correct_tokens"], rel=1e-6)
 
 
 def test_accuracy_counts_hidden_tokens_alone():

@@ -1,11 +1,16 @@
 """The adversarial terms of the pixel recipes: hinge loss, and LeCam's regulariser against a judge that runs away."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
 from .losses import MeanOverProcesses, one_process, weighted_loss
+
+Regularizer = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Of real and of fake logits; a scalar."""
 
 
 def hinge_loss(logits_real: torch.Tensor, logits_fake: torch.Tensor) -> torch.Tensor:
@@ -32,26 +37,54 @@ class LeCam:
         self.mean_over_processes = mean_over_processes
         self.decay = decay
         self.averages = torch.zeros(2)  # of real and of fake logits
+        # Mean logits, real and fake: of each batch of the step, and of all of them in all processes.
+        self._observed: list[torch.Tensor] = []
+        self._everywhere: torch.Tensor | None = None
 
     def __call__(self, logits_real: torch.Tensor, logits_fake: torch.Tensor) -> torch.Tensor:
+        """The regulariser of a step of one batch, given the averages so far, which then move; see `loss`."""
+        loss = self.loss(logits_real, logits_fake)
+        self.step()
+        return loss
+
+    def observe(self, logits_real: torch.Tensor, logits_fake: torch.Tensor) -> None:
+        """Notes the logits of one of several batches of a step; of all of them before the first `loss`."""
+        self._observed.append(_means(logits_real, logits_fake).detach())
+
+    def loss(self, logits_real: torch.Tensor, logits_fake: torch.Tensor) -> torch.Tensor:
         """
-        The regulariser, given the averages so far; they then move towards these logits.
+        The regulariser, given the averages so far, which stay.
 
         Args:
             logits_real, logits_fake: float32, any shape.
         Returns:
-            scalar. Its value is that of the logits of all processes, its gradient reaches those of this one, so that
-            the mean of the gradients over processes is right.
+            scalar. Its value is that of the logits of all batches of the step in all processes, its gradient reaches
+            those given, so that the mean of the gradients over batches and processes is right.
         """
-        local = torch.stack([logits_real.mean(), logits_fake.mean()])
-        everywhere = self.mean_over_processes(local.detach())
-        mean_real, mean_fake = everywhere + (local - local.detach())
+        own = _means(logits_real, logits_fake)
+        if not self._observed:
+            self.observe(logits_real, logits_fake)
+        everywhere = self._observed_everywhere()
+        mean_real, mean_fake = everywhere + (own - own.detach())
         average_real, average_fake = self.averages = self.averages.to(everywhere.device)
-        loss = F.relu(mean_real - average_fake).square() + F.relu(average_real - mean_fake).square()
-        moved = self.averages.lerp(everywhere, 1 - self.decay)
-        # Logits that are not finite end a run, whose state is then saved; or fp16 leaves their step out.
-        self.averages = torch.where(moved.isfinite(), moved, self.averages)
-        return loss
+        return F.relu(mean_real - average_fake).square() + F.relu(average_real - mean_fake).square()
+
+    def step(self) -> None:
+        """Moves the averages towards the logits of the step, if there were any."""
+        if self._observed:
+            moved = self.averages.lerp(self._observed_everywhere(), 1 - self.decay)
+            # Where fp16 overflows, which leaves the discriminator's step out, the averages stay too.
+            self.averages = torch.where(moved.isfinite(), moved, self.averages)
+        self.forget()
+
+    def forget(self) -> None:
+        """Begins a new step without moving the averages."""
+        self._observed, self._everywhere = [], None
+
+    def _observed_everywhere(self) -> torch.Tensor:
+        if self._everywhere is None:
+            self._everywhere = self.mean_over_processes(torch.stack(self._observed).mean(dim=0))
+        return self._everywhere
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         return {"averages": self.averages}
@@ -75,25 +108,36 @@ def generator_adversarial_loss(discriminator: nn.Module, images: torch.Tensor) -
     return -functional_call(discriminator, constants, (images,)).float().mean()
 
 
+def discriminator_logits(
+    discriminator: nn.Module, real: torch.Tensor, fake: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Float32 logits of real and of fake images, in one forward pass over both, which it sees apart."""
+    logits_real, logits_fake = discriminator(torch.cat([real.detach(), fake.detach()])).float().chunk(2)
+    return logits_real, logits_fake
+
+
 def discriminator_loss(
-    discriminator: nn.Module, lecam: LeCam, real: torch.Tensor, fake: torch.Tensor, lecam_weight: float
+    discriminator: nn.Module, lecam: Regularizer, real: torch.Tensor, fake: torch.Tensor, lecam_weight: float
 ) -> dict[str, torch.Tensor]:
     """
-    The discriminator's own objective, in one forward pass over real and fake images, which it sees apart.
+    The discriminator's own objective.
 
     Args:
         discriminator: wrapped for its processes or not; gradients reach its weights alone.
-        lecam: the regulariser, whose averages move.
+        lecam: the regulariser: a [`LeCam`], whose averages then move, or its `loss`, which leaves them.
         real, fake: float, equal shapes (batch, channels, height, width).
         lecam_weight: weight of the regulariser; the hinge loss weighs 1.
     Returns:
         scalars `loss`, `hinge_loss`, `lecam_loss` (unweighted), and the mean logits `logits_real` and `logits_fake`.
     """
-    images = torch.cat([real.detach(), fake.detach()])
-    logits_real, logits_fake = discriminator(images).float().chunk(2)
+    logits_real, logits_fake = discriminator_logits(discriminator, real, fake)
     terms = {"hinge_loss": hinge_loss(logits_real, logits_fake), "lecam_loss": lecam(logits_real, logits_fake)}
     means = {"logits_real": logits_real.mean().detach(), "logits_fake": logits_fake.mean().detach()}
     return weighted_loss(terms, {"hinge_loss": 1.0, "lecam_loss": lecam_weight}) | means
 
 
-__all__ = ["LeCam", "discriminator_loss", "generator_adversarial_loss", "hinge_loss"]
+def _means(logits_real: torch.Tensor, logits_fake: torch.Tensor) -> torch.Tensor:
+    return torch.stack([logits_real.mean(), logits_fake.mean()])
+
+
+__all__ = ["LeCam", "discriminator_logits", "discriminator_loss", "generator_adversarial_loss", "hinge_loss"]

@@ -41,9 +41,9 @@ class CodebookCounter:
 
 class CodebookReinitializer:
     """
-    Watches a quantiser and, after each optimiser step, pulls its rarely used entries towards the closest tokens of the
-    batch (CVQ-VAE, eq. 5 to 7, the "closest" sampling): an entry that takes its fair share of tokens stays where
-    it is, one that takes none is replaced at once.
+    Watches a quantiser and, in each optimiser step, pulls its rarely used entries towards the closest tokens of the
+    global batch (CVQ-VAE, eq. 5 to 7, the "closest" sampling): an entry that takes its fair share of tokens stays
+    where it is, one that takes none is replaced at once.
 
     The usage average is part of the training state: `state_dict` and `load_state_dict` are accelerate's protocol.
 
@@ -59,34 +59,53 @@ class CodebookReinitializer:
         self.accelerator = accelerator
         self.decay = decay
         self.usage = torch.zeros(self.codebook.num_embeddings, device=self.codebook.weight.device)
+        self.forget()
         quantizer.register_forward_hook(self._observe)
+
+    def forget(self) -> None:
+        """Drops the batches that went through the quantiser since the last step."""
+        self._tokens: list[torch.Tensor] = []  # float32, of each batch, shape (tokens, codebook_dim)
+        self._codes: list[torch.Tensor] = []  # their codes, shape (tokens,)
 
     def _observe(self, quantizer: nn.Module, inputs: tuple[torch.Tensor, ...], output: Any) -> None:
         if not quantizer.training:
             return
         tokens = inputs[0].detach().float()
         if isinstance(quantizer, TiTokVectorQuantizer):
-            self._tokens, self._codes = tokens.flatten(0, 1), output.codes.flatten()  # (B * K, D), (B * K,)
+            tokens, codes = tokens.flatten(0, 1), output.codes  # (B * K, D)
         else:  # a map of tokens (B, D, h, w), and a tuple of quantised tokens and codes
-            self._tokens, self._codes = tokens.permute(0, 2, 3, 1).flatten(0, 2), output[1].flatten()
+            tokens, codes = tokens.permute(0, 2, 3, 1).flatten(0, 2), output[1]
+        self._tokens.append(tokens)
+        self._codes.append(codes.flatten())
 
     @torch.no_grad()
     def step(self) -> None:
-        """Moves the entries, given the last batch that went through the quantiser."""
+        """Moves the entries, given all batches that went through the quantiser since the last step. To be called
+        before the optimiser's, so that tokens meet the codebook that gave them their codes."""
         entries = self.codebook.weight
-        counts = torch.bincount(self._codes, minlength=len(entries)).to(entries.dtype)
+        counts = torch.bincount(torch.cat(self._codes), minlength=len(entries)).to(entries.dtype)
         counts = self.accelerator.reduce(counts, "sum")
         self.usage.lerp_(counts / counts.sum(), 1 - self.decay)
-
-        tokens, compared = self._tokens, entries.float()
-        if self.l2_norm:
-            tokens, compared = F.normalize(tokens, dim=-1), F.normalize(compared, dim=-1)
-        distances = tokens.square().sum(dim=1, keepdim=True) + compared.square().sum(dim=1) - 2 * tokens @ compared.T
-        nearest, index = distances.min(dim=0)
-        anchors = self._closest_of_all_processes(nearest, tokens[index])
+        anchors = self._closest_of_all_processes(*self._closest(entries))
         # eq. 6: the pull is gone once an entry takes a hundredth of its fair share of the tokens.
         pull = torch.exp(-self.usage * len(entries) * 10 / (1 - self.decay) - 1e-3)[:, None]
         entries.lerp_(anchors.to(entries.dtype), pull)
+        self.forget()
+
+    def _closest(self, entries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """For each entry the distance of the closest token of this process, shape (codebook_size,), and that token."""
+        entries = self._comparable(entries.float())
+        nearest = torch.full_like(entries[:, 0], torch.inf)
+        closest = torch.zeros_like(entries)
+        for tokens in map(self._comparable, self._tokens):  # one batch after the other: distances are a large matrix
+            distances = tokens.square().sum(dim=1, keepdim=True) + entries.square().sum(dim=1) - 2 * tokens @ entries.T
+            smallest, index = distances.min(dim=0)
+            closest = torch.where((smallest < nearest)[:, None], tokens[index], closest)
+            nearest = torch.minimum(smallest, nearest)
+        return nearest, closest
+
+    def _comparable(self, vectors: torch.Tensor) -> torch.Tensor:
+        return F.normalize(vectors, dim=-1) if self.l2_norm else vectors
 
     def _closest_of_all_processes(self, distances: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """For each entry (axis 0) the token of the process where the closest one lies, shape (codebook_size, dim)."""

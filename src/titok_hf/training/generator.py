@@ -33,7 +33,7 @@ from .images import (
     to_pixel_values,
 )
 from .loop import Scalars
-from .losses import mask_from, masked_token_loss
+from .losses import mask_from, masked_token_loss, num_hidden_tokens
 from .randomness import StepRandomness
 from .recipes import RecipeError
 from .tokenizer import load_model
@@ -152,10 +152,18 @@ class GeneratorTask:
         """Masked-token loss of codes (batch, num_latent_tokens) and labels (batch,)."""
         labels = batch["label"]
         codes = batch["codes"] if "codes" in batch else self._encode(batch["pixels"])
-        mask = mask_from(randomness.uniform(len(codes)), randomness.uniform(*codes.shape))
+        progress = randomness.draw(len(codes))  # of the whole step, so that no process has to ask the others
+        mask = mask_from(randomness.own(progress).to(codes.device), randomness.uniform(*codes.shape))
         dropped = randomness.uniform(len(labels)) < self.recipe.loss.class_dropout
         labels = labels.masked_fill(dropped, self.model.null_class_label)
-        yield "model", self._masked_loss(modules["model"], codes, labels, mask)
+        num_hidden = num_hidden_tokens(progress, codes.shape[1]).sum() / randomness.num_shares
+        yield (
+            "model",
+            self._masked_loss(modules["model"], codes, labels, mask, self._sum_of_weights(num_hidden, codes)),
+        )
+
+    def before_step(self) -> None:
+        pass
 
     def after_step(self) -> None:
         pass
@@ -173,8 +181,10 @@ class GeneratorTask:
         tensors = (self.test_codes, self.test_labels, mask)
         for batch in zip(*(tensor.split(_ENCODING_BATCH) for tensor in tensors), strict=True):
             codes, labels, hidden = (tensor.to(self.accelerator.device) for tensor in batch)
-            for name, value in self._masked_loss(self.model, codes, labels, hidden).items():
-                sums[name] += value.item() * len(codes) / shape[0]
+            share = len(codes) / shape[0]
+            sum_of_weights = self._sum_of_weights(mask.sum() * share, codes)
+            for name, value in self._masked_loss(self.model, codes, labels, hidden, sum_of_weights).items():
+                sums[name] += value.item() * share
         images = self.pipeline(
             list(range(min(self.model.config.num_classes, _CLASSES_SHOWN))),
             num_images_per_class=_IMAGES_A_CLASS,
@@ -195,16 +205,29 @@ class GeneratorTask:
         return []
 
     def _masked_loss(
-        self, model: nn.Module, codes: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor
+        self,
+        model: nn.Module,
+        codes: torch.Tensor,
+        labels: torch.Tensor,
+        mask: torch.Tensor,
+        sum_of_weights: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
+        """The loss of a share of a batch, whose shares have `sum_of_weights` in the mean; None if it is the whole."""
         logits = model(codes.masked_fill(mask, self.model.mask_token_id), class_labels=labels).logits
         weights = self.recipe.loss
         return masked_token_loss(
-            logits, codes, mask, weights.label_smoothing, weights.unmasked_weight, self._mean_over_processes
+            logits,
+            codes,
+            mask,
+            weights.label_smoothing,
+            weights.unmasked_weight,
+            lambda own: own if sum_of_weights is None else sum_of_weights,
         )
 
-    def _mean_over_processes(self, value: torch.Tensor) -> torch.Tensor:
-        return self.accelerator.reduce(value, "mean")
+    def _sum_of_weights(self, num_hidden: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        """What the tokens of a batch weigh together, `num_hidden` of which are hidden; on the device of `codes`."""
+        weight = self.recipe.loss.unmasked_weight
+        return (weight * codes.numel() + (1 - weight) * num_hidden).to(codes.device, non_blocking=True)
 
     @torch.no_grad()
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:

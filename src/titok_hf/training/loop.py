@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
-from accelerate.utils import DistributedType, set_seed, tqdm
+from accelerate.utils import set_seed, tqdm
 from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import nn
@@ -21,17 +21,12 @@ from titok_hf.atomic_files import folder_atomically, write_atomically
 from titok_hf.data.loaders import ResumableLoader
 
 from .configs import AdversarialConfig, OptimizationConfig, Recipe
-from .optimization import make_optimizer, make_schedule
 from .randomness import StepRandomness
 from .recipes import RecipeError
 from .run_folder import RunFolder
+from .step import SHARDED, Batch, Learner, NotFiniteError, Scalars, train_step
 
 logger = get_logger(__name__)
-
-# Where each process holds a part of the weights only.
-_SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
-
-Scalars = dict[str, torch.Tensor]
 
 
 class Task(Protocol):
@@ -47,7 +42,8 @@ class Task(Protocol):
         self, modules: dict[str, nn.Module], batch: dict[str, torch.Tensor], randomness: StepRandomness, step: int
     ) -> Iterator[tuple[str, Scalars]]:
         """
-        Yields, one after the other, the name of a module to train and its scalars, of which `loss` is minimised.
+        Yields, one after the other, the name of a module to train and its scalars, of which `loss` is minimised. What
+        it changes of the task itself must not count before `before_step`.
 
         Args:
             modules: `model`, and `discriminator` where there is one, wrapped for this process.
@@ -55,6 +51,9 @@ class Task(Protocol):
             randomness: the source of all random numbers.
             step: optimiser steps done so far.
         """
+
+    def before_step(self) -> None:
+        """Runs once the losses and gradients of a step are known to be finite, before the optimisers."""
 
     def after_step(self) -> None:
         """Runs after each optimiser step."""
@@ -70,50 +69,6 @@ class Task(Protocol):
 
     def checkpointed(self) -> list[Any]:
         """Further objects with `state_dict` and `load_state_dict` that a resumed run needs."""
-
-
-class Learner:
-    """
-    A module, the optimiser that trains it, and its learning rate.
-
-    Args:
-        module: what is trained.
-        optimization: how.
-        accelerator: wraps module and optimiser for this process.
-    """
-
-    def __init__(self, module: nn.Module, optimization: OptimizationConfig, accelerator: Accelerator):
-        self.max_grad_norm = optimization.max_grad_norm
-        self.accelerator = accelerator
-        optimizer = make_optimizer(module, optimization)
-        self.module, self.optimizer = accelerator.prepare(module, optimizer)
-        # Left unprepared: a prepared schedule advances once a process and step, and would end sooner with several.
-        self.schedule = make_schedule(
-            optimizer, optimization.num_steps, optimization.warmup_steps, optimization.end_learning_rate
-        )
-
-    def backward(self, loss: torch.Tensor) -> torch.Tensor:
-        """Adds up gradients; returns their norm before clipping, which is 0 until they are complete."""
-        self.accelerator.backward(loss)
-        norm = None
-        if self.accelerator.sync_gradients:
-            norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.max_grad_norm)
-        # DeepSpeed clips by its own configuration, and gives a number, or nothing before its first step.
-        return torch.as_tensor(0.0 if norm is None else norm, device=self.accelerator.device)
-
-    def step(self) -> None:
-        """One optimiser step with the gradients that were added up."""
-        scale = self._scale()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        # fp16 leaves out a step whose gradients overflow, and its learning rate with it. The fused AdamW does so in
-        # its kernel, which accelerate takes for a step that was made; that the scale fell tells.
-        if not self.optimizer.step_was_skipped and self._scale() >= scale:
-            self.schedule.step()
-
-    def _scale(self) -> float:
-        """What fp16 multiplies the loss with; 1 in other precisions."""
-        return 1.0 if self.accelerator.scaler is None else self.accelerator.scaler.get_scale()
 
 
 class Progress:
@@ -230,55 +185,48 @@ class TrainingLoop:
                 if self._is_due(cadence.log_every):
                     start, start_step = time.monotonic(), self.step
 
-    def _train_step(self, batches: Iterator[dict[str, torch.Tensor]]) -> Scalars:
+    def _train_step(self, batches: Iterator[Batch]) -> Scalars:
         """One optimiser step of every module whose turn it is, over as many batches as the recipe adds up."""
         num_batches = self.recipe.optimization.gradient_accumulation_steps
-        for index in range(num_batches):
-            try:
-                batch = next(batches)
-            except ValueError as error:
-                raise RecipeError(f"data: {error}") from error
-            scalars = self._accumulate(batch, self.step * num_batches + index)
+        on_device = [self._next_batch(batches) for _ in range(num_batches)]
+        try:
+            scalars = train_step(self.task, self.learners, on_device, self.accelerator, self.recipe.seed, self.step)
+        except NotFiniteError as error:
+            self._stop(error)
         self.progress.step += 1
         self.progress.loader_state = self.task.loader.state_dict()
         self.task.after_step()
         self.ema.step(self._parameters())
         return scalars
 
-    def _accumulate(self, batch: dict[str, torch.Tensor], position: int) -> Scalars:
-        accelerator = self.accelerator
-        batch = {name: values.to(accelerator.device, non_blocking=True) for name, values in batch.items()}
-        randomness = StepRandomness(
-            self.recipe.seed, position, accelerator.process_index, accelerator.num_processes, accelerator.device
-        )
-        logged: Scalars = {}
-        with accelerator.accumulate(*self.modules.values()):
-            for name, scalars in self.task.losses(self.modules, batch, randomness, self.step):
-                scalars["grad_norm"] = self.learners[name].backward(scalars["loss"])
-                if accelerator.sync_gradients:
-                    self._guard(name, scalars)
-                    self.learners[name].step()
-                prefix = "" if name == "model" else f"{name}/"
-                logged |= {prefix + key: value.detach() for key, value in scalars.items()}
-        return logged
+    def _next_batch(self, batches: Iterator[Batch]) -> Batch:
+        try:
+            batch = next(batches)
+        except ValueError as error:
+            raise RecipeError(f"data: {error}") from error
+        return {name: values.to(self.accelerator.device, non_blocking=True) for name, values in batch.items()}
 
-    def _guard(self, name: str, scalars: Scalars) -> None:
-        """Stops before a step that would ruin the weights; in all processes, since the gradients are of all."""
-        mean_loss = self.accelerator.reduce(scalars["loss"].detach().float(), "mean")
-        if torch.isfinite(scalars["grad_norm"] + mean_loss):
-            return
-        loss = mean_loss.item()
-        scaler = self.accelerator.scaler
-        # fp16 tries its scale out: gradients overflow now and then, and the scaler leaves that step out.
-        if scaler is not None and math.isfinite(loss) and scaler.get_scale() >= 1:
-            return
-        self._save_state()
-        what = f"loss is {loss}" if not math.isfinite(loss) else f"gradients' norm is {scalars['grad_norm'].item()}"
+    def _stop(self, error: NotFiniteError) -> NoReturn:
+        """Saves the state before a step that can't be made, if it is worth going on from."""
+        if self._weights_are_finite():
+            newest = self.folder.newest_checkpoint()
+            if newest is None or newest.name != f"step_{self.step:08d}":
+                self._save_state()
+            where = f"The state before that step is in {self.folder.newest_checkpoint()}. Go on from there"
+        else:
+            where = (
+                "The weights were not finite before it either, so they are not saved. Go on from an older checkpoint"
+            )
         raise FloatingPointError(
-            f"The {name}'s {what} at step {self.step + 1}. The state before that step is in "
-            f'{self.folder.newest_checkpoint()}. Go on from there with optimization.mixed_precision "bf16" or "no" in '
-            'place of "fp16", or start anew with a lower learning rate.'
-        )
+            f'{error} at step {self.step + 1}. {where} with optimization.mixed_precision "bf16" or "no" in place of '
+            '"fp16", or start anew with a lower learning rate.'
+        ) from error
+
+    def _weights_are_finite(self) -> bool:
+        """Of all modules in all processes."""
+        weights = (weight.detach() for module in self.modules.values() for weight in module.parameters())
+        finite = torch.stack([weight.isfinite().all() for weight in weights]).all().int()
+        return bool(self.accelerator.reduce(finite, "sum") == self.accelerator.num_processes)
 
     def _log(self, scalars: Scalars, steps_a_second: float) -> None:
         means = self.accelerator.reduce(torch.stack([value.float() for value in scalars.values()]), "mean").tolist()
@@ -334,7 +282,7 @@ class TrainingLoop:
         main = self.accelerator.is_main_process
         with self.folder.new_checkpoint(self.step, main) as folder:
             self.accelerator.save_state(str(folder))
-            if main or self.accelerator.distributed_type in _SHARDED:
+            if main or self.accelerator.distributed_type in SHARDED:
                 torch.save(self.ema.state_dict(), folder / self._ema_file())
             self.accelerator.wait_for_everyone()
         self.accelerator.wait_for_everyone()
@@ -367,7 +315,7 @@ class TrainingLoop:
             self.folder.tidy(self.step)
 
     def _ema_file(self) -> str:
-        sharded = self.accelerator.distributed_type in _SHARDED
+        sharded = self.accelerator.distributed_type in SHARDED
         return f"ema_{self.accelerator.process_index}.pt" if sharded else "ema.pt"
 
     def _is_due(self, every: int) -> bool:

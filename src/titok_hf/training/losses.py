@@ -12,7 +12,10 @@ import torch.nn.functional as F
 from titok_hf.scheduling_maskgit import mask_ratio
 
 MeanOverProcesses = Callable[[torch.Tensor], torch.Tensor]
-"""The mean of a tensor over processes, such as `lambda tensor: accelerator.reduce(tensor, "mean")`. No gradients."""
+"""
+The mean of a tensor over processes, such as `lambda tensor: accelerator.reduce(tensor, "mean")`; where gradients of
+several batches are added up, over these too. No gradients.
+"""
 
 
 def one_process(tensor: torch.Tensor) -> torch.Tensor:
@@ -72,9 +75,13 @@ def mask_from(progress: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     Returns:
         bool, shape (batch, num_tokens), True where hidden.
     """
+    return order.argsort(dim=1) < num_hidden_tokens(progress, order.shape[1])[:, None]
+
+
+def num_hidden_tokens(progress: torch.Tensor, num_tokens: int) -> torch.Tensor:
+    """How many of an example's tokens `mask_from` hides: float, whole numbers, shape (batch,)."""
     share = mask_ratio(progress, "arccos").clamp(1e-6, 1)
-    num_hidden = (order.shape[1] * share).round().clamp(min=1)
-    return order.argsort(dim=1) < num_hidden[:, None]
+    return (num_tokens * share).round().clamp(min=1)
 
 
 def masked_token_loss(
@@ -88,8 +95,8 @@ def masked_token_loss(
     """
     Cross-entropy of the true codes; hidden tokens weigh 1, visible ones `unmasked_weight`.
 
-    Processes hide different numbers of tokens, so each divides by their mean: the mean of the results, and of their
-    gradients, is the ratio over all of them.
+    Shares of a batch hide different numbers of tokens, so each divides by their mean: the mean of the results, and of
+    their gradients, is the ratio over the whole batch.
 
     Args:
         logits: float, shape (batch, num_tokens, codebook_size).
@@ -99,16 +106,16 @@ def masked_token_loss(
         unmasked_weight: weight of a visible token.
         mean_over_processes: see [`MeanOverProcesses`].
     Returns:
-        scalars `loss` in nats, and `accuracy`, the share of hidden tokens whose code has the largest logit.
+        scalars `loss` in nats, and `accuracy`, the share of an image's hidden tokens whose code has the largest logit,
+        mean over images; 0 for an image that hides none.
     """
     logits = logits.float()
     token_loss = F.cross_entropy(logits.transpose(1, 2), codes, label_smoothing=label_smoothing, reduction="none")
     weights = mask + unmasked_weight * ~mask
     hits = (logits.argmax(dim=-1) == codes) & mask
-    sum_of_weights, num_hidden = mean_over_processes(torch.stack([weights.sum(), mask.sum().to(weights.dtype)]))
     return {
-        "loss": (token_loss * weights).sum() / (sum_of_weights + 1e-8),
-        "accuracy": hits.sum() / num_hidden,
+        "loss": (token_loss * weights).sum() / (mean_over_processes(weights.sum()) + 1e-8),
+        "accuracy": (hits.sum(dim=1) / mask.sum(dim=1).clamp(min=1)).mean(),
     }
 
 
@@ -116,6 +123,7 @@ __all__ = [
     "MeanOverProcesses",
     "mask_from",
     "masked_token_loss",
+    "num_hidden_tokens",
     "one_process",
     "pixel_loss",
     "proxy_code_loss",

@@ -11,7 +11,7 @@ from torch import nn
 
 from titok_hf.data.loaders import ResumableLoader
 
-from .adversarial import LeCam, discriminator_loss, generator_adversarial_loss
+from .adversarial import LeCam, discriminator_logits, discriminator_loss, generator_adversarial_loss
 from .codebook import CodebookCounter, CodebookReinitializer
 from .configs import AdversarialConfig, ImageDataConfig, PixelLossConfig, Recipe
 from .discriminator import Discriminator
@@ -79,13 +79,20 @@ class PixelTask:
             adversarial = None
         with self.accelerator.autocast():
             scalars = self._model_loss(images, reconstructions, output.loss, adversarial)
+            if adversarial is not None and randomness.num_batches > 1:
+                # LeCam's term is a function of the mean over the whole step.
+                with torch.no_grad():
+                    self.lecam.observe(*discriminator_logits(self.discriminator, images, reconstructions))
+        del output  # and its activations, before the other batches of the step come
         yield "model", scalars
-        if adversarial is not None:
-            with self.accelerator.autocast():
-                scalars = discriminator_loss(
-                    modules["discriminator"], self.lecam, images, reconstructions, adversarial.lecam_weight
-                )
-            yield "discriminator", scalars
+        if adversarial is None:
+            return
+        reconstructions = reconstructions.detach()
+        with self.accelerator.autocast():
+            scalars = discriminator_loss(
+                modules["discriminator"], self.lecam.loss, images, reconstructions, adversarial.lecam_weight
+            )
+        yield "discriminator", scalars
 
     def _model_loss(
         self,
@@ -111,9 +118,14 @@ class PixelTask:
         losses = {name: loss for name, (_, loss) in terms.items()}
         return parts | weighted_loss(losses, {name: weight for name, (weight, _) in terms.items()})
 
-    def after_step(self) -> None:
+    def before_step(self) -> None:
         if self.reinitializer is not None:
             self.reinitializer.step()
+        if self.discriminator is not None:
+            self.lecam.step()
+
+    def after_step(self) -> None:
+        pass
 
     def summary(self) -> dict[str, float]:
         """How many entries of the codebook are used, and how evenly."""

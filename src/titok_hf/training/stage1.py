@@ -101,9 +101,12 @@ class Stage1Task:
             {"loss": loss, "proxy_code_loss": cross_entropy, "quantizer_loss": output.loss, "accuracy": accuracy},
         )
 
-    def after_step(self) -> None:
+    def before_step(self) -> None:
         if self.reinitializer is not None:
             self.reinitializer.step()
+
+    def after_step(self) -> None:
+        pass
 
     def summary(self) -> dict[str, float]:
         """How many entries of the codebook are used, and how evenly."""
