@@ -76,6 +76,12 @@ def sha256(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
+def test_bytes_are_no_model_output():
+    for wrong in (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), np.zeros((1, 3, 4, 4), dtype=np.int64)):
+        with pytest.raises(ValueError, match=r"int\d*, but floats in \[0, 1\]"):
+            TiTokImageProcessorPil().post_process(wrong)
+
+
 # Equality with the original's evaluation transform
 
 

@@ -277,6 +277,13 @@ def test_unknown_codes_are_refused(model, code):
         model(torch.tensor([[0, 1, 2, 3, 20, code]]), torch.tensor([0]))
 
 
+@pytest.mark.parametrize("kind", [torch.Tensor.float, torch.Tensor.bool])
+def test_codes_and_classes_are_integers(model, inputs, kind):
+    for name in inputs:
+        with pytest.raises(ValueError, match=f"{name} has dtype {kind(torch.ones(1)).dtype}"):
+            model(**(inputs | {name: kind(inputs[name])}))
+
+
 @pytest.mark.parametrize("label", [-1, 4])
 def test_unknown_classes_are_refused(model, label):
     with pytest.raises(ValueError, match=f"class_labels has {label}.*0 to 3; 3 is no class"):

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
+from diffusers.callbacks import PipelineCallback
 from PIL import Image
 
 from tiny_pipeline import ID2LABEL, generators, tiny_image_processor, tiny_pipeline, tiny_tokenizer
+from titok_hf import scheduling_maskgit
 from titok_hf.pipeline_titok import TiTokPipeline
 from titok_hf.scheduling_maskgit import MaskGitScheduler
 
@@ -126,6 +128,26 @@ def test_the_callback_can_change_the_codes(pipe):
 @pytest.mark.parametrize(
     "arguments, message",
     [
+        ({"class_labels": True}, "class_labels has True"),
+        ({"class_labels": np.array([True])}, "class_labels has True"),
+        ({"class_labels": [torch.tensor(True)]}, "class_labels has tensor"),
+        ({"class_labels": 0, "num_images_per_class": 1.5}, r"num_images_per_class is 1\.5, but an integer"),
+        ({"class_labels": 0, "num_images_per_class": 10**9}, "num_images_per_class is 1000000000. Use at most"),
+        ({"class_labels": 0, "num_inference_steps": 10**9}, "num_inference_steps is 1000000000. Use at most 5000"),
+        ({"class_labels": 0, "num_inference_steps": 8.0}, r"num_inference_steps is 8\.0, but an integer"),
+        ({"class_labels": 0, "num_inference_steps": True}, "num_inference_steps is True"),
+        ({"class_labels": 0, "guidance_scale": float("nan")}, "guidance_scale is nan, but a finite"),
+        ({"class_labels": 0, "guidance_scale": "3"}, "guidance_scale is '3', but a number"),
+        ({"class_labels": 0, "temperature": float("inf")}, "temperature is inf, but a finite"),
+        ({"class_labels": 0, "generator": 42}, r"generator is 42.*torch.Generator\(\).manual_seed\(seed\)"),
+        ({"class_labels": [0, 1], "generator": [42, 43]}, "generator is 42"),
+        ({"class_labels": 0, "generator": []}, "list of 0 for 1 images"),
+        ({"class_labels": 0, "generator": [None]}, "Give one an image"),
+        ({"class_labels": 0, "callback_on_step_end_tensor_inputs": "codes"}, "Give a list of names"),
+        ({"class_labels": 0, "init_codes": random_codes(1), "strength": float("nan")}, "strength is nan"),
+        ({"class_labels": 0, "init_codes": random_codes(1), "strength": True}, "strength is True"),
+        ({"class_labels": 0, "init_codes": random_codes(1) > 3, "strength": 0.5}, "dtype torch.bool"),
+        ({"class_labels": 0, "init_codes": [[1, 2], [3]], "strength": 0.5}, "init_codes cannot be read as one tensor"),
         ({"class_labels": "tabbi"}, "Nearest names: tabby"),
         ({"class_labels": 3}, "from 0 to 2"),
         ({"class_labels": []}, "class_labels is empty"),
@@ -150,6 +172,95 @@ def test_the_callback_can_change_the_codes(pipe):
 def test_arguments_that_do_not_fit_are_refused(pipe, arguments, message):
     with pytest.raises(ValueError, match=message):
         pipe(**arguments)
+
+
+@pytest.mark.parametrize("label", [np.int64(1), np.uint8(1), torch.tensor(1), np.array([1]), np.str_("cardigan")])
+def test_labels_come_from_any_library(pipe, label):
+    expected = codes_of(pipe, 2 if isinstance(label, str) else 1, 0)
+    assert torch.equal(codes_of(pipe, label, 0), expected)
+
+
+def test_numbers_of_numpy_and_negative_guidance_are_numbers(pipe):
+    settings = {"num_inference_steps": np.int64(3), "guidance_scale": np.float32(-1.5), "temperature": np.float64(0.5)}
+    plain = {"num_inference_steps": 3, "guidance_scale": -1.5, "temperature": 0.5}
+    assert torch.equal(codes_of(pipe, [0, 1], 0, 1, **settings), codes_of(pipe, [0, 1], 0, 1, **plain))
+
+
+@pytest.mark.parametrize(
+    "returned, message",
+    [
+        ([1], "returned list"),
+        ({"codes": [[1] * 8]}, "codes of type list"),
+        ({"codes": random_codes(2)}, r"shape \(2, 8\), but they had \(1, 8\)"),
+        ({"codes": random_codes(1).float()}, "dtype torch.float32"),
+        ({"codes": random_codes(1) > 3}, "dtype torch.bool"),
+        ({"codes": random_codes(1) + 17}, r"do not exist.*\[0, 16\); 16 stands for a masked one"),
+        ({"codes": random_codes(1) - 17}, "do not exist"),
+        ({"codes": torch.full((1, 8), 16)}, "masked codes after the last step"),
+    ],
+)
+def test_a_callback_that_returns_no_codes_is_refused(pipe, returned, message):
+    for output_type in ("pil", "latent"):
+        with pytest.raises(ValueError, match=message):
+            pipe(0, callback_on_step_end=lambda *arguments: returned, output_type=output_type)
+    narrow = {"codes": random_codes(1).to(torch.uint8)}
+    assert pipe(0, callback_on_step_end=lambda *arguments: narrow).codes.dtype == torch.int64
+
+
+def test_an_interrupted_call_ends_with_the_preview_of_its_step(pipe):
+    sizes = forward_batches(pipe)
+    previews = []
+
+    def stop(pipe, step, timestep, tensors):
+        previews.append(tensors["predicted_codes"])
+        pipe._interrupt = step == 1
+
+    settings = {"num_inference_steps": 6, "callback_on_step_end_tensor_inputs": ["predicted_codes"]}
+    stopped = pipe(0, generator=generators(0), callback_on_step_end=stop, **settings)
+    assert len(sizes) == 2 and pipe.interrupt and torch.equal(stopped.codes, previews[-1])
+    assert len(stopped.images) == 1
+    sizes.clear()
+    codes_of(pipe, 0, 0, num_inference_steps=6)
+    assert len(sizes) == 6 and not pipe.interrupt  # the next call is not stopped
+
+
+def test_callback_objects_of_diffusers_say_which_tensors_they_read(pipe):
+    class Preview(PipelineCallback):
+        tensor_inputs = ["predicted_codes"]
+
+        def callback_fn(self, pipeline, step, timestep, tensors):
+            seen.append(sorted(tensors))
+            return {}
+
+    seen = []
+    codes_of(pipe, 0, 0, callback_on_step_end=Preview(cutoff_step_ratio=1.0, cutoff_step_index=None))
+    assert seen == [["predicted_codes"]] * 4
+
+
+@pytest.mark.parametrize("on_an_accelerator", [False, True])
+@pytest.mark.parametrize("dtype, scale", [(torch.float16, 1e6), (torch.float32, float("nan"))])
+def test_logits_that_are_not_finite_make_no_picture(pipe, monkeypatch, on_an_accelerator, dtype, scale):
+    if on_an_accelerator:  # there a step may not look
+        monkeypatch.setattr(scheduling_maskgit, "can_look_at", lambda tensor: False)
+    with torch.no_grad():
+        pipe.transformer.lm_head.weight.mul_(scale)
+    pipe.to(dtype)
+    for output_type in ("pil", "latent"):
+        with pytest.raises(ValueError, match="logits of the transformer, guided, are not all finite"):
+            pipe([0, 1], output_type=output_type)
+
+
+def test_values_are_looked_at_after_the_last_step_alone(pipe):
+    steps = []
+
+    def callback(pipe, step, timestep, tensors):
+        steps.append(step)
+        return {"codes": tensors["codes"].clone()}
+
+    pipe.to("meta")  # tensors without values: looking at one raises
+    with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
+        pipe([0, 1], generator=generators(0, 1), callback_on_step_end=callback)
+    assert steps == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("strength, num_changed", [(0.01, 1), (0.25, 2), (0.5, 4), (1.0, 8)])
@@ -267,6 +378,61 @@ def test_decode_takes_codes_in_any_container(pipe):
         assert torch.equal(pipe.decode(container, "pt"), expected)
 
 
+@pytest.mark.parametrize("size", [32, 40])
+@pytest.mark.parametrize("kind", [torch.Tensor.float, torch.Tensor.double, torch.Tensor.half, torch.Tensor.numpy])
+def test_images_of_another_range_are_refused_at_every_size(pipe, size, kind):
+    images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    for values in (images * 2 - 1, images * 255, images.masked_fill(images > 0.9, float("nan"))):
+        wrong = kind(values)
+        for container in (wrong, wrong[0], list(wrong), [pictures(1)[0], wrong[0]]):
+            for entrance in (pipe.encode, pipe.preprocess, pipe.reconstruct, pipe.image_processor):
+                with pytest.raises(ValueError, match="values from .*(0 to 1 are expected|expected 0 to 1)"):
+                    entrance(container)
+
+
+def test_a_prepared_image_has_the_same_codes_in_any_company(pipe):
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    others = pictures(2)
+    pixel_values = pipe.preprocess(images)
+    assert torch.equal(pixel_values, images)  # no rounding to 8 bits
+    for same in (images.double(), list(images), tuple(images), [list(images)]):
+        assert torch.equal(pipe.preprocess(same), images)
+    assert torch.equal(pipe.preprocess(images[0]), images[:1])
+    mixed = pipe.preprocess([others[0], images[1], others[1]])
+    assert torch.equal(mixed[1], images[1])
+    assert torch.equal(mixed[::2], pipe.preprocess(others))
+
+
+@pytest.mark.parametrize(
+    "dtype, scale", [(np.uint8, 255), (np.int64, 255), (np.uint16, 65535), (np.float64, 1.0), (np.float16, 1.0)]
+)
+@pytest.mark.parametrize("of", [lambda array: array, torch.from_numpy])
+def test_every_dtype_has_its_range_as_array_and_as_tensor(pipe, dtype, scale, of):
+    levels = np.random.default_rng(0).integers(0, 2, (2, 3, 40, 40))  # black and white, exact in every dtype
+    expected = pipe.encode((levels * 255).astype(np.uint8))
+    assert torch.equal(pipe.encode(of((levels * scale).astype(dtype))), expected)
+    assert torch.equal(pipe.encode(of(levels.astype(bool))), expected)
+
+
+def test_an_encoder_that_gives_no_numbers_is_refused(pipe, kl_pipe):
+    for each in (pipe, kl_pipe):
+        with torch.no_grad():
+            each.tokenizer.encoder.class_token.fill_(float("nan"))
+        for entrance in (each.encode, each.reconstruct):
+            with pytest.raises(ValueError, match="tokens of the encoder are not all finite.*bfloat16"):
+                entrance(pictures(3), batch_size=2)
+
+
+def test_a_kl_tokenizer_takes_a_generator_an_image(kl_pipe):
+    images = pictures(3)
+    together = kl_pipe.encode(images, generator=generators(0, 1, 2), batch_size=2)
+    alone = [kl_pipe.encode(image, generator=generators(seed)) for seed, image in enumerate(images)]
+    torch.testing.assert_close(together, torch.cat(alone))
+    for wrong, message in ((42, "generator is 42"), (generators(0), "list of 1 for 3 images")):
+        with pytest.raises(ValueError, match=message):
+            kl_pipe.encode(images, generator=wrong)
+
+
 @pytest.mark.parametrize("images", [[], np.empty((0, 8, 8, 3))])
 def test_no_images_are_refused(pipe, images):
     with pytest.raises(ValueError, match="There are no images"):
@@ -275,6 +441,13 @@ def test_no_images_are_refused(pipe, images):
 
 def test_wrong_tokens_are_refused(pipe):
     for tokens, message in (
+        (random_codes(1).float(), "dtype torch.float32"),
+        (random_codes(1) > 3, "dtype torch.bool"),
+        ([[0.5] * 8], "dtype torch.float32"),
+        (random_codes(1).numpy() / 2, "dtype torch.float64"),
+        (torch.tensor(3), r"shape \(\)"),
+        (["a"], "cannot be read as one tensor"),
+        (None, "cannot be read as one tensor"),
         (random_codes(1) + 16, r"lie in \[0, 16\)"),
         (random_codes(1)[:, :3], r"shape \(1, 3\)"),
         (torch.empty(0, 8), "no tokens"),
@@ -295,6 +468,9 @@ def test_a_kl_tokenizer_has_latents_in_place_of_codes(kl_pipe):
     assert torch.equal(kl_pipe.decode(latents, "pt"), kl_pipe.reconstruct(images, "pt"))
     with pytest.raises(ValueError, match="KL model: it has no codes to generate"):
         kl_pipe(0)
+    for wrong, message in ((random_codes(1), "latents are floats"), (latents * float("inf"), "not finite numbers")):
+        with pytest.raises(ValueError, match=message):
+            kl_pipe.decode(wrong, "pt")
 
 
 def test_a_tokenizer_alone_is_a_pipeline(tmp_path):

@@ -29,6 +29,14 @@ def encoded(pictures):
         return tiny_tokenizer().encode(tiny_image_processor()(pictures, return_tensors="pt").pixel_values)
 
 
+def decoded(codes, batch_size):
+    """What the model itself makes of the codes, in batches of that size: another one may round a pixel otherwise."""
+    tokenizer = tiny_tokenizer()
+    with torch.no_grad():
+        pixel_values = [tokenizer.decode(codes=batch).pixel_values for batch in codes.split(batch_size)]
+    return tiny_image_processor().post_process(torch.cat(pixel_values))
+
+
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_image_feature_extraction_gives_the_latents(folder, pictures, encoded, batch_size):
     extract = pipeline("image-feature-extraction", model=folder, device="cpu", batch_size=batch_size)
@@ -61,17 +69,34 @@ def test_codes_to_image_takes_what_image_to_codes_gives(folder, encoded, contain
     to_image = pipeline("codes-to-image", model=folder, device="cpu")
     rows = encoded.codes.tolist()
     given = (row for row in rows) if container is iter else container(rows)
-    with torch.no_grad():
-        pixel_values = tiny_tokenizer().decode(codes=encoded.codes).pixel_values
-    expected = tiny_image_processor().post_process(pixel_values)
-    assert list(to_image(given, batch_size=batch_size)) == expected
-    assert to_image(rows[0]) == expected[0] and to_image(torch.tensor(rows[1])) == expected[1]
+    assert list(to_image(given, batch_size=batch_size)) == decoded(encoded.codes, batch_size)
+    alone = decoded(encoded.codes, 1)
+    assert to_image(rows[0]) == alone[0] and to_image(torch.tensor(rows[1])) == alone[1]
 
 
-@pytest.mark.parametrize("codes", [[1, 2, 3], [[0] * 9], [[0.5] * 8], [[99] * 8]])
+@pytest.mark.parametrize("codes", [[1, 2, 3], [[0] * 9], [[0.5] * 8], [[99] * 8], [[True] * 8], torch.ones(8).bool()])
 def test_codes_that_no_picture_has_are_refused(folder, codes):
-    with pytest.raises(ValueError, match="8 integers|lie in"):
+    with pytest.raises(ValueError, match=r"integers of shape \(batch, 8\)|integers are expected|lie in"):
         pipeline("codes-to-image", model=folder, device="cpu")(codes)
+
+
+def test_images_of_another_range_are_refused_and_none_is_dropped(folder, pictures, encoded):
+    to_codes = pipeline("image-to-codes", model=folder, device="cpu")
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for wrong in (images * 2 - 1, images[0] * 255, images.double() * 255, images[0].numpy() - 0.5):
+        with pytest.raises(ValueError, match="values from .*expected 0 to 1"):
+            to_codes(wrong)
+    assert to_codes(images, batch_size=2) == to_codes(list(images), batch_size=2)  # a batch is as many pictures
+    with pytest.raises(ValueError, match="holds 2 pictures"):
+        to_codes([[pictures[0], pictures[1]]])
+
+
+def test_tokens_that_are_not_finite_have_no_codes(folder):
+    to_codes = pipeline("image-to-codes", model=folder, device="cpu")
+    with torch.no_grad():
+        to_codes.model.encoder.class_token.fill_(float("nan"))
+    with pytest.raises(ValueError, match="tokens of the encoder are not all finite"):
+        to_codes(torch.rand(3, 32, 32))
 
 
 def test_parameters_that_do_not_exist_are_refused(folder, pictures):

@@ -1,12 +1,13 @@
 """Classes by number or by name, with suggestions where a name is unknown."""
 
 import difflib
-import operator
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
 import torch
+
+from .accepted_values import as_integer
 
 ClassLabels: TypeAlias = int | str | Sequence[int | str] | np.ndarray | torch.Tensor
 
@@ -37,23 +38,23 @@ class ClassNames:
             class_labels: one or several; a name is a whole entry of `id2label` or one of its synonyms, in any case.
 
         Raises:
-            ValueError: an empty list, a number outside [0, num_classes), or a name that is unknown or ambiguous.
+            ValueError: an empty list, a number outside [0, num_classes), a name that is unknown or ambiguous, or
+                anything else, booleans included.
         """
         if isinstance(class_labels, (np.ndarray, torch.Tensor)):
             class_labels = class_labels.tolist()
-        if isinstance(class_labels, str) or not isinstance(class_labels, Sequence):
+        if isinstance(class_labels, str | bytes) or not isinstance(class_labels, Sequence):
             class_labels = [class_labels]
         if not class_labels:
             raise ValueError("class_labels is empty. Name at least one class.")
         return [self._named(label) if isinstance(label, str) else self._numbered(label) for label in class_labels]
 
     def _numbered(self, label: int) -> int:
-        try:
-            number = operator.index(label)
-        except TypeError:
+        number = as_integer(label)
+        if number is None:
             raise ValueError(
                 f"class_labels has {label!r}, which is neither a number nor a name. Use integers or strings."
-            ) from None
+            )
         if not 0 <= number < self.num_classes:
             raise ValueError(
                 f"class_labels has {number}, but this model has {self.num_classes} classes. "

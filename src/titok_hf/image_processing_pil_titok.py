@@ -27,6 +27,7 @@ from transformers.image_utils import (
 )
 from transformers.processing_utils import ImagesKwargs, Unpack
 
+from .accepted_values import check_pixel_dtype
 from .remote_code import LoadedByAutoClasses
 
 # Of an image this many times as long as it is short, the centre square comes from its middle section alone. Resized
@@ -99,15 +100,18 @@ class TiTokImageProcessorMixin(LoadedByAutoClasses, BaseImageProcessor):
             a list of PIL images; or a float32 array (batch, height, width, channels) in [0, 1]; or a float32 tensor
             (batch, channels, height, width) in [0, 1] on the device of `pixel_values`.
         Raises:
-            ValueError: for another output type or shape, or (PIL images and arrays) for values that are not finite.
+            ValueError: for another output type, shape or dtype, or (PIL images and arrays) for values that are not
+                finite.
         """
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f'output_type is {output_type!r}; expected "pil", "np" or "pt".')
+        pixel_values = torch.as_tensor(pixel_values)
+        check_pixel_dtype(pixel_values)
         if pixel_values.ndim != 4 or pixel_values.shape[1] not in (1, 3):
             raise ValueError(
                 f"pixel_values has shape {tuple(pixel_values.shape)}; expected (batch, 3 or 1, height, width)."
             )
-        tensor = torch.as_tensor(pixel_values).detach().float().clamp(0, 1)
+        tensor = pixel_values.detach().float().clamp(0, 1)
         if output_type == "pt":
             return tensor
         array = tensor.permute(0, 2, 3, 1).cpu().numpy()

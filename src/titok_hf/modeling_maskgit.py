@@ -17,6 +17,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from torch import nn
 
+from .accepted_values import integer_codes
 from .hub.push import PushedWithCard
 from .other_formats import ReadsOtherFormats, SafetensorsOnly
 
@@ -361,9 +362,10 @@ class MaskGitTransformer1DModel(PushedWithCard, ReadsOtherFormats, SafetensorsOn
         Returns:
             logits, shape (batch, num_latent_tokens, codebook_size), in the model's dtype.
         Raises:
-            ValueError: for wrong shapes, and for ids or labels out of range. Ranges are checked on the CPU only: on an
-                accelerator the check would wait for the device.
+            ValueError: for wrong shapes or dtypes, and for ids or labels out of range. Ranges are checked on the CPU
+                only: on an accelerator the check would wait for the device.
         """
+        input_ids, class_labels = integer_codes(input_ids, "input_ids"), integer_codes(class_labels, "class_labels")
         self._check_inputs(input_ids, class_labels)
         class_tokens = self.config.codebook_size + 1 + class_labels
         tokens = torch.cat([class_tokens[:, None], input_ids], dim=1)  # (B, 1 + K)

@@ -16,6 +16,7 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .accepted_values import check_pixel_dtype, integer_codes
 from .configuration_maskgit_vqgan import MaskGitVQGANConfig
 from .configuration_titok import TiTokConfig
 from .hub.push import PushedWithCard
@@ -343,13 +344,14 @@ class TiTokModel(PushedWithCard, ReadsOtherFormats, SafetensorsOnly, TiTokPreTra
         Images to tokens.
 
         Args:
-            pixel_values: float, shape (batch, num_channels, image_size, image_size), values in [0, 1].
+            pixel_values: float, shape (batch, num_channels, image_size, image_size), values in [0, 1]. The values are
+                not looked at here, which would wait for the device: [`TiTokPipeline.encode`] does.
             return_loss: whether to compute the quantiser's losses.
             sample_posterior, generator: for KL models, whether the tokens are a sample or the mean, and the source of
                 the noise (a list has one for each image). VQ models have no use for them.
 
         Raises:
-            ValueError: images of another size or number of channels than the model's.
+            ValueError: images of another size or number of channels than the model's, or other than floats.
         """
         self._check_pixel_values(pixel_values)
         encoded = self.encoder(pixel_values, **kwargs)
@@ -371,16 +373,17 @@ class TiTokModel(PushedWithCard, ReadsOtherFormats, SafetensorsOnly, TiTokPreTra
         Tokens to images, from either form.
 
         Args:
-            codes: int64, shape (batch, num_latent_tokens), values in [0, codebook_size); VQ models only.
+            codes: integers, shape (batch, num_latent_tokens), values in [0, codebook_size); VQ models only.
             latents: float, shape (batch, num_latent_tokens, codebook_dim), as `encode` returns them.
 
         Raises:
-            ValueError: neither or both of the two, codes for a KL model, a wrong shape, or (where looking costs no
-                device synchronisation) codes outside the codebook.
+            ValueError: neither or both of the two, codes for a KL model, a wrong shape or dtype, or (where looking
+                costs no device synchronisation) codes outside the codebook.
         """
         if (codes is None) == (latents is None):
             raise ValueError("decode needs exactly one of codes and latents. Pass encode(...).codes or .latents.")
         if codes is not None:
+            codes = integer_codes(codes)
             self._check_codes(codes)
             latents = self.quantizer.lookup(codes)
         self._check_latents(latents)
@@ -421,6 +424,7 @@ class TiTokModel(PushedWithCard, ReadsOtherFormats, SafetensorsOnly, TiTokPreTra
                 f"pixel_values has shape {tuple(pixel_values.shape)}, but this model takes (batch, "
                 f"{', '.join(map(str, expected))}). Prepare images with TiTokImageProcessor."
             )
+        check_pixel_dtype(pixel_values)
 
     def _check_codes(self, codes: torch.Tensor) -> None:
         config = self.config
@@ -444,6 +448,8 @@ class TiTokModel(PushedWithCard, ReadsOtherFormats, SafetensorsOnly, TiTokPreTra
                 f"latents has shape {tuple(latents.shape)}, but this model takes (batch, {expected[0]}, {expected[1]})"
                 ". Pass encode(...).latents."
             )
+        if not latents.is_floating_point():
+            raise ValueError(f"latents has dtype {latents.dtype}, but floats are expected. Pass codes as codes=.")
 
 
 __all__ = [

@@ -6,18 +6,19 @@ which order is here.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import BaseOutput
 from PIL import Image
 
 from . import __version__
+from .accepted_values import check_finite, check_pixel_range, whole_number
 from .checkpoint_files import VERSION_KEY
 from .class_names import ClassLabels, ClassNames
 from .image_processing_pil_titok import TiTokImageProcessorPil
@@ -25,17 +26,27 @@ from .image_processing_titok import TiTokImageProcessor
 from .modeling_maskgit import MaskGitTransformer1DModel
 from .modeling_titok import TiTokModel
 from .pipeline_files import TiTokPipelineFiles
-from .scheduling_maskgit import MaskGitScheduler
+from .pipeline_inputs import (
+    CALLBACK_TENSORS,
+    Generators,
+    Images,
+    StepCallback,
+    Tokens,
+    check_callback_inputs,
+    checked_codes,
+    checked_generators,
+    checked_latents,
+    codes_from_callback,
+    editing_inputs,
+    list_of_images,
+)
+from .scheduling_maskgit import LOGITS, MaskGitScheduler
 
 OutputType = Literal["pil", "np", "pt"]
-OneImage: TypeAlias = Image.Image | np.ndarray | torch.Tensor | str | os.PathLike
-Images: TypeAlias = OneImage | Sequence[OneImage]
-Generators: TypeAlias = torch.Generator | Sequence[torch.Generator]
-StepCallback: TypeAlias = Callable[
-    ["TiTokPipeline", int, torch.Tensor, dict[str, torch.Tensor]], "dict[str, torch.Tensor] | None"
-]
 
 _OUTPUT_TYPES = ("pil", "np", "pt")
+# A call computes all of its images at once: a number beyond this is a mistake, and is refused before memory is taken.
+_MAX_IMAGES_PER_CLASS = 100_000
 
 
 @dataclass
@@ -76,7 +87,8 @@ class TiTokPipeline(TiTokPipelineFiles):
 
     model_cpu_offload_seq = "transformer->tokenizer"
     _optional_components = ["transformer", "scheduler"]
-    _callback_tensor_inputs = ["codes", "predicted_codes"]
+    _callback_tensor_inputs = list(CALLBACK_TENSORS)
+    _interrupt = False
 
     def __init__(
         self,
@@ -111,78 +123,100 @@ class TiTokPipeline(TiTokPipelineFiles):
 
         Args:
             images: one or several, as [`TiTokImageProcessor`] takes them: PIL images, arrays, tensors, paths or URLs.
-                A batch of float tensors that already has the tokenizer's shape passes through as it is.
+                Float tensors that already have the tokenizer's shape, (3, image_size, image_size) or a batch of it,
+                are not rounded to 8 bits as all others are; their values have to lie in [0, 1] like everyone's.
 
         Returns:
             pixel values, float32 in [0, 1], shape (batch, 3, image_size, image_size).
 
         Raises:
-            ValueError, TypeError: no images, or something that is not an image.
+            ValueError, TypeError: no images, something that is not an image, or values outside of the range of their
+                type: floats in [0, 1], integers in [0, 255], uint16 up to 65535.
             FileNotFoundError: a path that does not exist.
         """
-        if isinstance(images, torch.Tensor) and images.is_floating_point() and images.shape[1:] == self._image_shape:
-            return images.float()
-        return self.image_processor(_as_list(images), return_tensors="pt").pixel_values
+        single = list_of_images(images)
+        others = [image for image in single if not self._is_prepared(image)]
+        if len(others) == len(single):
+            return self.image_processor(single, return_tensors="pt").pixel_values
+        if not others:
+            pixel_values = torch.stack([image.float() for image in single])
+        else:
+            processed = iter(self.image_processor(others, return_tensors="pt").pixel_values.cpu())
+            pixel_values = torch.stack(
+                [image.float().cpu() if self._is_prepared(image) else next(processed) for image in single]
+            )
+        check_pixel_range(pixel_values, "images")
+        return pixel_values
 
-    @property
-    def _image_shape(self) -> tuple[int, int, int]:
+    def _is_prepared(self, image: Any) -> bool:
         config = self.tokenizer.config
-        return (config.num_channels, config.image_size, config.image_size)
+        shape = (config.num_channels, config.image_size, config.image_size)
+        return isinstance(image, torch.Tensor) and image.is_floating_point() and image.shape == shape
 
     @torch.no_grad()
-    def encode(self, images: Images, batch_size: int = 32, generator: torch.Generator | None = None) -> torch.Tensor:
+    def encode(self, images: Images, batch_size: int = 32, generator: Generators | None = None) -> torch.Tensor:
         """
         Images to tokens.
 
         Args:
             images: as for `preprocess`.
             batch_size: images that are in the tokenizer at once; memory grows with it, results do not depend on it.
-            generator: for KL tokenizers, the source of a sample; without one the mean is taken. VQ tokenizers have no
-                chance in them.
+            generator: for KL tokenizers, the source of a sample (a list has one for each image); without one the mean
+                is taken. VQ tokenizers use no random numbers.
 
         Returns:
             codes, int64, shape (batch, num_latent_tokens); for KL tokenizers latents, float, shape
             (batch, num_latent_tokens, codebook_dim). On the device of the pipeline.
 
         Raises:
-            ValueError: as `preprocess`.
+            ValueError: as `preprocess`; or the encoder gives values that are not finite.
         """
-        tokens = []
+        single = list_of_images(images)
+        generators = checked_generators(generator, len(single))
+        tokens, finite = [], []
         with self._tokenizer_at_work() as device:
-            for batch in _batches(_as_list(images), batch_size):
-                pixel_values = self.preprocess(batch).to(device, self.tokenizer.dtype)
+            for rows in _batches(len(single), batch_size):
+                pixel_values = self.preprocess(single[rows]).to(device, self.tokenizer.dtype)
                 encoded = self.tokenizer.encode(
-                    pixel_values, sample_posterior=generator is not None, generator=generator
+                    pixel_values,
+                    sample_posterior=generators is not None,
+                    generator=generators[rows] if isinstance(generators, list) else generators,
                 )
                 tokens.append(encoded.latents if encoded.codes is None else encoded.codes)
+                finite.append(encoded.latents.isfinite().all())  # where the encoder's output is not, these are not
+        check_finite(torch.stack(finite).all(), "The tokens of the encoder")
         return torch.cat(tokens)
 
     @torch.no_grad()
     def decode(
-        self, tokens: torch.Tensor | np.ndarray | Sequence, output_type: OutputType = "pil", batch_size: int = 32
+        self, tokens: Tokens, output_type: OutputType = "pil", batch_size: int = 32
     ) -> list[Image.Image] | np.ndarray | torch.Tensor:
         """
         Tokens to images.
 
         Args:
-            tokens: what `encode` returns: codes (batch, num_latent_tokens), or latents
-                (batch, num_latent_tokens, codebook_dim) for KL tokenizers.
+            tokens: what `encode` returns, in any container: codes, integers of shape (batch, num_latent_tokens); for
+                KL tokenizers latents, floats of shape (batch, num_latent_tokens, codebook_dim).
             output_type: `"pil"`, a list of images; `"np"`, float (batch, height, width, 3); `"pt"`, float
                 (batch, 3, height, width). Values lie in [0, 1].
             batch_size: images that are in the tokenizer at once.
 
         Raises:
-            ValueError: tokens of a wrong shape, codes outside the codebook, an unknown `output_type`, or a stage-1
-                tokenizer, which ends in proxy codes.
+            ValueError: tokens of a wrong shape or dtype, codes outside the codebook, latents that are not finite, an
+                unknown `output_type`, or a stage-1 tokenizer, which ends in proxy codes.
         """
         _check_output_type(output_type, _OUTPUT_TYPES)
-        tokens = _as_tensor(tokens)
-        if not len(tokens):
-            raise ValueError("There are no tokens to decode. Give at least one image's.")
+        check = checked_latents if self.tokenizer.config.quantizer == "kl" else checked_codes
+        return self._decode(check(tokens, self.tokenizer.config, "tokens"), output_type, batch_size)
+
+    def _decode(
+        self, tokens: torch.Tensor, output_type: str, batch_size: int = 32
+    ) -> list[Image.Image] | np.ndarray | torch.Tensor:
+        """As `decode`, of tokens that are known to be right."""
         batches: list[Any] = []
         with self._tokenizer_at_work() as device:
-            for batch in _batches(tokens, batch_size):
-                batches.append(self._decode_batch(batch.to(device), output_type))
+            for rows in _batches(len(tokens), batch_size):
+                batches.append(self._decode_batch(tokens[rows].to(device), output_type))
         if output_type == "pil":
             return [image for images in batches for image in images]
         return np.concatenate(batches) if output_type == "np" else torch.cat(batches)
@@ -200,7 +234,7 @@ class TiTokPipeline(TiTokPipelineFiles):
         if self.tokenizer.config.quantizer == "kl":
             decoded = self.tokenizer.decode(latents=tokens.to(self.tokenizer.dtype))
         else:
-            decoded = self.tokenizer.decode(codes=tokens.long())
+            decoded = self.tokenizer.decode(codes=tokens)
         if decoded.pixel_values is None:
             raise ValueError("This is a stage-1 tokenizer: it ends in proxy codes, not pixels. Use a stage-2 model.")
         return self.image_processor.post_process(decoded.pixel_values.float(), output_type=output_type)
@@ -224,6 +258,11 @@ class TiTokPipeline(TiTokPipelineFiles):
         return self._guidance_scale
 
     @property
+    def interrupt(self) -> bool:
+        """Whether the current call is to stop: a callback may set `pipe._interrupt = True`, as in diffusers."""
+        return self._interrupt
+
+    @property
     def num_timesteps(self) -> int:
         """The number of sampling steps of the current or last call."""
         return self._num_timesteps
@@ -237,9 +276,9 @@ class TiTokPipeline(TiTokPipelineFiles):
         guidance_scale: float | None = None,
         temperature: float | None = None,
         generator: Generators | None = None,
-        init_codes: torch.Tensor | None = None,
+        init_codes: Tokens | None = None,
         strength: float | None = None,
-        mask: torch.Tensor | None = None,
+        mask: Tokens | None = None,
         output_type: Literal["pil", "np", "pt", "latent"] = "pil",
         return_dict: bool = True,
         callback_on_step_end: StepCallback | None = None,
@@ -253,30 +292,35 @@ class TiTokPipeline(TiTokPipelineFiles):
         Args:
             class_labels: number or name of a class, or a list of them.
             num_images_per_class: images for each entry of `class_labels`, one after the other.
-            num_inference_steps: sampling steps.
+            num_inference_steps: sampling steps, at most 5000.
             guidance_scale: strength of the classifier-free guidance.
             temperature: weight of the Gumbel noise at the first step.
-            generator: source of all chance. A list of one an image makes each image independent of the others.
+            generator: source of all random numbers, a `torch.Generator` and not a seed. A list of one generator for
+                each image makes each image independent of the others.
             init_codes: codes of images to start from, int64, shape (entries of `class_labels`, num_latent_tokens). One
                 row serves all classes, and one class all rows.
-            strength: the share of `init_codes` that is masked at random and made anew, in (0, 1].
-            mask: instead of `strength`, the positions to make anew: bool, shape of `init_codes`.
+            strength: the share of `init_codes` that is masked at random and resampled, in (0, 1].
+            mask: instead of `strength`, the positions to resample: bool, shape of `init_codes`.
             output_type: as for `decode`, or `"latent"` for the codes alone.
             return_dict: whether to return a dataclass rather than a tuple of its fields.
             callback_on_step_end: called as `callback(pipe, step, timestep, tensors)` after each step; a dictionary
-                that it returns may hold other `codes` to go on with.
+                that it returns may hold other `codes` to go on with. If it sets `pipe._interrupt = True`, the call
+                ends after this step, with its `predicted_codes` where codes are still masked.
             callback_on_step_end_tensor_inputs: what `tensors` holds: `"codes"`, with mask tokens for what is unknown,
                 and `"predicted_codes"`, the whole image as this step has it: `pipe.decode` shows it.
 
         Raises:
-            ValueError: a pipeline that cannot generate, or arguments that do not fit.
+            ValueError: a pipeline that cannot generate, arguments that do not fit, logits that are not finite, or
+                codes of the callback that do not exist.
         """
         self._check_can_generate()
         _check_output_type(output_type, (*_OUTPUT_TYPES, "latent"))
-        self._check_callback_inputs(callback_on_step_end_tensor_inputs)
+        if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        check_callback_inputs(callback_on_step_end_tensor_inputs)
         scheduler = self._scheduler_with(guidance_scale=guidance_scale, temperature=temperature)
         labels, codes, mask = self._inputs(class_labels, num_images_per_class, init_codes, strength, mask)
-        generator = _check_generator(generator, len(labels))
+        generator = checked_generators(generator, len(labels))
         editing = init_codes is not None
         if editing and mask is None:
             codes = scheduler.add_noise(codes, strength, generator=generator)
@@ -285,19 +329,49 @@ class TiTokPipeline(TiTokPipelineFiles):
         num_masked = (codes == self.transformer.mask_token_id).sum(dim=1).tolist() if editing else None
         scheduler.set_timesteps(num_inference_steps, device=codes.device, num_masked_tokens=num_masked)
         self._guidance_scale, self._num_timesteps = scheduler.config.guidance_scale, len(scheduler.timesteps)
-
-        for index, timestep in enumerate(self.progress_bar(scheduler.timesteps)):
-            logits = self._predict(codes, labels, scheduler, timestep)
-            codes, predicted_codes, _ = scheduler.step(logits, timestep, codes, generator, return_dict=False)
-            if callback_on_step_end is not None:
-                available = {"codes": codes, "predicted_codes": predicted_codes}
-                tensors = {name: available[name] for name in callback_on_step_end_tensor_inputs}
-                codes = (callback_on_step_end(self, index, timestep, tensors) or {}).get("codes", codes)
-
-        images = codes if output_type == "latent" else self.decode(codes, output_type)
+        names = callback_on_step_end_tensor_inputs
+        codes = self._sample(codes, labels, scheduler, generator, callback_on_step_end, names)
+        images = codes if output_type == "latent" else self._decode(codes, output_type)
         self.maybe_free_model_hooks()
         output = TiTokPipelineOutput(images=images, codes=codes)
         return output if return_dict else output.to_tuple()
+
+    def _sample(
+        self,
+        codes: torch.Tensor,
+        labels: torch.Tensor,
+        scheduler: MaskGitScheduler,
+        generator: torch.Generator | list[torch.Generator] | None,
+        callback: StepCallback | None,
+        callback_tensors: Sequence[str],
+    ) -> torch.Tensor:
+        """All steps, from masked codes to complete ones. Values are looked at once, after the last step."""
+        mask_token_id = self.transformer.mask_token_id
+        finite = known = torch.ones((), dtype=torch.bool, device=codes.device)
+        self._interrupt = False
+        for index, timestep in enumerate(self.progress_bar(scheduler.timesteps)):
+            logits = self._predict(codes, labels, scheduler, timestep)
+            codes, predicted, logits = scheduler.step(logits, timestep, codes, generator, return_dict=False)
+            finite = finite & logits.isfinite().all()
+            if callback is not None:
+                available = {"codes": codes, "predicted_codes": predicted}
+                tensors = {name: available[name] for name in callback_tensors}
+                returned = codes_from_callback(callback(self, index, timestep, tensors), codes)
+                if returned is not codes:
+                    # A code that does not exist would end the CUDA context in the next look-up.
+                    codes = returned.clamp(0, mask_token_id)
+                    known = known & (codes == returned).all()
+            if self.interrupt:
+                codes = torch.where(codes == mask_token_id, predicted, codes)
+                break
+        is_finite, is_known = torch.stack([finite, known & (codes != mask_token_id).all()]).tolist()
+        check_finite(is_finite, LOGITS)
+        if not is_known:
+            raise ValueError(
+                "callback_on_step_end returned codes that do not exist, or masked codes after the last step. Codes "
+                f"lie in [0, {mask_token_id}); {mask_token_id} stands for a masked one until then."
+            )
+        return codes
 
     def _predict(
         self, codes: torch.Tensor, labels: torch.Tensor, scheduler: MaskGitScheduler, timestep: torch.Tensor
@@ -322,13 +396,12 @@ class TiTokPipeline(TiTokPipelineFiles):
         self,
         class_labels: ClassLabels,
         num_images_per_class: int,
-        init_codes: torch.Tensor | None,
+        init_codes: Tokens | None,
         strength: float | None,
-        mask: torch.Tensor | None,
+        mask: Tokens | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Labels (batch,), codes (batch, num_latent_tokens) to start from, and which of them to mask."""
-        if num_images_per_class < 1:
-            raise ValueError(f"num_images_per_class is {num_images_per_class}. Use at least 1.")
+        repeats = whole_number("num_images_per_class", num_images_per_class, highest=_MAX_IMAGES_PER_CLASS)
         device = self._execution_device
         labels = torch.tensor(self.get_label_ids(class_labels), device=device)
         num_tokens, mask_token_id = self.tokenizer.config.num_latent_tokens, self.transformer.mask_token_id
@@ -339,7 +412,7 @@ class TiTokPipeline(TiTokPipelineFiles):
                 )
             codes = torch.full((len(labels), num_tokens), mask_token_id, device=device)
         else:
-            codes, mask = self._editing_inputs(init_codes, strength, mask)
+            codes, mask = editing_inputs(init_codes, strength, mask, self.tokenizer.config)
         rows = max(len(labels), len(codes))
         if {len(labels), len(codes)} - {1, rows}:
             raise ValueError(
@@ -348,43 +421,9 @@ class TiTokPipeline(TiTokPipelineFiles):
             )
 
         def spread(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.to(device).expand(rows, *tensor.shape[1:]).repeat_interleave(num_images_per_class, dim=0)
+            return tensor.to(device).expand(rows, *tensor.shape[1:]).repeat_interleave(repeats, dim=0)
 
         return spread(labels), spread(codes), None if mask is None else spread(mask)
-
-    def _editing_inputs(
-        self, init_codes: torch.Tensor, strength: float | None, mask: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        if (strength is None) == (mask is None):
-            raise ValueError("init_codes needs exactly one of strength and mask, to say what to make anew. Pass one.")
-        if strength is not None and not 0 < strength <= 1:
-            raise ValueError(f"strength is {strength}, but it is a share of the codes. Use a number above 0, up to 1.")
-        codes = _as_tensor(init_codes)
-        config = self.tokenizer.config
-        if (
-            codes.ndim != 2
-            or codes.shape[1] != config.num_latent_tokens
-            or not len(codes)
-            or codes.is_floating_point()
-        ):
-            raise ValueError(
-                f"init_codes has shape {tuple(codes.shape)} and dtype {codes.dtype}, but codes are integers of shape "
-                f"(batch, {config.num_latent_tokens}). Use what `pipe.encode` returns."
-            )
-        codes = codes.long()
-        if not 0 <= int(codes.min()) <= int(codes.max()) < config.codebook_size:
-            raise ValueError(
-                f"init_codes span [{int(codes.min())}, {int(codes.max())}], but codes lie in [0, "
-                f"{config.codebook_size}). Say with mask, not in the codes, which to make anew."
-            )
-        if mask is not None:
-            mask = _as_tensor(mask).to(codes.device)
-            if mask.dtype != torch.bool or mask.shape != codes.shape:
-                raise ValueError(
-                    f"mask has shape {tuple(mask.shape)} and dtype {mask.dtype}, but it must be bool and of the shape "
-                    f"of init_codes, {tuple(codes.shape)}."
-                )
-        return codes, mask
 
     def _check_parts(self) -> None:
         if (self.transformer is None) != (self.scheduler is None):
@@ -415,51 +454,16 @@ class TiTokPipeline(TiTokPipelineFiles):
                 "This pipeline is a tokenizer alone. Give it a transformer and a scheduler to generate images."
             )
 
-    def _check_callback_inputs(self, names: Sequence[str]) -> None:
-        unknown = [name for name in names if name not in self._callback_tensor_inputs]
-        if unknown:
-            raise ValueError(
-                f"callback_on_step_end_tensor_inputs has {', '.join(unknown)}. There are: "
-                f"{', '.join(self._callback_tensor_inputs)}."
-            )
-
 
 def _check_output_type(output_type: str, known: Sequence[str]) -> None:
     if output_type not in known:
         raise ValueError(f"output_type is {output_type!r}, which does not exist. Use one of {', '.join(known)}.")
 
 
-def _check_generator(generator: Generators | None, batch_size: int) -> torch.Generator | list[torch.Generator] | None:
-    if generator is None or isinstance(generator, torch.Generator):
-        return generator
-    if len(generator) != batch_size:
-        raise ValueError(f"generator is a list of {len(generator)} for {batch_size} images. Give one an image.")
-    return list(generator)
-
-
-def _batches(items: Sequence | torch.Tensor, batch_size: int) -> Iterator:
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}. Use at least 1.")
-    for start in range(0, len(items), batch_size):
-        yield items[start : start + batch_size]
-
-
-def _as_list(images: Images) -> Sequence[OneImage]:
-    """One image or several to a sequence of single images."""
-    if isinstance(images, (Image.Image, str, os.PathLike)):
-        return [images]
-    if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim < 4:
-        return [images]
-    if len(images) == 0:
-        raise ValueError("There are no images. Give at least one.")
-    return cast(Sequence[OneImage], images)
-
-
-def _as_tensor(values: torch.Tensor | np.ndarray | Sequence) -> torch.Tensor:
-    """Tokens in any container; a list may hold one tensor an image."""
-    if isinstance(values, Sequence) and values and isinstance(values[0], torch.Tensor):
-        return torch.stack(list(values))
-    return torch.as_tensor(values)
+def _batches(num_items: int, batch_size: int) -> Iterator[slice]:
+    batch_size = whole_number("batch_size", batch_size)
+    for start in range(0, num_items, batch_size):
+        yield slice(start, start + batch_size)
 
 
 __all__ = ["TiTokPipeline", "TiTokPipelineOutput"]

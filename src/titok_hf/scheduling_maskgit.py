@@ -16,10 +16,15 @@ from diffusers import ConfigMixin, SchedulerMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 
+from .accepted_values import can_look_at, check_finite, check_generator, real_number, whole_number
 from .other_formats import ReadsOtherFormats
 
 MASK_SCHEDULES = ("arccos", "cosine", "linear", "root")
 GUIDANCE_SCHEDULES = ("constant", "linear", "power-cosine")
+LOGITS = "The logits of the transformer, guided,"
+MAX_INFERENCE_STEPS = 5000
+"""More steps than tokens have nothing to do. With more than these, neighbouring timesteps of the cosine schedule are
+the same float32 number."""
 
 SAMPLER_VARIANTS: dict[str, dict[str, Any]] = {
     "l32": {"num_inference_steps": 8, "temperature": 9.5, "guidance_scale": 4.5, "guidance_schedule": "linear"},
@@ -93,7 +98,7 @@ class MaskGitScheduler(ReadsOtherFormats, SchedulerMixin, ConfigMixin):
     Args:
         mask_token_id: id of the mask token, outside the codebook.
         mask_schedule: how the share of masked tokens falls: `"arccos"` (TiTok's), `"cosine"`, `"linear"` or `"root"`.
-        num_inference_steps: number of steps of a plain call.
+        num_inference_steps: number of steps of a plain call, at most 5000.
         temperature: weight of the Gumbel noise on logits and on confidences, at least 0; it falls linearly to 0 in
             the last step.
         softmax_temperature_annealing: divide the logits by 0.5 + 0.8 (1 - progress), so from about 1.3 down to 0.5.
@@ -107,8 +112,8 @@ class MaskGitScheduler(ReadsOtherFormats, SchedulerMixin, ConfigMixin):
             guides all of them. The progress of step i of n is i / n.
 
     Raises:
-        ValueError: for an unknown schedule, a number of steps below 1, a negative temperature, or an interval that is
-            not two rising numbers in [0, 1].
+        ValueError: for an unknown schedule, a number of steps outside of [1, 5000], a negative temperature, an
+            interval that is not two rising numbers in [0, 1], or a value of another type, NaN and infinity included.
     """
 
     order = 1
@@ -132,8 +137,16 @@ class MaskGitScheduler(ReadsOtherFormats, SchedulerMixin, ConfigMixin):
                 f"guidance_schedule is {guidance_schedule!r}, which does not exist. "
                 f"Use one of {list(GUIDANCE_SCHEDULES)}."
             )
-        if temperature < 0:
-            raise ValueError(f"temperature is {temperature}, but noise has no negative weight. Use 0 for none.")
+        if not isinstance(softmax_temperature_annealing, bool):
+            raise ValueError(f"softmax_temperature_annealing is {softmax_temperature_annealing!r}. Use True or False.")
+        # As plain Python numbers, whatever library they come from: the configuration is saved as JSON.
+        self.register_to_config(
+            mask_token_id=whole_number("mask_token_id", mask_token_id, lowest=0),
+            num_inference_steps=whole_number("num_inference_steps", num_inference_steps, highest=MAX_INFERENCE_STEPS),
+            temperature=real_number("temperature", temperature, lowest=0),
+            guidance_scale=real_number("guidance_scale", guidance_scale),
+            guidance_power=real_number("guidance_power", guidance_power, lowest=0),
+        )
         if guidance_interval is not None and not _is_interval(guidance_interval):
             raise ValueError(
                 f"guidance_interval is {guidance_interval!r}. "
@@ -174,11 +187,10 @@ class MaskGitScheduler(ReadsOtherFormats, SchedulerMixin, ConfigMixin):
                 schedule then runs over those tokens alone, so that each step fills the same share of them as it would
                 fill of a whole image, and every step has work to do. None means all tokens.
         Raises:
-            ValueError: if the number of steps is below 1.
+            ValueError: if the number of steps is not an integer in [1, 5000].
         """
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
-        if steps < 1:
-            raise ValueError(f"num_inference_steps is {steps}. Use at least 1.")
+        steps = whole_number("num_inference_steps", steps, highest=MAX_INFERENCE_STEPS)
         self.num_inference_steps = steps
         begins = [step / steps for step in range(steps)]
         ends = [(step + 1) / steps for step in range(steps)]
@@ -254,13 +266,17 @@ class MaskGitScheduler(ReadsOtherFormats, SchedulerMixin, ConfigMixin):
                 `sample` for the confidences.
             return_dict: whether to return a dataclass rather than a tuple.
         Raises:
-            ValueError: if shapes do not fit, `timestep` is none of `timesteps`, or the list of generators is not as
-                long as the batch.
+            ValueError: if shapes do not fit, `timestep` is none of `timesteps`, `generator` is something else or not
+                as long as the batch, or (on the CPU, where looking costs no wait) logits are not finite. On an
+                accelerator look at `pred_logits` after the last step, as the pipeline does: the most likely code of
+                NaN logits is code 0.
         """
         index = self._index(timestep)
         self._check_shapes(model_output, sample)
         is_masked = sample == self.config.mask_token_id
         logits = _at_least_float32(model_output) / self.softmax_temperatures[index]
+        if can_look_at(logits):
+            check_finite(logits.isfinite().all(), LOGITS)
         temperature = self.temperatures[index]
         code_noise, confidence_noise = noise if noise is not None else (None, None)
 
@@ -303,7 +319,7 @@ class MaskGitScheduler(ReadsOtherFormats, SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: if a single share is not in (0, 1], or the list of generators is not as long as the batch.
         """
-        if not isinstance(timesteps, torch.Tensor) and not 0 < timesteps <= 1:
+        if not isinstance(timesteps, torch.Tensor) and not 0 < real_number("The share to mask", timesteps) <= 1:
             raise ValueError(f"The share of tokens to mask is {timesteps}. Use a number above 0 and up to 1.")
         device, num_tokens = original_samples.device, original_samples.shape[1]
         shares = torch.as_tensor(timesteps, device=device).reshape(-1, 1)
@@ -363,8 +379,12 @@ class MaskGitScheduler(ReadsOtherFormats, SchedulerMixin, ConfigMixin):
             )
 
 
-def _is_interval(interval: Sequence[float]) -> bool:
-    return len(interval) == 2 and 0 <= interval[0] <= interval[1] <= 1
+def _is_interval(interval: Any) -> bool:
+    try:
+        first, last = (real_number("guidance_interval", end, 0, 1) for end in interval)
+    except (TypeError, ValueError):
+        return False
+    return first <= last
 
 
 def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
@@ -383,12 +403,13 @@ def _uniforms(
     shape: torch.Size, device: torch.device, generator: torch.Generator | list[torch.Generator] | None
 ) -> torch.Tensor:
     """float32 draws in [0, 1) of a shape (batch, ...), each image's from its own generator where there is a list."""
-    if isinstance(generator, list):
+    if isinstance(generator, list | tuple):
         if len(generator) != shape[0]:
             raise ValueError(
                 f"generator is a list of {len(generator)}, but the batch has {shape[0]} images. Give one an image."
             )
         return torch.cat([_uniforms(torch.Size([1, *shape[1:]]), device, each) for each in generator])
+    check_generator(generator)
     source = device if generator is None else generator.device
     # Without non_blocking, a copy from the CPU would wait for all work queued on the device.
     return torch.rand(shape, generator=generator, device=source).to(device, non_blocking=True)

@@ -18,6 +18,10 @@ import torch
 from PIL import Image
 from transformers import ImageFeatureExtractionPipeline, Pipeline
 
+from .accepted_values import check_finite
+from .image_processing_pil_titok import single_images
+from .pipeline_inputs import checked_codes
+
 
 class _TokenizerTask(Pipeline):
     """What both tasks load: the model and its image processor."""
@@ -56,7 +60,8 @@ class ImageToCodesPipeline(_TokenizerTask):
     ) -> "list[int] | list[list[int]]":
         """
         Args:
-            images: one picture (a path, a URL or a PIL image), a list, a data set or a generator of them.
+            images: one picture (a path, a URL, base64 text, a PIL image, an array or a tensor), a list, a batch, a
+                data set or a generator of them. Values as for [`TiTokImageProcessor`].
             kwargs: `batch_size`, `num_workers`.
 
         Returns:
@@ -64,18 +69,25 @@ class ImageToCodesPipeline(_TokenizerTask):
             picture.
 
         Raises:
-            ValueError, TypeError: something that is not a picture.
+            ValueError, TypeError: something that is not a picture, or values outside of the range of their type.
             FileNotFoundError: a path that does not exist.
         """
+        if isinstance(images, np.ndarray | torch.Tensor) and images.ndim > 3:
+            images = list(single_images(images))
         return super().__call__(images, **kwargs)
 
     def preprocess(self, image: "str | os.PathLike | Image.Image") -> dict[str, torch.Tensor]:
-        return {"pixel_values": self.image_processor(image, return_tensors="pt").pixel_values}
+        pixel_values = self.image_processor(image, return_tensors="pt").pixel_values
+        if len(pixel_values) != 1:
+            raise ValueError(f"An entry of the list holds {len(pixel_values)} pictures. Give one an entry.")
+        return {"pixel_values": pixel_values}
 
     def _forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {"codes": self.model.encode(inputs["pixel_values"]).codes}
+        encoded = self.model.encode(inputs["pixel_values"])
+        return {"codes": encoded.codes, "finite": encoded.latents.isfinite().flatten(1).all(dim=1)}
 
     def postprocess(self, outputs: dict[str, torch.Tensor]) -> list[int]:
+        check_finite(outputs["finite"].all(), "The tokens of the encoder")
         return outputs["codes"][0].tolist()
 
 
@@ -109,15 +121,8 @@ class CodesToImagePipeline(_TokenizerTask):
         return super().__call__(codes, **kwargs)
 
     def preprocess(self, codes: "list[int] | np.ndarray | torch.Tensor") -> dict[str, torch.Tensor]:
-        row = torch.as_tensor(codes)
-        expected = self.model.config.num_latent_tokens
-        if row.shape != (expected,) or row.is_floating_point():
-            raise ValueError(
-                f"Codes have shape {tuple(row.shape)} and dtype {row.dtype}, but a picture of this model has "
-                f"{expected} integers. "
-                'Use what the task "image-to-codes" returns.'
-            )
-        return {"codes": row.long()[None]}
+        row = codes[None] if isinstance(codes, np.ndarray | torch.Tensor) else [codes]
+        return {"codes": checked_codes(row, self.model.config, "codes")}
 
     def _forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         pixel_values = self.model.decode(codes=inputs["codes"]).pixel_values

@@ -107,6 +107,15 @@ def test_reconstructions_pass_through_the_pipeline_unchanged(mnist):
     assert np.array_equal(np.stack([np.asarray(picture) for picture in pictures]), reconstructed.permute(0, 2, 3, 1))
 
 
+@pytest.mark.parametrize("part, what", [("encoder", "tokens of the encoder"), ("decoder", "pixels of the decoder")])
+def test_a_model_that_gives_no_numbers_is_not_measured(part, what):
+    pipeline = tiny_pipeline()
+    with torch.no_grad():
+        getattr(pipeline.tokenizer, part).class_token.fill_(float("nan"))
+    with pytest.raises(ValueError, match=f"{what} are not all finite"):
+        reconstruct(pipeline, torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
+
+
 def test_generated_images_depend_on_the_seed_and_not_on_the_batch_size(mnist):
     pipeline = tiny_pipeline()
     labels = torch.arange(10)

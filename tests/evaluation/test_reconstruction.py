@@ -21,6 +21,15 @@ def test_psnr_of_a_known_error():
     assert peak_signal_to_noise_ratio(images, references).tolist() == pytest.approx([20.0, 0.0, math.inf])
 
 
+def test_bytes_are_refused():
+    """Their differences would wrap around at 0."""
+    floats, integers = torch.rand(1, 3, 16, 16), torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    for measure in (peak_signal_to_noise_ratio, structural_similarity):
+        for pair in ((floats, integers), (integers, floats)):
+            with pytest.raises(ValueError, match="dtype torch.uint8, but floats"):
+                measure(*pair)
+
+
 def test_the_mean_is_taken_over_images_not_over_batches():
     meter = ReconstructionMeter()
     meter.update(torch.full((3, 3, 16, 16), 0.1), torch.zeros(3, 3, 16, 16))  # 20 dB each

@@ -137,6 +137,24 @@ def test_a_process_with_a_gpu_encodes_what_workers_cut(source, pipeline):
     assert encoded == whole and len(whole.skipped) == 1
 
 
+def test_tokens_that_are_not_finite_are_refused(tmp_path):
+    torch.manual_seed(0)
+    sizes = {"base_channels": 32, "channel_multipliers": (1, 2), "num_resnet_blocks": 1, "codebook_dim": 8}
+    models = {
+        "vq": tiny_tokenizer(),
+        "kl": tiny_tokenizer(quantizer="kl"),
+        "vqgan": MaskGitVQGANModel(MaskGitVQGANConfig(codebook_size=300, **sizes)),
+    }
+    for name, model in models.items():
+        model.save_pretrained(tmp_path / name)
+        loaded = encoder(tmp_path / name)
+        with torch.no_grad():  # as an overflow in half precision would
+            for parameter in loaded.network.encoder.parameters():
+                parameter.fill_(float("inf"))
+        with pytest.raises(ValueError, match="tokens of the encoder are not all finite"):
+            loaded(np.zeros((1, 32, 32, 3), dtype=np.uint8))
+
+
 def test_kl_models_give_their_means_as_float16(source, tmp_path):
     model = tiny_tokenizer(quantizer="kl")
     model.save_pretrained(tmp_path / "kl")

@@ -19,6 +19,7 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalE
 from transformers import PretrainedConfig
 from transformers.utils import cached_file, logging
 
+from ..accepted_values import check_finite
 from ..checkpoint_files import INDEX_NAME
 from ..configuration_maskgit_vqgan import MaskGitVQGANConfig
 from ..image_processing_pil_titok import TiTokImageProcessorPil
@@ -157,9 +158,13 @@ class ImageEncoder:
         }
 
     def _encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Tokens of a batch; ValueError if the encoder's output is not finite, which then has the latents' NaN."""
         if isinstance(self.network, MaskGitVQGANModel):
-            return self.network.encode(pixel_values).codes
+            output = self.network.encode(pixel_values)
+            check_finite(output.latents.isfinite().all(), "The tokens of the encoder")
+            return output.codes
         output = self.network.encode(pixel_values, sample_posterior=False)
+        check_finite(output.latents.isfinite().all(), "The tokens of the encoder")
         return output.posterior_mean.float() if self.is_continuous else output.codes
 
     def _weights_hash(self) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
+from titok_hf.accepted_values import check_pixel_dtype
+
 
 class JudgeMeter:
     """A judge's accuracy over a stream of batches, overall and by class.
@@ -37,7 +39,10 @@ class JudgeMeter:
         Args:
             images: float, shape (batch, 3, height, width), values in [0, 1].
             labels: int64, shape (batch,): what they are meant to show.
+        Raises:
+            ValueError: images of another dtype.
         """
+        check_pixel_dtype(images, "images")
         logits = self.judge(pixel_values=images.to(self.judge.device, self.judge.dtype)).logits
         hits = logits.argmax(dim=1).cpu() == labels
         self._hits += torch.bincount(labels[hits], minlength=len(self.names))

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from titok_hf import __version__
+from titok_hf.accepted_values import check_finite
 from titok_hf.data.images import ResizeMode, class_names, image_batches, load_image_dataset
 from titok_hf.pictures import contact_sheet
 
@@ -110,10 +111,15 @@ def reconstruct(pipeline: TiTokPipeline, images: torch.Tensor) -> tuple[torch.Te
     Returns:
         reconstructions, uint8, the same shape, rounded as a saved picture is; codes, int64, shape
         (batch, num_latent_tokens).
+    Raises:
+        ValueError: the model gives tokens or pixels that are not finite.
     """
     tokenizer = pipeline.tokenizer
-    codes = tokenizer.encode((images.float() / 255).to(tokenizer.device, tokenizer.dtype)).codes
-    return round_to_bytes(tokenizer.decode(codes=codes).pixel_values).cpu(), codes
+    encoded = tokenizer.encode((images.float() / 255).to(tokenizer.device, tokenizer.dtype))
+    check_finite(encoded.latents.isfinite().all(), "The tokens of the encoder")
+    pixel_values = tokenizer.decode(codes=encoded.codes).pixel_values
+    check_finite(pixel_values.isfinite().all(), "The pixels of the decoder")
+    return round_to_bytes(pixel_values).cpu(), encoded.codes
 
 
 def generate(pipeline: TiTokPipeline, labels: torch.Tensor, config: MeasureConfig) -> Iterator[torch.Tensor]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from titok_hf.accepted_values import check_pixel_dtype
+
 
 def peak_signal_to_noise_ratio(images: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
     """PSNR of each image, in decibel, for pixel values with a range of 1.
@@ -16,7 +18,11 @@ def peak_signal_to_noise_ratio(images: torch.Tensor, references: torch.Tensor) -
         images, references: float, shape (batch, channels, height, width), values in [0, 1].
     Returns:
         float, shape (batch,); infinite where the two images are equal.
+    Raises:
+        ValueError: anything but floats.
     """
+    check_pixel_dtype(images, "images")
+    check_pixel_dtype(references, "references")
     mean_squared_error = (images - references).square().flatten(1).mean(dim=1)
     return -10 * mean_squared_error.log10()
 
@@ -28,7 +34,11 @@ def structural_similarity(images: torch.Tensor, references: torch.Tensor) -> tor
         images, references: float, shape (batch, channels, height, width), values in [0, 1].
     Returns:
         float, shape (batch,), at most 1.
+    Raises:
+        ValueError: anything but floats.
     """
+    check_pixel_dtype(images, "images")
+    check_pixel_dtype(references, "references")
     return structural_similarity_index_measure(images, references, data_range=1.0, reduction="none")
 
 

@@ -1,0 +1,177 @@
+"""What a caller of the pipeline may give, brought to one form and checked: images, tokens, generators, callbacks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .accepted_values import check_code_range, check_generator, integer_codes, real_number
+from .image_processing_pil_titok import single_images
+
+if TYPE_CHECKING:
+    from .configuration_titok import TiTokConfig
+    from .pipeline_titok import TiTokPipeline
+
+OneImage: TypeAlias = Image.Image | np.ndarray | torch.Tensor | str | bytes | os.PathLike
+Images: TypeAlias = OneImage | Sequence[OneImage]
+Tokens: TypeAlias = torch.Tensor | np.ndarray | Sequence
+Generators: TypeAlias = torch.Generator | Sequence[torch.Generator]
+StepCallback: TypeAlias = Callable[
+    ["TiTokPipeline", int, torch.Tensor, dict[str, torch.Tensor]], "dict[str, torch.Tensor] | None"
+]
+
+CALLBACK_TENSORS = ("codes", "predicted_codes")
+
+
+def list_of_images(images: Images) -> list[Any]:
+    """Single images out of one or several, in any nesting; ValueError if there are none."""
+    found = list(single_images(images))
+    if not found:
+        raise ValueError("There are no images. Give at least one.")
+    return found
+
+
+def checked_codes(tokens: Tokens, config: TiTokConfig, name: str) -> torch.Tensor:
+    """
+    Codes in any container as int64, shape (batch, num_latent_tokens). Waits for the device that they are on.
+
+    Raises:
+        ValueError: none, another shape, no integers, or codes outside the codebook.
+    """
+    codes = _as_tensor(tokens, name)
+    if codes.ndim != 2 or codes.shape[1] != config.num_latent_tokens:
+        raise ValueError(
+            f"{name} has shape {tuple(codes.shape)} and dtype {codes.dtype}, but codes are integers of shape "
+            f"(batch, {config.num_latent_tokens}). Use what `encode` returns."
+        )
+    codes = integer_codes(codes, name)
+    check_code_range(codes, config.codebook_size, name)
+    return codes
+
+
+def checked_latents(tokens: Tokens, config: TiTokConfig, name: str) -> torch.Tensor:
+    """
+    Latents of a KL tokenizer in any container, shape (batch, num_latent_tokens, codebook_dim). Waits for their device.
+
+    Raises:
+        ValueError: none, another shape, no floats, or values that are not finite.
+    """
+    latents = _as_tensor(tokens, name)
+    expected = (config.num_latent_tokens, config.codebook_dim)
+    if latents.shape[1:] != expected or not latents.is_floating_point():
+        raise ValueError(
+            f"{name} has shape {tuple(latents.shape)} and dtype {latents.dtype}, but latents are floats of shape "
+            f"(batch, {expected[0]}, {expected[1]}). Use what `encode` returns."
+        )
+    if not latents.isfinite().all():
+        raise ValueError(f"{name} has values that are not finite numbers. Use what `encode` returns.")
+    return latents
+
+
+def editing_inputs(
+    init_codes: Tokens, strength: float | None, mask: Tokens | None, config: TiTokConfig
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """
+    Codes to start from, and the positions to resample if a mask says so.
+
+    Raises:
+        ValueError: neither or both of strength and mask, or one of the three that does not fit.
+    """
+    if (strength is None) == (mask is None):
+        raise ValueError("init_codes needs exactly one of strength and mask, to say what to resample. Pass one.")
+    if strength is not None and not 0 < real_number("strength", strength) <= 1:
+        raise ValueError(f"strength is {strength}, but it is a share of the codes. Use a number above 0, up to 1.")
+    codes = checked_codes(init_codes, config, "init_codes")
+    if mask is None:
+        return codes, None
+    positions = _as_tensor(mask, "mask").to(codes.device)
+    if positions.dtype != torch.bool or positions.shape != codes.shape:
+        raise ValueError(
+            f"mask has shape {tuple(positions.shape)} and dtype {positions.dtype}, but it must be bool and of the "
+            f"shape of init_codes, {tuple(codes.shape)}."
+        )
+    return codes, positions
+
+
+def checked_generators(
+    generator: Generators | None, num_images: int
+) -> torch.Generator | list[torch.Generator] | None:
+    """One generator as it is, several as a list; ValueError for anything else or another number than of images."""
+    if not isinstance(generator, list | tuple):
+        check_generator(generator)
+        return generator
+    for each in generator:
+        check_generator(each)
+    if len(generator) != num_images or None in generator:
+        raise ValueError(f"generator is a list of {len(generator)} for {num_images} images. Give one an image.")
+    return list(generator)
+
+
+def check_callback_inputs(names: Sequence[str]) -> None:
+    """ValueError for names of tensors that a callback cannot have."""
+    if isinstance(names, str):
+        raise ValueError(f"callback_on_step_end_tensor_inputs is {names!r}. Give a list of names: [{names!r}].")
+    unknown = [str(name) for name in names if name not in CALLBACK_TENSORS]
+    if unknown:
+        raise ValueError(
+            f"callback_on_step_end_tensor_inputs has {', '.join(unknown)}. There are: {', '.join(CALLBACK_TENSORS)}."
+        )
+
+
+def codes_from_callback(returned: Any, codes: torch.Tensor) -> torch.Tensor:
+    """
+    The codes to go on with after a callback: those that it returned, or the ones before. Values are not looked at.
+
+    Raises:
+        ValueError: neither None nor a dictionary, or codes of another type, shape or dtype than the ones before.
+    """
+    if returned is None:
+        return codes
+    if not isinstance(returned, dict):
+        raise ValueError(
+            f"callback_on_step_end returned {type(returned).__name__}. Return a dictionary of tensors or None."
+        )
+    new = returned.get("codes", codes)
+    if not isinstance(new, torch.Tensor):
+        raise ValueError(f"callback_on_step_end returned codes of type {type(new).__name__}. Return a torch tensor.")
+    if new.shape != codes.shape:
+        raise ValueError(
+            f"callback_on_step_end returned codes of shape {tuple(new.shape)}, but they had {tuple(codes.shape)}."
+        )
+    return integer_codes(new, "The codes that callback_on_step_end returned").to(codes.device)
+
+
+def _as_tensor(values: Tokens, name: str) -> torch.Tensor:
+    """Values in any container, of at least one image; a list may hold one tensor an image."""
+    try:
+        if isinstance(values, list | tuple) and values and isinstance(values[0], torch.Tensor):
+            tensor = torch.stack(list(values))
+        else:
+            tensor = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} cannot be read as one tensor ({error}). Use what `encode` returns.") from error
+    if not tensor.numel():
+        raise ValueError(f"There are no tokens in {name}. Give at least one image's.")
+    return tensor
+
+
+__all__ = [
+    "CALLBACK_TENSORS",
+    "Generators",
+    "Images",
+    "OneImage",
+    "StepCallback",
+    "Tokens",
+    "check_callback_inputs",
+    "checked_codes",
+    "checked_generators",
+    "checked_latents",
+    "codes_from_callback",
+    "editing_inputs",
+    "list_of_images",
+]
