@@ -8,7 +8,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -91,6 +91,41 @@ def test_a_resumed_loader_gives_what_it_would_have_given(images, codes, stream, 
         assert not same(expected[:5], expected[5:10])
 
 
+def in_uneven_files(dataset, per_image):
+    """A stream in two shares, of 6 images and of the others."""
+
+    def rows(shares):
+        for first, last in shares:
+            yield from dataset.select(range(first * per_image, last * per_image))
+
+    shares = [(0, 6), (6, NUM_IMAGES)]
+    return IterableDataset.from_generator(rows, features=dataset.features, gen_kwargs={"shares": shares})
+
+
+@pytest.mark.parametrize("taken", [0, 2, 7, 13])
+@pytest.mark.parametrize("kind", ["images", "codes"])
+def test_each_process_finds_its_place_in_a_stream_of_uneven_files(kind, taken, images, codes):
+    """From its own place, and also from another process's, which stands in another epoch."""
+
+    def loader(rank):
+        part = Part(rank, 2)
+        if kind == "images":
+            return ImageLoader(in_uneven_files(images, 1), 16, 2, part=part)
+        return CodeLoader(in_uneven_files(codes, 3), 2, 3, part=part)
+
+    straight = [list(islice(loader(rank), 18)) for rank in range(2)]
+    stopped = [loader(rank) for rank in range(2)]
+    for one in stopped:
+        list(islice(one, taken))
+    assert taken < 7 or stopped[0].epoch != stopped[1].epoch
+    for rank in range(2):
+        for saved in stopped:
+            resumed = loader(rank)
+            resumed.load_state_dict(saved.state_dict())
+            assert resumed.state_dict() == stopped[rank].state_dict()
+            assert same(list(islice(resumed, 18 - taken)), straight[rank][taken:])
+
+
 def test_workers_do_not_matter(images):
     alone, helped = (islice(ImageLoader(images, 16, 4, workers=workers), 7) for workers in (0, 2))
     assert same(list(alone), list(helped))
@@ -144,7 +179,7 @@ def test_a_place_within_a_batch_is_refused(images):
     with pytest.raises(ValueError, match="12 examples into an epoch, which is no multiple of 8"):
         loader.load_state_dict({"epoch": 0, "examples": 12})
     stream = ImageLoader(streaming(images), 16, 4, part=Part(0, 2))
-    assert stream.state_dict() == {"epoch": 0, "examples": 0, "processes": 2}
+    assert stream.state_dict()["processes"] == 2
     with pytest.raises(ValueError, match="a stream in 2 shares, and there are now 1"):
         ImageLoader(streaming(images), 16, 8, part=Part()).load_state_dict(stream.state_dict())
 

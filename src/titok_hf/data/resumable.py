@@ -2,10 +2,14 @@
 
 Every random choice is a function of the seed, the epoch and the number of the example. So the place in the order is
 the whole state of a loader: a resumed run sees what it would have seen, with any number of workers.
+
+The processes of a run share a map-style data set evenly, so they stand at one place. Of a stream each has its own
+files, which may be longer or shorter than another's: each process has its own epochs and its own place.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -47,6 +51,7 @@ class ResumableLoader:
     Attributes:
         epoch: of the batch that was handed out last, from 0.
         num_batches: batches of that epoch that were handed out.
+        num_examples: examples that this process was handed in all epochs, its own ones alone.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class ResumableLoader:
         self.is_stream = is_stream
         self.epoch = 0
         self.num_batches = 0
+        self.num_examples = 0
 
     @property
     def global_batch_size(self) -> int:
@@ -77,53 +83,77 @@ class ResumableLoader:
         with closing(results):
             for result in results:
                 self.epoch, self.num_batches = places.popleft()
+                self.num_examples += self.batch_size
                 yield self._batch(result)
 
     def state_dict(self) -> dict[str, int]:
         """
         The place: `epoch`, and `examples` of it that all processes together have handed out.
 
-        Any number of processes goes on from there with the same global batch. A stream divides its files among the
-        processes, so its place is one for the same number of them, which it adds as `processes`.
+        Any number of processes goes on from there with the same global batch. The place in a stream is that of one
+        process among as many: it adds `processes`, `process`, and `examples_of_process`, which that one was handed
+        in all epochs and which is equal for all of them.
         """
         place = {"epoch": self.epoch, "examples": self.num_batches * self.global_batch_size}
-        return place | {"processes": self.part.count} if self.is_stream else place
+        if not self.is_stream:
+            return place
+        own = {"processes": self.part.count, "process": self.part.index, "examples_of_process": self.num_examples}
+        return place | own
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """
         Goes to a place that `state_dict` gave; for iterators that are made from now on.
 
+        From the place of another process of a stream, this one finds its own by reading its files from the start.
+        That takes as long as reading them took, so a checkpoint should hold the place of each process.
+
         Raises:
             ValueError: the place lies within a batch of this loader, or is that of a stream in other shares.
         """
+        if self.is_stream and state["processes"] != self.part.count:
+            raise ValueError(
+                f"The saved place is one of a stream in {state['processes']} shares, and there are now "
+                f"{self.part.count} processes. Resume with the same number, or train without streaming."
+            )
         if state["examples"] % self.global_batch_size:
             raise ValueError(
                 f"The saved place lies {state['examples']} examples into an epoch, which is no multiple of "
                 f"{self.global_batch_size} ({self.batch_size} x {self.part.count} processes). Resume with the global "
                 "batch size that the run was saved with."
             )
-        if self.is_stream and state.get("processes", self.part.count) != self.part.count:
-            raise ValueError(
-                f"The saved place is one of a stream in {state['processes']} shares, and there are now "
-                f"{self.part.count} processes. Resume with the same number, or train without streaming."
-            )
         self.epoch, self.num_batches = state["epoch"], state["examples"] // self.global_batch_size
+        if not self.is_stream:
+            return
+        self.num_examples = state["examples_of_process"]
+        if state["process"] != self.part.index:
+            self.epoch, self.num_batches = self._place_after(self.num_examples // self.batch_size)
+
+    def _place_after(self, num_batches: int) -> tuple[int, int]:
+        """The epoch and the batches of it after so many batches of this process, counted from the start."""
+        for epoch in itertools.count():
+            found = sum(1 for _ in itertools.islice(self._tasks(epoch, 0), num_batches))
+            if found == num_batches:
+                return epoch, found
+            self._check_epoch(found)
+            num_batches -= found
+        raise AssertionError("epochs do not end")
 
     def _all_tasks(self, places: deque[tuple[int, int]]) -> Iterator[Any]:
         epoch, number = self.epoch, self.num_batches
         while True:
-            is_empty = number == 0
             for task in self._tasks(epoch, number):
-                is_empty = False
                 number += 1
                 places.append((epoch, number))
                 yield task
-            if is_empty:
-                raise ValueError(
-                    f"A process has fewer than {self.batch_size} examples in an epoch, so there is no whole batch. "
-                    "Use a smaller batch_size, fewer processes or more data."
-                )
+            self._check_epoch(number)
             epoch, number = epoch + 1, 0
+
+    def _check_epoch(self, num_batches: int) -> None:
+        if num_batches == 0:
+            raise ValueError(
+                f"A process has fewer than {self.batch_size} examples in an epoch, so there is no whole batch. "
+                "Use a smaller batch_size, fewer processes or more data."
+            )
 
     def _tasks(self, epoch: int, start: int) -> Iterator[Any]:
         """What the batches of an epoch are made of, from batch number `start` on."""

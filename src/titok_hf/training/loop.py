@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
-from accelerate.utils import set_seed, tqdm
+from accelerate.utils import gather_object, set_seed, tqdm
 from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import nn
@@ -76,7 +76,7 @@ class Progress:
     How far a run is, in accelerate's protocol for what a checkpoint holds.
 
     Args:
-        loader: whose place is saved.
+        loader: whose place is saved, that of each process, since the shares of a stream differ in length.
         examples_per_step: the global batch, which a resumed run has to keep.
         more_is_better: of the measure by which the best model is kept.
     """
@@ -88,7 +88,8 @@ class Progress:
         self.loader_state = loader.state_dict()
 
     def state_dict(self) -> dict[str, Any]:
-        state = {"step": self.step, "best": self.best, "loader": self.loader_state}
+        """Gathers the places of the loaders, so all processes call it, as accelerate's `save_state` does."""
+        state = {"step": self.step, "best": self.best, "loaders": gather_object([self.loader_state])}
         return state | {"examples_per_step": self.examples_per_step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -98,8 +99,15 @@ class Progress:
                 f"{self.examples_per_step}. Keep the product of optimization.batch_size, "
                 "optimization.gradient_accumulation_steps and the number of processes."
             )
-        self.step, self.best, self.loader_state = state["step"], state["best"], state["loader"]
-        self.loader.load_state_dict(self.loader_state)
+        self.step, self.best = state["step"], state["best"]
+        places = state["loaders"]
+        # With another number of processes any place does, or the loader refuses it.
+        own = self.loader.part.index if len(places) == self.loader.part.count else 0
+        try:
+            self.loader.load_state_dict(places[own])
+        except ValueError as error:
+            raise RecipeError(f"data: {error}") from error
+        self.loader_state = self.loader.state_dict()
 
 
 class TrainingLoop:
