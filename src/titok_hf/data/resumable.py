@@ -51,7 +51,7 @@ class ResumableLoader:
     Attributes:
         epoch: of the batch that was handed out last, from 0.
         num_batches: batches of that epoch that were handed out.
-        num_examples: examples that this process was handed in all epochs, its own ones alone.
+        examples_seen: examples that this process was handed in all epochs, its own ones alone.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class ResumableLoader:
         self.is_stream = is_stream
         self.epoch = 0
         self.num_batches = 0
-        self.num_examples = 0
+        self.examples_seen = 0
 
     @property
     def global_batch_size(self) -> int:
@@ -83,7 +83,7 @@ class ResumableLoader:
         with closing(results):
             for result in results:
                 self.epoch, self.num_batches = places.popleft()
-                self.num_examples += self.batch_size
+                self.examples_seen += self.batch_size
                 yield self._batch(result)
 
     def state_dict(self) -> dict[str, int]:
@@ -97,7 +97,7 @@ class ResumableLoader:
         place = {"epoch": self.epoch, "examples": self.num_batches * self.global_batch_size}
         if not self.is_stream:
             return place
-        own = {"processes": self.part.count, "process": self.part.index, "examples_of_process": self.num_examples}
+        own = {"processes": self.part.count, "process": self.part.index, "examples_of_process": self.examples_seen}
         return place | own
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -124,9 +124,9 @@ class ResumableLoader:
         self.epoch, self.num_batches = state["epoch"], state["examples"] // self.global_batch_size
         if not self.is_stream:
             return
-        self.num_examples = state["examples_of_process"]
+        self.examples_seen = state["examples_of_process"]
         if state["process"] != self.part.index:
-            self.epoch, self.num_batches = self._place_after(self.num_examples // self.batch_size)
+            self.epoch, self.num_batches = self._place_after(self.examples_seen // self.batch_size)
 
     def _place_after(self, num_batches: int) -> tuple[int, int]:
         """The epoch and the batches of it after so many batches of this process, counted from the start."""
