@@ -154,6 +154,7 @@ def test_evaluation_changes_nothing(kind, values_of, tmp_path):
 
 
 def test_gradient_accumulation_equals_the_larger_batch(tokenizer_values, tmp_path):
+    tokenizer_values["loss"] = {"reinitialize_codes": False}  # test_step.py has it; here it would make a tie visible
     whole = trained(tokenizer_values)
     halves = {"batch_size": 2, "gradient_accumulation_steps": 2}
     accumulated = trained(tokenizer_values, output_dir=str(tmp_path / "halves"), optimization=halves)

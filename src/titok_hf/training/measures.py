@@ -1,6 +1,6 @@
 """What an evaluation measures of reconstructions: over batches, and over processes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from accelerate import Accelerator
@@ -37,6 +37,11 @@ class ReconstructionMeasures:
                 raise RecipeError(f"cadence.frechet_network: {error}") from error
         self.reset()
 
+    @property
+    def best(self) -> tuple[str, bool]:
+        """The measure by which the best model is kept, and whether more of it is better."""
+        return ("psnr", True) if self.frechet is None else ("frechet_distance", False)
+
     def reset(self) -> None:
         """Forgets all images."""
         self.meter = ReconstructionMeter()
@@ -49,6 +54,12 @@ class ReconstructionMeasures:
         own = images[self.accelerator.process_index :: self.accelerator.num_processes]
         if len(own):
             yield from own.split(_BATCH_SIZE)
+
+    def own_generators(self, num_images: int) -> Iterator[list[torch.Generator]]:
+        """Beside `own_batches`: a generator for each image that depends on its number alone."""
+        own = range(num_images)[self.accelerator.process_index :: self.accelerator.num_processes]
+        for start in range(0, len(own), _BATCH_SIZE):
+            yield generators_of(own[start : start + _BATCH_SIZE])
 
     def update(self, images: torch.Tensor, reconstructions: torch.Tensor, codes: torch.Tensor | None) -> None:
         """Adds a batch: float images in [0, 1], shape (batch, 3, height, width), twice, and the codes if there are."""
@@ -71,4 +82,9 @@ class ReconstructionMeasures:
         return self.accelerator.reduce(value.to(self.accelerator.device), "sum").cpu()
 
 
-__all__ = ["ReconstructionMeasures"]
+def generators_of(images: Iterable[int]) -> list[torch.Generator]:
+    """A generator on the CPU for each image, given the numbers of the images: the noise of a KL model's tokens."""
+    return [torch.Generator().manual_seed(image) for image in images]
+
+
+__all__ = ["ReconstructionMeasures", "generators_of"]

@@ -18,7 +18,7 @@ from .discriminator import Discriminator
 from .images import decode_images, image_loader, image_processor, image_splits, picture_of_pairs, to_pixel_values
 from .loop import Scalars
 from .losses import pixel_loss, weighted_loss
-from .measures import ReconstructionMeasures
+from .measures import ReconstructionMeasures, generators_of
 from .perceptual import PerceptualLoss
 from .randomness import StepRandomness
 
@@ -35,8 +35,6 @@ class PixelTask:
         accelerator: whose processes train together.
     """
 
-    best = ("psnr", True)
-
     def __init__(self, recipe: Recipe, model: nn.Module, accelerator: Accelerator):
         self.recipe, self.accelerator = recipe, accelerator
         self.weights: PixelLossConfig = recipe.loss  # type: ignore[attr-defined]
@@ -49,6 +47,7 @@ class PixelTask:
         self._make_losses()
         codebook_size = model.config.codebook_size if self.has_codebook else 0
         self.measures = ReconstructionMeasures(accelerator, codebook_size, recipe.cadence.frechet_network)
+        self.best = self.measures.best
         self.counter = CodebookCounter(codebook_size, accelerator)
 
     def _make_losses(self) -> None:
@@ -134,12 +133,16 @@ class PixelTask:
     def evaluate(self) -> tuple[dict[str, float], Image.Image]:
         """
         PSNR, SSIM, Frechet distance and codebook usage on test images, of which each process takes its share; a
-        picture of originals above their reconstructions.
+        picture of originals above their reconstructions. The tokens of a KL model are samples, as in the published
+        evaluation, with noise of their own for each image, the same in every evaluation.
         """
         self.measures.reset()
-        for batch in self.measures.own_batches(self.test_images):
-            self.measures.update(*self._reconstruct(batch))
-        return self.measures.compute(), picture_of_pairs(*self._reconstruct(self.test_images[:_IMAGES_SHOWN])[:2])
+        own_generators = self.measures.own_generators(len(self.test_images))
+        for batch, generators in zip(self.measures.own_batches(self.test_images), own_generators, strict=True):
+            self.measures.update(*self._reconstruct(batch, generators))
+        shown = self.test_images[:_IMAGES_SHOWN]
+        images, reconstructions, _ = self._reconstruct(shown, generators_of(range(len(shown))))
+        return self.measures.compute(), picture_of_pairs(images, reconstructions)
 
     def save(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
         self.model.save_pretrained(folder, state_dict=weights)
@@ -149,11 +152,13 @@ class PixelTask:
         parts = [self.reinitializer, self.lecam if self.discriminator is not None else None]
         return [part for part in parts if part is not None]
 
-    def _reconstruct(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def _reconstruct(
+        self, batch: torch.Tensor, generators: list[torch.Generator]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Images, their reconstructions in [0, 1], and their codes if they have any, of uint8 images."""
         images = to_pixel_values(batch.to(self.accelerator.device))
-        mean = {} if self.has_codebook else {"sample_posterior": False}
-        output = self.model(images, **mean)
+        noise = {} if self.has_codebook else {"generator": generators}
+        output = self.model(images, **noise)
         return images, output.pixel_values.float().clamp(0, 1), output.codes
 
     def _mean_over_processes(self, value: torch.Tensor) -> torch.Tensor:

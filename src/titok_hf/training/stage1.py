@@ -48,7 +48,6 @@ class Stage1Task:
     """
 
     discriminator = None
-    best = ("psnr", True)
 
     def __init__(self, recipe: Stage1Recipe, accelerator: Accelerator):
         self.recipe, self.data, self.accelerator = recipe, recipe.data, accelerator
@@ -60,6 +59,7 @@ class Stage1Task:
         self.test_images, _ = decode_images(splits.test, self.data, recipe.cadence.num_test_images)
         codebook_size = self.model.config.codebook_size
         self.measures = ReconstructionMeasures(accelerator, codebook_size, recipe.cadence.frechet_network)
+        self.best = self.measures.best
         self.counter = CodebookCounter(codebook_size, accelerator)
         self.reinitializer = None
         if recipe.loss.reinitialize_codes:
