@@ -219,6 +219,15 @@ def test_the_best_model_is_the_best_by_the_measure(more_is_better, tokenizer_val
     assert all(torch.equal(saved[name], best[1][name]) for name in saved)
 
 
+def test_a_measure_that_is_not_a_number_is_never_the_best(tokenizer_values):
+    loop = loop_of(tokenizer_values, cadence={"evaluate_every": 1}, optimization={"num_steps": 3})
+    loop.task.best, loop.progress.best = ("distance", False), float("inf")
+    script = iter([3.0, float("nan"), 4.0])
+    loop.task.evaluate = lambda: ({"distance": next(script)}, Image.new("RGB", (1, 1)))
+    loop.run()
+    assert loop.progress.best == 3.0
+
+
 @pytest.mark.parametrize(
     ("spoil", "what"),
     [

@@ -1,7 +1,10 @@
 """titok_hf.training.pixels: the sum of the losses, whose turn it is, and what an evaluation measures."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from PIL import Image
 from transformers import ConvNextConfig, ConvNextForImageClassification, ConvNextImageProcessorPil
 
 from titok_hf.training.randomness import StepRandomness
@@ -109,7 +112,48 @@ def test_a_codebook_is_measured_and_a_gaussian_has_none(values_of, classifier):
     assert measures.keys() == {"psnr", "ssim"}
 
 
-def test_noise_is_the_step_s_and_tests_have_none(values_of):
+@pytest.mark.parametrize("kind", ["gan", "stage1"])
+def test_the_best_model_is_that_of_the_least_frechet_distance_where_a_network_is_named(kind, values_of, classifier):
+    values = values_of(kind)
+    assert task_of(values).best == ("psnr", True)
+    values["cadence"]["frechet_network"] = classifier
+    loop = loop_of(values, cadence={"evaluate_every": 1}, optimization={"num_steps": 3})
+    script = iter([(1.0, 5.0), (2.0, 4.0), (3.0, 6.0)])
+
+    def evaluate():
+        psnr, distance = next(script)
+        return {"psnr": psnr, "frechet_distance": distance}, Image.new("RGB", (1, 1))
+
+    loop.task.evaluate = evaluate
+    loop.run()
+    assert loop.progress.best == 4.0
+    # A resumed run that measures something else does not compare the two.
+    values["cadence"]["frechet_network"] = None
+    resumed = loop_of(values, optimization={"num_steps": 4})
+    resumed.run()
+    assert resumed.progress.best == series(values, "test/psnr")[-1]
+
+
+def test_tokens_of_a_gaussian_are_sampled_in_tests_whatever_the_batch_and_the_process(values_of):
+    task = task_of(values_of("kl"))
+    latents, whole = [], []
+    task.model.eval()
+    task.model.quantizer.register_forward_hook(lambda module, inputs, output: latents.append(output))
+    with torch.no_grad():
+        task.evaluate()
+        assert not torch.equal(latents[0].latents, latents[0].posterior_mean)
+        whole = latents[0].latents
+        latents.clear()
+        for process in range(2):
+            task.measures.accelerator = SimpleNamespace(process_index=process, num_processes=2)
+            generators = task.measures.own_generators(len(task.test_images))
+            for batch, own in zip(task.measures.own_batches(task.test_images), generators, strict=True):
+                task._reconstruct(batch, own)
+    shares = torch.stack([output.latents for output in latents], dim=1).flatten(0, 1)
+    torch.testing.assert_close(shares, whole)
+
+
+def test_noise_is_the_step_s_and_tests_repeat_theirs(values_of):
     task = task_of(values_of("kl"))
     latents = []
     task.model.quantizer.register_forward_hook(lambda module, inputs, output: latents.append(output.latents))

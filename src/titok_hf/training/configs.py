@@ -167,8 +167,10 @@ class AdversarialConfig:
     Args:
         weight: of the generator's adversarial term.
         start_step: the step from which on the term counts and the discriminator is trained.
-        learning_rate: the discriminator's; the rest of its optimiser is the model's, its schedule begins at
-            `start_step`.
+        learning_rate: the discriminator's; the rest of its optimiser is the model's. Its schedule begins at
+            `start_step` and is `num_steps - start_step / schedule_processes` steps long.
+        schedule_processes: 1 ends the schedule with the run. The original multiplies its length, but not `start_step`,
+            by the number of processes, so that with 8 of them the schedule is cut off before its end.
         lecam_weight: weight of the regularisation of the discriminator.
         hidden_channels, num_stages: size of the discriminator; the defaults are the published one's.
     """
@@ -176,9 +178,16 @@ class AdversarialConfig:
     weight: float
     start_step: int
     learning_rate: float = 1e-4
+    schedule_processes: int = 1
     lecam_weight: float = 0.001
     hidden_channels: int = 128
     num_stages: int = 3
+
+    def __post_init__(self) -> None:
+        if self.schedule_processes < 1:
+            raise ValueError(
+                f"loss.adversarial.schedule_processes is {self.schedule_processes}; it must be at least 1."
+            )
 
 
 @dataclass

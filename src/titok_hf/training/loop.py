@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
-from accelerate.utils import gather_object, set_seed, tqdm
+from accelerate.utils import broadcast_object_list, gather_object, set_seed, tqdm
 from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import nn
@@ -78,18 +78,20 @@ class Progress:
     Args:
         loader: whose place is saved, that of each process, since the shares of a stream differ in length.
         examples_per_step: the global batch, which a resumed run has to keep.
-        more_is_better: of the measure by which the best model is kept.
+        best_by: the measure by which the best model is kept, and whether more of it is better.
     """
 
-    def __init__(self, loader: ResumableLoader, examples_per_step: int, more_is_better: bool):
+    def __init__(self, loader: ResumableLoader, examples_per_step: int, best_by: tuple[str, bool]):
         self.loader, self.examples_per_step = loader, examples_per_step
         self.step = 0
+        self.best_by, more_is_better = best_by
         self.best = -math.inf if more_is_better else math.inf
         self.loader_state = loader.state_dict()
 
     def state_dict(self) -> dict[str, Any]:
         """Gathers the places of the loaders, so all processes call it, as accelerate's `save_state` does."""
-        state = {"step": self.step, "best": self.best, "loaders": gather_object([self.loader_state])}
+        state = {"step": self.step, "best": self.best, "best_by": self.best_by}
+        state |= {"loaders": gather_object([self.loader_state])}
         return state | {"examples_per_step": self.examples_per_step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -99,7 +101,9 @@ class Progress:
                 f"{self.examples_per_step}. Keep the product of optimization.batch_size, "
                 "optimization.gradient_accumulation_steps and the number of processes."
             )
-        self.step, self.best = state["step"], state["best"]
+        self.step = state["step"]
+        if state.get("best_by", self.best_by) == self.best_by:  # another one has another scale
+            self.best = state["best"]
         places = state["loaders"]
         # With another number of processes any place does, or the loader refuses it.
         own = self.loader.part.index if len(places) == self.loader.part.count else 0
@@ -135,7 +139,7 @@ class TrainingLoop:
         self.ema = EMAModel(self._parameters(), decay=recipe.optimization.ema_decay, foreach=True)
         self.ema.to(accelerator.device)
         batch_size = examples_per_step(recipe.optimization, accelerator)
-        self.progress = Progress(task.loader, batch_size, task.best[1])
+        self.progress = Progress(task.loader, batch_size, task.best)
         schedules = [learner.schedule for learner in self.learners.values()]
         accelerator.register_for_checkpointing(self.progress, *schedules, *task.checkpointed())
 
@@ -218,7 +222,9 @@ class TrainingLoop:
         """Saves the state before a step that can't be made, if it is worth going on from."""
         if self._weights_are_finite():
             newest = self.folder.newest_checkpoint()
-            if newest is None or newest.name != f"step_{self.step:08d}":
+            # The main process decides: others may have another disk.
+            (is_saved,) = broadcast_object_list([newest is not None and newest.name == f"step_{self.step:08d}"])
+            if not is_saved:
                 self._save_state()
             where = f"The state before that step is in {self.folder.newest_checkpoint()}. Go on from there"
         else:
@@ -256,7 +262,8 @@ class TrainingLoop:
             self._report({f"test/{name}": value for name, value in measures.items()})
             self._show(picture)
             name, more_is_better = self.task.best
-            if (measures[name] > self.progress.best) is more_is_better and measures[name] != self.progress.best:
+            best = self.progress.best
+            if measures[name] > best if more_is_better else measures[name] < best:  # never where it is NaN
                 self.progress.best = measures[name]
                 self._write_model("best_model")
         self.accelerator.wait_for_everyone()
@@ -343,9 +350,9 @@ class TrainingLoop:
 
 
 def discriminator_optimization(optimization: OptimizationConfig, adversarial: AdversarialConfig) -> OptimizationConfig:
-    """The discriminator's optimiser: the model's, with its own learning rate over the steps from `start_step` on."""
-    num_steps = max(optimization.num_steps - adversarial.start_step, 1)
-    return replace(optimization, learning_rate=adversarial.learning_rate, num_steps=num_steps)
+    """The discriminator's optimiser: the model's, with its own learning rate and its own length of the schedule."""
+    num_steps = optimization.num_steps - adversarial.start_step // adversarial.schedule_processes
+    return replace(optimization, learning_rate=adversarial.learning_rate, num_steps=max(num_steps, 1))
 
 
 def examples_per_step(optimization: OptimizationConfig, accelerator: Accelerator) -> int:
