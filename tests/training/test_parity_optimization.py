@@ -1,5 +1,7 @@
 """Optimiser, schedule and averaged weights are the original's."""
 
+import math
+
 import pytest
 import torch
 from diffusers.training_utils import EMAModel
@@ -10,7 +12,9 @@ from titok_hf import MaskGitTransformer1DModel, TiTokConfig, TiTokModel
 from titok_hf.original import generator_adapter, titok_adapter
 from titok_hf.training.configs import OptimizationConfig
 from titok_hf.training.discriminator import Discriminator
+from titok_hf.training.loop import discriminator_optimization
 from titok_hf.training.optimization import make_optimizer, make_schedule, parameter_groups
+from titok_hf.training.start import load_training_recipe
 
 GROUPS = case("optimizer_groups")
 AVERAGE = case("ema")
@@ -32,6 +36,25 @@ def test_learning_rates_equal_the_original(wanted):
     for step, learning_rate in wanted["lr_by_scheduler_step"].items():
         ours = wanted["base_lr"] * share_of_peak(int(step) // num_processes)
         assert ours == pytest.approx(learning_rate, rel=1e-6), step
+
+
+@pytest.mark.parametrize("name", ["titok_bl64_vq8k", "titok_l32_stage2"])
+def test_the_discriminator_s_rates_are_the_original_s_on_eight_processes(name):
+    """The original multiplies length and warm-up by the processes, not the start, and advances as often a step."""
+    recipe = load_training_recipe(name)
+    optimization, adversarial = recipe.optimization, recipe.loss.adversarial
+    ours = discriminator_optimization(optimization, adversarial)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=ours.learning_rate)
+    schedule = make_schedule(optimizer, ours.num_steps, ours.warmup_steps, ours.end_learning_rate)
+    length, warmup = 8 * optimization.num_steps - adversarial.start_step, 8 * optimization.warmup_steps
+    last = optimization.num_steps - adversarial.start_step
+    for step in (1, last // 3, last):
+        progress = (8 * step - warmup) / (length - warmup)
+        cosine = 1e-5 + 9e-5 * (1 + math.cos(math.pi * progress)) / 2
+        wanted = 1e-4 * 8 * step / warmup if progress < 0 else cosine
+        assert 1e-4 * schedule.lr_lambdas[0](step) == pytest.approx(wanted, rel=1e-6)
+    if name == "titok_bl64_vq8k":
+        assert cosine == pytest.approx(2.68e-5, rel=1e-3)
 
 
 def tokenizer(variant, **changes):

@@ -127,6 +127,7 @@ def test_the_two_stages_have_the_published_losses(variant):
     assert (loss.perceptual.features_weight, loss.perceptual.lpips_weight) == (0.0, 0.0)
     assert (loss.adversarial.weight, loss.adversarial.start_step) == (0.01, 20_000)
     assert (loss.adversarial.learning_rate, loss.adversarial.lecam_weight) == (1e-4, 0.001)
+    assert loss.adversarial.schedule_processes == PUBLISHED["stage2"]["processes"]
 
 
 @pytest.mark.parametrize("variant", SINGLE_STAGE)
@@ -141,6 +142,7 @@ def test_the_single_stage_has_the_published_losses(variant):
     assert (loss.perceptual.model, loss.perceptual.lpips_network) == ("facebook/convnext-small-224", "vgg")
     assert (loss.adversarial.weight, loss.adversarial.start_step) == (0.1, 200_000)
     assert (loss.adversarial.learning_rate, loss.adversarial.lecam_weight) == (1e-4, 0.001)
+    assert loss.adversarial.schedule_processes == PUBLISHED["single_stage"]["processes"]
 
 
 @pytest.mark.parametrize("variant", MASKGIT_VARIANTS)
