@@ -266,8 +266,22 @@ def test_a_batch_may_mix_kinds_and_sizes(tmp_path):
 def test_data_urls_work():
     stream = BytesIO()
     RGB.save(stream, "PNG")
-    url = "data:image/png;base64," + b64encode(stream.getvalue()).decode()
-    assert np.array_equal(processed(url, size=7), processed(RGB, size=7))
+    text = b64encode(stream.getvalue()).decode()
+    lines = "\n".join(text[start : start + 76] for start in range(0, len(text), 76))  # as in mails
+    for same in ("data:image/png;base64," + text, text, lines, stream.getvalue(), bytearray(stream.getvalue())):
+        assert np.array_equal(processed(same, size=7), processed(RGB, size=7))
+
+
+@pytest.mark.parametrize("name", ["missing.png", "photos/cats12", "data:image/png;base64,abcd", "A" * 10_000, ""])
+def test_what_is_neither_a_file_nor_base64_is_refused_in_one_short_sentence(name):
+    with pytest.raises(FileNotFoundError, match="is no file, nor the base64 text of a picture") as error:
+        processed(name)
+    assert len(str(error.value)) < 300 and name[:10] in str(error.value)
+
+
+def test_bytes_that_are_no_picture_are_refused():
+    with pytest.raises(ValueError, match="The data is not a picture that Pillow can read"):
+        processed(b"<html>")
 
 
 # Settings

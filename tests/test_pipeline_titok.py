@@ -523,6 +523,26 @@ def test_half_precision_gives_float32_pictures(pipe, tmp_path):
     assert pipe.to(torch.bfloat16).reconstruct(pictures(1), "np").dtype == np.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_all_parts_are_float32_unless_another_dtype_is_asked_for(pipe, tmp_path, dtype):
+    pipe.to(dtype).save_pretrained(tmp_path)
+    loaded = TiTokPipeline.from_pretrained(tmp_path)
+    assert loaded.tokenizer.dtype == loaded.transformer.dtype == loaded.dtype == torch.float32
+    for name in ("dtype", "torch_dtype"):
+        kept = TiTokPipeline.from_pretrained(tmp_path, **{name: dtype})
+        assert kept.tokenizer.dtype == kept.transformer.dtype == dtype
+
+
+def test_parts_of_different_dtypes_work_together_again_and_again(pipe):
+    pipe.transformer.to(torch.bfloat16)
+    first, second = (pipe(0, generator=generators(0), output_type="pt") for _ in range(2))
+    assert torch.equal(first.images, second.images) and first.images.dtype == torch.float32
+    assert pipe.tokenizer.dtype == torch.float32 and pipe.transformer.dtype == torch.bfloat16
+    pipe.transformer.float(), pipe.tokenizer.to(torch.bfloat16)
+    assert torch.equal(*(pipe.encode(pictures(2)) for _ in range(2)))
+    assert pipe(0, generator=generators(0), output_type="pt").images.isfinite().all()
+
+
 def test_the_tokenizer_is_brought_to_its_device_before_it_is_used(pipe):
     brought = []
 

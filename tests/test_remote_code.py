@@ -3,8 +3,9 @@
 import json
 
 import pytest
+import torch
 
-from tiny_pipeline import tiny_image_processor, tiny_pipeline, tiny_tokenizer
+from tiny_pipeline import generators, tiny_image_processor, tiny_pipeline, tiny_tokenizer
 from titok_hf import MaskGitVQGANConfig, TiTokConfig, TiTokPipeline
 from titok_hf.checkpoint_files import INDEX_NAME
 from titok_hf.remote_code import REMOTE_CODE
@@ -53,12 +54,27 @@ def test_a_pipeline_saved_without_the_files_loads_as_before(folder):
     assert TiTokPipeline.from_pretrained(folder).transformer is not None
 
 
-def test_a_subclass_of_somebody_else_keeps_its_own_name(tmp_path):
-    class Mine(TiTokPipeline):
-        pass
+class Watermarked(TiTokPipeline):
+    """Somebody's pipeline with one more setting."""
 
-    Mine(**tiny_pipeline().components).save_config(tmp_path)
-    assert json.loads((tmp_path / INDEX_NAME).read_text())["_class_name"] == "Mine"
+    def __init__(
+        self, tokenizer, image_processor, transformer=None, scheduler=None, id2label=None, watermark="none"
+    ) -> None:
+        super().__init__(tokenizer, image_processor, transformer, scheduler, id2label)
+        self.register_to_config(watermark=watermark)
+
+
+def test_a_subclass_of_somebody_else_keeps_its_own_name_and_settings(tmp_path):
+    pipe = tiny_pipeline()
+    Watermarked(**pipe.components, id2label=pipe.id2label, watermark="x").save_pretrained(tmp_path)
+    assert json.loads((tmp_path / INDEX_NAME).read_text())["_class_name"] == "Watermarked"
+    loaded = Watermarked.from_pretrained(tmp_path)
+    assert loaded.config.watermark == "x" and loaded.id2label == pipe.id2label
+    for again in (loaded, TiTokPipeline.from_pretrained(tmp_path)):
+        codes = [each([0, 1], generator=generators(0, 1), output_type="latent").codes for each in (pipe, again)]
+        assert torch.equal(*codes)
+    loaded.save_pretrained(tmp_path)  # over itself
+    assert Watermarked.from_pretrained(tmp_path).config.watermark == "x"
 
 
 @pytest.mark.parametrize("config", [TiTokConfig(), MaskGitVQGANConfig()], ids=lambda config: config.model_type)

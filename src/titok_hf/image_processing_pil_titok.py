@@ -4,6 +4,9 @@ Whatever a picture comes as, it first becomes an 8-bit RGB array; then it is res
 TiTok knows no mean and no standard deviation.
 """
 
+import base64
+import binascii
+import os
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -34,7 +37,7 @@ from .remote_code import LoadedByAutoClasses
 # whole it could fill the memory: one row of 100,000 pixels would become 256 x 25,600,000.
 MAX_ASPECT_RATIO = 32
 
-URL_PREFIXES = ("http://", "https://", "data:image/")
+URL_PREFIXES = ("http://", "https://")
 
 
 class TiTokImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]  # mypy does not read the base
@@ -125,13 +128,15 @@ class TiTokImageProcessorMixin(LoadedByAutoClasses, BaseImageProcessor):
         return [Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image) for image in array]
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
-        """Replace paths and URLs by PIL images, in any nesting of lists."""
+        """Replace paths, URLs, base64 text and the bytes of files by PIL images, in any nesting of lists."""
         if isinstance(image_url_or_urls, list | tuple):
             return [self.fetch_images(image) for image in image_url_or_urls]
         if isinstance(image_url_or_urls, str) and image_url_or_urls.startswith(URL_PREFIXES):
             return load_image(image_url_or_urls)
-        if isinstance(image_url_or_urls, str | Path):
-            return read_image(Path(image_url_or_urls))
+        if isinstance(image_url_or_urls, bytes | bytearray):
+            return open_image(bytes(image_url_or_urls), "The data")
+        if isinstance(image_url_or_urls, str | os.PathLike):
+            return read_image(image_url_or_urls)
         return image_url_or_urls
 
     def process_image(
@@ -150,7 +155,7 @@ class TiTokImageProcessorMixin(LoadedByAutoClasses, BaseImageProcessor):
         else:
             raise TypeError(
                 f"Got an image of type {type(image).__name__}; expected a PIL image, a NumPy array, a torch tensor, a "
-                "path or a URL."
+                "path, a URL, or the bytes of a file."
             )
         if not array.size:
             raise ValueError(f"Got an image without pixels, shape {array.shape}.")
@@ -200,8 +205,8 @@ class TiTokImageProcessorPil(TiTokImageProcessorMixin, PilBackend):
     antialiased), centre crop, values in [0, 1].
 
     An image may be a PIL image of any mode that Pillow can show in RGB, a NumPy array or torch tensor (H, W),
-    (H, W, C) or (C, H, W) with 1, 3 or 4 channels, a path, or a URL; a batch may be an array (B, ...) of these or a
-    (nested) list. Alpha channels are dropped, not blended. Sample values mean:
+    (H, W, C) or (C, H, W) with 1, 3 or 4 channels, a path, a URL, base64 text, or the bytes of a file; a batch may be
+    an array (B, ...) of these or a (nested) list. Alpha channels are dropped, not blended. Sample values mean:
 
     * 8 bits, and all integers that are not named below: 0 to 255;
     * 16 bits (arrays of uint16, PIL modes `I;16` and `I`): 0 to 65535, scaled to 8 bits. (The original implementation
@@ -215,7 +220,7 @@ class TiTokImageProcessorPil(TiTokImageProcessorMixin, PilBackend):
         crop_size (`int` or `dict[str, int]`, *optional*): what is cut from the centre; default: the square of `size`.
         resample (`PILImageResampling`, defaults to bicubic): resampling filter, antialiased.
         do_exif_transpose (`bool`, defaults to `True`): turn PIL images and files upright as their EXIF orientation
-            says. (Images from a URL are always upright.)
+            says. (Images from `http` addresses are always upright.)
         do_enlarge (`bool`, defaults to `True`): enlarge a picture whose shorter edge is below `size`; False leaves its
             pixels as they are, in the middle of a black picture, which is how Fashion-MNIST's 28 pixels become 32.
         kwargs: the other arguments of transformers' image processors.
@@ -230,14 +235,32 @@ class TiTokImageProcessorPil(TiTokImageProcessorMixin, PilBackend):
         super().__init__(**kwargs)
 
 
-def read_image(path: Path) -> Image.Image:
-    """Read a picture file completely. A missing file raises FileNotFoundError, an unreadable picture ValueError."""
-    content = path.read_bytes()
+def read_image(source: str | os.PathLike) -> Image.Image:
+    """
+    Read a picture completely, from a file, or from base64 text with or without `data:image/...;base64,` before it.
+
+    Raises:
+        FileNotFoundError: no such file, nor base64 text of a picture.
+        ValueError: an unreadable picture.
+    """
+    if os.path.isfile(source):
+        return open_image(Path(source).read_bytes(), os.fspath(source))
+    text = os.fspath(source)
+    try:
+        content = base64.b64decode("".join(text.rpartition(",")[2].split()), validate=True)
+        return open_image(content, f"{text[:60]!r}")
+    except (binascii.Error, ValueError) as error:  # the path of a missing file may be letters of base64 by accident
+        name = text if len(text) <= 200 else f"{text[:60]}... ({len(text)} characters)"
+        raise FileNotFoundError(f"{name} is no file, nor the base64 text of a picture ({error}).") from error
+
+
+def open_image(content: bytes, name: str) -> Image.Image:
+    """Decode a picture completely; ValueError if Pillow can't."""
     try:
         image = Image.open(BytesIO(content))
         image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is not a picture that Pillow can read: {error}") from error
+        raise ValueError(f"{name} is not a picture that Pillow can read: {error}") from error
     return image
 
 

@@ -47,9 +47,10 @@ class TiTokPipelineFiles(LoadedByDiffusers, DiffusionPipeline):
 
         Args:
             pretrained_model_name_or_path: a folder that `save_pretrained` wrote, or the id of a Hub repository.
-            kwargs: as for any diffusers pipeline: `dtype`, `variant`, `revision`, `token`, `cache_dir`,
-                `force_download`, `local_files_only`, `device_map`, or parts to use instead of the saved ones; and
-                `subfolder`, where in the folder or repository the pipeline lies.
+            kwargs: as for any diffusers pipeline: `dtype` (float32 for all parts by default, whatever they were saved
+                in), `variant`, `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`, `device_map`,
+                or parts to use instead of the saved ones; and `subfolder`, where in the folder or repository the
+                pipeline lies.
 
         Raises:
             OSError: no checkpoint there, a damaged one, or one that a newer titok_hf saved.
@@ -60,6 +61,9 @@ class TiTokPipelineFiles(LoadedByDiffusers, DiffusionPipeline):
             raise ValueError(
                 "use_safetensors is False, but pickles run code when opened and are not read. Leave it out."
             )
+        if not {"dtype", "torch_dtype", "quantization_config"} & {name for name in kwargs if kwargs[name] is not None}:
+            # Left alone, transformers keeps the saved dtype of the tokenizer, and diffusers reads the rest as float32.
+            kwargs["dtype"] = torch.float32
         hub_arguments = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
         place = {"variant": kwargs.get("variant"), "subfolder": kwargs.pop("subfolder", None)}
         folder = checkpoint_folder(pretrained_model_name_or_path, **place, **hub_arguments)

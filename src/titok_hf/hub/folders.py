@@ -99,9 +99,11 @@ def kind_of(folder: Path) -> Kind:
         OSError: nothing of this package, an unfinished data set, or a damaged configuration.
     """
     if (folder / INDEX_NAME).is_file():
-        name = read_index(folder).get("_class_name")
-        # diffusers knows pipelines outside of it by their module and their class.
-        if (name[-1] if isinstance(name, list) else name) != "TiTokPipeline":
+        index = read_index(folder)
+        name = index.get("_class_name")
+        # diffusers knows pipelines outside of it by their module and their class. A user's subclass has a name of its
+        # own, but is saved with the version of this package like every other.
+        if (name[-1] if isinstance(name, list) else name) != "TiTokPipeline" and VERSION_KEY not in index:
             raise OSError(f"{folder} is a pipeline of the class {name}, not a TiTokPipeline.")
         return Kind.PIPELINE
     if any((folder / "data").glob("*.parquet")):
