@@ -1,14 +1,18 @@
 """Model cards: what they say, that their Python runs, and that a person's card is left alone."""
 
+import ast
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from tiny_pipeline import tiny_image_processor, tiny_pipeline, tiny_tokenizer
-from titok_hf.bundled import bundled_checkpoint
+from titok_hf.bundled import bundled_checkpoint, example_images
 from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig
 from titok_hf.hub.cards import (
     CARD_NAME,
@@ -21,7 +25,9 @@ from titok_hf.hub.cards import (
     readdressed,
     write_model_card,
 )
+from titok_hf.hub.connection import is_hub_id
 from titok_hf.hub.curves import draw_curves
+from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
 from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANModel
 from titok_hf.pipeline_titok import TiTokPipeline
 
@@ -141,26 +147,88 @@ def save_tokenizer_pipeline(folder):
     TiTokPipeline(tiny_tokenizer(quantizer="kl"), tiny_image_processor()).save_pretrained(folder)
 
 
-@pytest.mark.parametrize(
-    ("save", "expected"),
-    [
-        (lambda folder: tiny_pipeline().save_pretrained(folder), ["generated.png", "decoded.png"]),
-        (save_tokenizer_pipeline, ["decoded.png"]),
-        (save_tokenizer, ["decoded.png"]),
-        (lambda folder: save_tokenizer(folder, decoder_head="proxy_codes"), []),
-        (lambda folder: save_tokenizer(folder, quantizer="kl"), ["decoded.png"]),
-        (save_vqgan, ["decoded.png"]),
-        (save_generator, []),
-    ],
-    ids=["pipeline", "tokenizer pipeline", "tokenizer", "stage 1", "kl", "vqgan", "generator"],
-)
-def test_the_python_of_a_card_runs_as_it_stands(save, expected, tmp_path, monkeypatch):
-    save(tmp_path / "model")
+def padding_processor():
+    """Small images lie on black, as the bundled model's do."""
+    return TiTokImageProcessorPil(size={"shortest_edge": 32}, do_enlarge=False)
+
+
+def save_padding_tokenizer(folder):
+    tiny_tokenizer().save_pretrained(folder)
+    padding_processor().save_pretrained(folder)
+
+
+SAVED = {
+    "pipeline": (lambda folder: tiny_pipeline().save_pretrained(folder), ["decoded.png", "generated.png"]),
+    "tokenizer pipeline": (save_tokenizer_pipeline, ["decoded.png"]),
+    "tokenizer": (save_tokenizer, ["decoded.png"]),
+    "tokenizer and processor": (save_padding_tokenizer, ["decoded.png"]),
+    "stage 1": (lambda folder: save_tokenizer(folder, decoder_head="proxy_codes"), []),
+    "kl": (lambda folder: save_tokenizer(folder, quantizer="kl"), ["decoded.png"]),
+    "vqgan": (save_vqgan, ["decoded.png"]),
+    "generator": (save_generator, []),
+}
+RUN_CARDS = """
+import os, pathlib, sys
+for name in sys.argv[1:]:
+    os.chdir(name)
+    exec(compile(pathlib.Path("card.py").read_text(), name, "exec"), {"__name__": "card"})
+"""
+
+
+def test_the_python_of_every_card_runs_as_it_stands_in_a_new_process(tmp_path, monkeypatch):
+    for name, (save, _) in SAVED.items():
+        place = tmp_path / name
+        place.mkdir()
+        monkeypatch.chdir(place)
+        save(place / "runs" / "model")
+        card = write_model_card("runs/model").read_text()
+        assert str(tmp_path) not in card
+        (place / "card.py").write_text(python_of(card))
+    places = [str(tmp_path / name) for name in SAVED]
+    subprocess.run([sys.executable, "-c", RUN_CARDS, *places], check=True, timeout=300)
+    for name, (_, expected) in SAVED.items():
+        assert sorted(path.name for path in (tmp_path / name).glob("*.png")) == expected
+        assert all(Image.open(tmp_path / name / image).mode == "RGB" for image in expected)
+
+
+def test_the_python_of_a_tokenizer_prepares_images_as_the_saved_processor_does(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    card = write_model_card("model").read_text()
-    exec(compile(python_of(card), CARD_NAME, "exec"), {"__name__": "card"})
-    assert all(Image.open(name).mode == "RGB" for name in expected)
-    assert {path.name for path in tmp_path.glob("*.png")} == set(expected)
+    save_padding_tokenizer("model")
+    variables = {"__name__": "card"}
+    exec(compile(python_of(write_model_card("model").read_text()), CARD_NAME, "exec"), variables)
+    images = example_images()[:4]
+    expected = padding_processor()(images, return_tensors="pt").pixel_values
+    assert torch.equal(variables["pixel_values"], expected)
+    assert not torch.equal(tiny_image_processor()(images, return_tensors="pt").pixel_values, expected)
+
+
+@pytest.mark.parametrize(
+    "name", ['5" nail', "a\\b", "C:\\new", "Newton's cradle", "yes: it's", "{x}", "crane, bird", ", x"]
+)
+def test_a_class_of_any_name_can_be_asked_for(name, tmp_path):
+    base = tiny_pipeline()
+    pipe = TiTokPipeline(**base.components, id2label={0: name, 1: "b", 2: "crane, machine"})
+    pipe.save_pretrained(tmp_path / 'my "model"')
+    code = python_of((tmp_path / 'my "model"' / CARD_NAME).read_text())
+    call = next(node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call) and node.keywords)
+    assert pipe.get_label_ids(ast.literal_eval(call.args[0])) == [0]
+    assert any(isinstance(node, ast.Constant) and node.value == 'my "model"' for node in ast.walk(ast.parse(code)))
+    moved = readdressed((tmp_path / 'my "model"' / CARD_NAME).read_text(), "user/clothes")
+    assert 'from_pretrained("user/clothes")' in moved and "model" not in python_of(moved)
+
+
+def test_a_loss_of_a_generator_is_not_called_reconstruction(folder):
+    loss = Measured("masked-token loss", 5.0, "cross_entropy", "codes", "codes", "test", task="generation")
+    (result,) = head(model_card(folder, CardContent(results=[loss])))["model-index"][0]["results"]
+    assert result["task"] == {"type": "unconditional-image-generation", "name": "Class-conditional generation"}
+
+
+def test_a_folder_with_one_slash_is_no_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "photos").mkdir(parents=True)
+    assert is_hub_id("user/photos") and not is_hub_id("data/photos")
+    for text in ("photos", "/data", "a/b/c", "./photos", "~/photos", "user/", "user/my photos"):
+        assert not is_hub_id(text), text
 
 
 def test_a_card_needs_a_checkpoint(tmp_path):

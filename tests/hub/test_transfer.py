@@ -7,10 +7,15 @@ import subprocess
 import sys
 
 import pytest
+from datasets import Dataset, Features
+from datasets import Image as ImageFeature
+from huggingface_hub import RepoCard
+from PIL import Image
 
 from hub_server import STRANGER_TOKEN, Fault, local_hub
 from tiny_pipeline import tiny_pipeline, tiny_tokenizer
-from titok_hf.hub.cards import CARD_NAME, is_generated
+from titok_hf.data.prepare import PrepareSettings, prepare
+from titok_hf.hub.cards import CARD_NAME, is_generated, write_model_card
 from titok_hf.hub.pull import needed_files
 
 COMMAND = [sys.executable, "-m", "titok_hf.cli"]
@@ -55,6 +60,12 @@ def files_in(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def titok_hf_card(folder):
+    """A generated card in the place of the one that is there."""
+    (folder / CARD_NAME).unlink()
+    return write_model_card(folder).read_text()
+
+
 def remote_files(hub, repo_id, revision="main", kind="models"):
     return {path: file.content for path, file in hub.repositories[kind, repo_id].at(revision).files.items()}
 
@@ -89,9 +100,16 @@ def test_the_card_of_a_person_on_the_hub_stays(hub, titok_hf, folder):
     (folder / CARD_NAME).unlink()
     pushed = titok_hf("push", folder, "user/tiny")
     assert pushed["card_kept"] and remote_files(hub, "user/tiny")[CARD_NAME] == b"my own card\n"
-    (folder / CARD_NAME).write_text("my newer card\n")
-    assert not titok_hf("push", folder, "user/tiny")["card_kept"]
-    assert remote_files(hub, "user/tiny")[CARD_NAME] == b"my newer card\n"
+    # Which of two edited cards is the newer one nobody can tell but the person.
+    (folder / CARD_NAME).write_text("my other card\n")
+    assert titok_hf("push", folder, "user/tiny")["card_kept"]
+    assert remote_files(hub, "user/tiny")[CARD_NAME] == b"my own card\n"
+    assert not titok_hf("push", folder, "user/tiny", "--replace-card")["card_kept"]
+    assert remote_files(hub, "user/tiny")[CARD_NAME] == b"my other card\n"
+    hub.faults.append(Fault(r"POST .*/commit/", status=403))
+    generated = titok_hf_card(folder)
+    titok_hf("push", folder, "user/other", exit_code=1)
+    assert (folder / CARD_NAME).read_text() == generated  # a failed push changes nothing here
 
 
 @pytest.mark.slow
@@ -139,6 +157,57 @@ def test_a_data_set_is_pushed_and_pulled(hub, titok_hf, tmp_path):
     assert {name for name in there if not name.startswith(".")} == {CARD_NAME, "data/train-00000.parquet"}
     titok_hf("pull", "user/codes", tmp_path / "here")
     assert files_in(tmp_path / "here") == {name: there[name] for name in (CARD_NAME, "data/train-00000.parquet")}
+
+
+@pytest.mark.slow
+def test_a_data_set_pushed_again_leaves_no_old_shards_and_keeps_an_edited_card(hub, titok_hf, tmp_path):
+    images = [Image.new("RGB", (8, 8), (shade, 0, 0)) for shade in range(5)]
+    rows = Dataset.from_dict({"image": images}, features=Features({"image": ImageFeature()}))
+    folder = tmp_path / "data set"
+    for split in ("train", "train_b"):
+        prepare(rows, folder, PrepareSettings(image_size=8, shard_size=2), split=split, workers=0)
+    titok_hf("push", folder, "user/data")
+    card = remote_files(hub, "user/data", kind="datasets")[CARD_NAME].decode()
+    assert 'load_dataset("user/data")' in card and str(tmp_path) not in card
+    hub.repositories["datasets", "user/data"].add_files({CARD_NAME: card.replace("# Images", "# My images").encode()})
+
+    shutil.rmtree(folder)
+    prepare(rows, folder, PrepareSettings(image_size=8, shard_size=4), split="train", workers=0)
+    pushed = titok_hf("push", folder, "user/data")
+    there = remote_files(hub, "user/data", kind="datasets")
+    shards = sorted(name for name in there if name.endswith(".parquet"))
+    assert shards == [f"data/train-0000{n}.parquet" for n in (0, 1)] + [
+        f"data/train_b-0000{n}.parquet" for n in range(3)
+    ]
+    assert pushed["deleted"] == ["data/train-00002.parquet"]
+    card = RepoCard(there[CARD_NAME].decode())
+    assert pushed["card_kept"] and "# My images" in card.content
+    assert [split["name"] for split in card.data["dataset_info"]["splits"]] == ["train"]
+
+
+@pytest.mark.slow
+def test_links_out_of_the_folder_are_not_uploaded(hub, titok_hf, folder, tmp_path):
+    (tmp_path / "secret.txt").write_text("mine")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "me.png").write_text("mine")
+    (folder / "notes.txt").symlink_to(tmp_path / "secret.txt")
+    (folder / "assets").symlink_to(tmp_path / "photos")
+    (folder / "loop").symlink_to(folder)
+    (folder / "old").mkdir()
+    (folder / "old" / "model.safetensors").write_text("unrelated")
+    (folder / "again.png").symlink_to(folder / "README.md")  # stays inside
+    (folder / "LICENSE").write_text("mine")
+    pushed = titok_hf("push", folder, "user/tiny")
+    assert sorted(pushed["left_out"]) == ["assets", "loop", "notes.txt", "old/model.safetensors"]
+    there = remote_files(hub, "user/tiny")
+    assert {"again.png", "LICENSE"} <= there.keys() and not {"notes.txt", "assets/me.png"} & there.keys()
+    weights = folder / "tokenizer" / "model.safetensors"
+    weights.rename(tmp_path / "elsewhere.safetensors")
+    weights.symlink_to(tmp_path / "elsewhere.safetensors")
+    assert "is a link to a file outside" in titok_hf("push", folder, "user/tiny", exit_code=1)
+    cached = titok_hf("pull", "user/tiny")["folder"]  # where every file is a link
+    assert not titok_hf("push", cached, "user/again")["left_out"]
+    assert remote_files(hub, "user/again").keys() == there.keys()
 
 
 @pytest.mark.slow

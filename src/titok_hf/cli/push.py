@@ -33,12 +33,16 @@ def push(
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead of committing.")] = False,
     message: Annotated[str | None, typer.Option("--message", help="Of the commit.", show_default=False)] = None,
     variant: Variant = None,
+    replace_card: Annotated[
+        bool,
+        typer.Option("--replace-card", help="Upload your own README.md even if the one on the Hub was edited there."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """
     Upload what `save_pretrained`, training, `prepare` or `pretokenize` wrote, in one commit.
 
-    A model card is written if there is none. Log in first: `hf auth login`.
+    A model card is added if there is none. Log in first: `hf auth login`.
 
     **Examples**
 
@@ -58,6 +62,7 @@ def push(
             create_pr=create_pr,
             message=message,
             variant=variant,
+            replace_card=replace_card,
         )
     values = {
         "kind": pushed.kind.value,
@@ -66,13 +71,16 @@ def push(
         "commit": pushed.commit,
         "files": pushed.files,
         "deleted": pushed.deleted,
+        "left_out": pushed.left_out,
         "card_kept": pushed.card_kept,
     }
     lines = [f"{pushed.kind.value}, {len(pushed.files)} files, in {bold(pushed.repo_id)}", escape(pushed.address)]
     if pushed.deleted:
         lines.append(f"removed there: {escape(', '.join(pushed.deleted))}")
+    if pushed.left_out:
+        lines.append(f"not uploaded: {escape(', '.join(pushed.left_out))}")
     if pushed.card_kept:
-        lines.append("the card there was edited by a person and stays")
+        lines.append("the card on the Hub was edited by a person and was kept; --replace-card uploads yours")
     answer(values, as_json, Panel.fit("\n".join(lines), title="pushed"))
 
 

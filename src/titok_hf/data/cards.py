@@ -12,6 +12,9 @@ from huggingface_hub import DatasetCardData
 
 from .. import __version__
 from ..atomic_files import write_atomically
+from ..hub.cards import CARD_NAME, is_generated, location_of, marked, with_new_head
+from ..hub.connection import is_hub_id
+from ..hub.usage import in_python
 from .report import Report
 from .shards import DATA_FOLDER
 
@@ -22,17 +25,26 @@ def library_versions(*names: str) -> dict[str, str]:
 
 
 def write_card(
-    folder: Path, title: str, introduction: str, features: Features, reports: dict[str, Report], facts: dict[str, Any]
+    folder: Path,
+    title: str,
+    introduction: str,
+    code: str,
+    features: Features,
+    reports: dict[str, Report],
+    facts: dict[str, Any],
 ) -> None:
     """
-    Writes `README.md`: what `datasets` needs to know in its YAML head, and how the data were made in its text.
+    Writes `README.md`: what `datasets` needs to know in its YAML head, and how the data were made in its text. Of a
+    card that a person edited the text stays, and the head is brought up to date.
 
     Args:
-        introduction: what a row holds and how to read it, as Markdown.
+        introduction: what a row holds, as Markdown.
+        code: Python that goes on from `dataset`, the open data set.
         features: the columns, the same in all splits.
         reports: split -> its report.
         facts: name -> value, the settings of the run.
     """
+    source = str(facts.get("source", ""))
     head = DatasetCardData(
         configs=[
             {
@@ -41,7 +53,7 @@ def write_card(
             }
         ],
         pretty_name=title,
-        source_datasets=[f"extended|{facts['source']}"] if _is_hub_id(facts.get("source")) else None,
+        source_datasets=[f"extended|{source}"] if is_hub_id(source) else None,
         size_categories=[_size_category(sum(report.num_rows for report in reports.values()))],
         task_categories=["unconditional-image-generation"] + ["image-classification"] * ("label" in features),
         tags=["titok"],
@@ -52,13 +64,14 @@ def write_card(
     total = sum(report.num_bytes for report in reports.values())
     info = DatasetInfo(features=features, splits=splits, download_size=total, dataset_size=total)
     DatasetInfosDict({"default": info}).to_dataset_card_data(head)
-    text = f"---\n{head.to_yaml()}\n---\n\n# {title}\n\n{introduction}\n\n{_split_table(reports)}\n\n"
-    text += f"## How it was made\n\n{_fact_table(facts)}\n"
-    write_atomically(folder / "README.md", text.encode())
-
-
-def _is_hub_id(source: Any) -> bool:
-    return isinstance(source, str) and source.count("/") == 1 and not Path(source).expanduser().exists()
+    location = location_of(folder)
+    opening = f"from datasets import load_dataset\n\ndataset = load_dataset({in_python(location)})"
+    text = f"---\n{head.to_yaml()}\n---\n\n# {title}\n\n{introduction}\n\n```python\n{opening}{code}\n```\n\n"
+    text += f"{_split_table(reports)}\n\n## How it was made\n\n{_fact_table(facts)}\n"
+    card = marked(text, location)
+    path = folder / CARD_NAME
+    old = path.read_text(encoding="utf-8") if path.is_file() else card
+    write_atomically(path, (card if is_generated(old) else with_new_head(old, card)).encode())
 
 
 def _size_category(num_rows: int) -> str:

@@ -125,11 +125,12 @@ def _write_card(folder: Path, features: Features, description: dict[str, Any], s
     shape = "resized, not cropped" if settings.crop == "none" else "square"
     introduction = (
         f"RGB images, shorter edge {settings.image_size} pixels, {shape}. `source_index` is the number of the image "
-        "in the source.\n\n```python\nfrom datasets import load_dataset\n\n"
-        'dataset = load_dataset("path/to/this/folder")\n```'
+        "in the source."
     )
     facts = {name: value for name, value in description.items() if name not in ("kind", "label_names", "limit")}
-    write_card(folder, f"Images at {settings.image_size} pixels", introduction, features, split_reports(folder), facts)
+    title, reports = f"Images at {settings.image_size} pixels", split_reports(folder)
+    code = f'\nimage = dataset["{next(iter(reports))}"][0]["image"]'
+    write_card(folder, title, introduction, code, features, reports, facts)
 
 
 def split_reports(folder: Path) -> dict[str, Report]:

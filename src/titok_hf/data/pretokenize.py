@@ -127,12 +127,12 @@ def _write_card(folder: Path, features: Features, description: dict[str, Any], e
     what = "means of the latent distribution" if encoder.is_continuous else "indices into its codebook"
     introduction = (
         f"`{column}`: the tokens that {model} gives each image, {what}. `view` counts the crops of an image, "
-        "`source_index` is its number in the source.\n\n```python\nfrom datasets import load_dataset\n\n"
-        'dataset = load_dataset("path/to/this/folder")\n'
-        f"pixel_values = model.decode({column}=...).pixel_values\n```"
+        f"`source_index` is its number in the source. `decode({column}={column})` of that model gives the images."
     )
     facts = {name: value for name, value in description.items() if name not in ("kind", "label_names", "limit")}
-    write_card(folder, f"Tokens of {model}", introduction, features, split_reports(folder), facts)
+    reports = split_reports(folder)
+    code = f'.with_format("torch")\n{column} = dataset["{next(iter(reports))}"][:4]["{column}"]'
+    write_card(folder, f"Tokens of {model}", introduction, code, features, reports, facts)
 
 
 __all__ = ["EncodeColumns", "EncodingConverter", "PretokenizeSettings", "pretokenize"]

@@ -11,15 +11,15 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, RepoCard
 
 from ..atomic_files import write_atomically
 from .folders import Description, Kind, Weights, describe
-from .usage import LIBRARY, default_limits, introduction, papers, pipeline_tag, tags, usage_code
+from .usage import LIBRARY, default_limits, in_python, introduction, papers, pipeline_tag, tags, usage_code
 
 CARD_NAME = "README.md"
 SAMPLES_NAME = "generated.png"
@@ -48,6 +48,7 @@ class Measured:
         command: what was run to measure it.
         published_in: arXiv number of the paper that a number is repeated from, which the card then says; None for
             what was measured.
+        task: "reconstruction" or "generation"; by default the first for images of a split, else the second.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Measured:
     unit: str = ""
     command: str | None = None
     published_in: str | None = None
+    task: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class CardContent:
 
     Args:
         title: heading of the card; by default the name of the folder.
-        repo_id: where it will be on the Hub, for the Python on the card; by default the folder's name stands there.
+        repo_id: where it will be on the Hub, for the Python on the card; by default the folder stands there, as seen
+            from the current one.
         introduction: what it is, as Markdown; by default what its configuration tells.
         license: identifier ("apache-2.0").
         datasets: Hub ids of the data sets it was trained on.
@@ -118,17 +121,30 @@ def write_model_card(
     path = Path(folder) / CARD_NAME
     destination = Path(destination or folder).resolve()
     if not is_edited(destination / CARD_NAME):
-        write_atomically(path, model_card(folder, content or CardContent(), destination.name).encode())
+        write_atomically(path, model_card(folder, content or CardContent(), destination).encode())
     return path
 
 
-def model_card(folder: str | os.PathLike, content: CardContent, name: str | None = None) -> str:
-    """The text of a generated card, whatever card is there; `name` is used instead of the folder's."""
+def model_card(
+    folder: str | os.PathLike,
+    content: CardContent,
+    destination: str | os.PathLike | None = None,
+    has_image_processor: bool = False,
+) -> str:
+    """
+    The text of a generated card, whatever card is there.
+
+    Args:
+        destination: where the folder is going to lie, if elsewhere.
+        has_image_processor: whether the settings of one will lie beside the model, though they are not in the folder.
+    """
     folder = Path(folder).resolve()
     description = describe(folder)
+    if has_image_processor:
+        description = replace(description, has_image_processor=True)
     if description.kind is Kind.DATA_SET:
         raise OSError(f"{folder} is a data set, whose card `titok-hf prepare` and `titok-hf pretokenize` write.")
-    location = content.repo_id or name or folder.name
+    location = content.repo_id or location_of(destination or folder)
     title = content.title or location.split("/")[-1]
     sections = [
         f"# {title}",
@@ -144,7 +160,17 @@ def model_card(folder: str | os.PathLike, content: CardContent, name: str | None
         _references(description),
     ]
     body = "\n\n".join(section for section in sections if section)
-    return _marked(f"---\n{_metadata(description, content, title)}\n---\n\n{body}\n", location)
+    return marked(f"---\n{_metadata(description, content, title)}\n---\n\n{body}\n", location)
+
+
+def location_of(folder: str | os.PathLike) -> str:
+    """
+    What the Python on a card loads a local folder by: its path seen from the current folder, or its name where it lies
+    elsewhere. Where things lie on this machine is not published.
+    """
+    folder, here = Path(folder).resolve(), Path.cwd().resolve()
+    inside = folder != here and folder.is_relative_to(here)
+    return folder.relative_to(here).as_posix() if inside else folder.name
 
 
 def is_edited(path: Path) -> bool:
@@ -166,8 +192,33 @@ def readdressed(card: str, repo_id: str) -> str:
     mark = _MARK.search(card)
     if mark is None or not is_generated(card):
         return card
-    text = card[: mark.start()].replace(f'from_pretrained("{mark["location"]}")', f'from_pretrained("{repo_id}")')
-    return _marked(text, repo_id)
+    text = card[: mark.start()]
+    for function in ("from_pretrained", "load_dataset"):
+        text = text.replace(f"{function}({in_python(mark['location'])}", f"{function}({in_python(repo_id)}")
+    return marked(text, repo_id)
+
+
+def with_new_head(card: str, generated: str) -> str:
+    """
+    A data set's card that a person edited, with what `datasets` needs to know of files and columns as it is now.
+
+    Args:
+        card: the edited one.
+        generated: what this package would write.
+    """
+    from yaml import YAMLError
+
+    head = RepoCard(generated).data.to_dict()
+    try:
+        edited = RepoCard(card)
+    except (ValueError, YAMLError):  # a head that is no YAML; `datasets` finds the splits by the names of the files
+        return card
+    needed = {name: head[name] for name in ("configs", "dataset_info", "size_categories") if name in head}
+    if needed.items() <= edited.data.to_dict().items():
+        return card
+    for name, value in needed.items():
+        edited.data[name] = value
+    return str(edited)
 
 
 def card_results(card: str) -> list[dict[str, Any]]:
@@ -191,7 +242,8 @@ def card_results(card: str) -> list[dict[str, Any]]:
     ]
 
 
-def _marked(text: str, location: str) -> str:
+def marked(text: str, location: str) -> str:
+    """A generated card's text with the mark at its end, by which `is_generated` knows it."""
     return (
         f'{text}\n<!-- Written by titok_hf for "{location}", sha256 {_digest(text)}.\n'
         "Edit this card as you like: once its text is changed, titok_hf never overwrites it. -->\n"
@@ -205,16 +257,16 @@ def _digest(text: str) -> str:
 def _metadata(description: Description, content: CardContent, title: str) -> str:
     """The YAML head: what the Hub searches, filters and lists by."""
     tasks = {
-        "image-to-image": "Reconstruction",
-        "unconditional-image-generation": "Class-conditional generation",
+        "reconstruction": ("image-to-image", "Reconstruction"),
+        "generation": ("unconditional-image-generation", "Class-conditional generation"),
     }
     results = []
     for result in content.results:
-        task = "image-to-image" if result.split else "unconditional-image-generation"
+        task = tasks[result.task or ("reconstruction" if result.split else "generation")]
         results.append(
             EvalResult(
-                task_type=task,
-                task_name=tasks[task],
+                task_type=task[0],
+                task_name=task[1],
                 dataset_type=result.dataset,
                 dataset_name=result.dataset_name,
                 dataset_split=result.split,
@@ -352,7 +404,10 @@ __all__ = [
     "card_results",
     "is_edited",
     "is_generated",
+    "location_of",
+    "marked",
     "model_card",
     "readdressed",
+    "with_new_head",
     "write_model_card",
 ]

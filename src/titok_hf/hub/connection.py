@@ -16,10 +16,13 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 from huggingface_hub.errors import HTTPError as TransportError  # of the HTTP library that huggingface_hub uses
+from huggingface_hub.utils import validate_repo_id
 
 from .folders import Description
 
 REPO_TYPES = ("model", "dataset")
+# What people load or read. Pickles run code when they are opened, so they are neither uploaded nor downloaded.
+_PUBLISHED_SUFFIXES = (".json", ".safetensors", ".parquet", ".md", ".png", ".jpg", ".py", ".yaml", ".txt")
 Token = str | bool | None
 
 
@@ -75,6 +78,23 @@ def check_weights(folder: Path, description: Description, variant: str | None = 
         raise OSError(f"{folder} has no weights of the variant {variant!r}. Variants there: {names}.")
 
 
+def is_hub_id(text: str) -> bool:
+    """Whether a text has the form of a Hub id, "user/name", while no file or folder here has that name."""
+    if text.count("/") != 1 or Path(text).expanduser().exists():
+        return False
+    try:
+        validate_repo_id(text)
+    except HFValidationError:
+        return False
+    return True
+
+
+def is_published(name: str) -> bool:
+    """Whether a file is of a kind that is uploaded and downloaded: what people load or read, and licences."""
+    path = PurePosixPath(name)
+    return path.suffix in _PUBLISHED_SUFFIXES or path.stem.upper() in ("LICENSE", "LICENCE", "NOTICE")
+
+
 def is_hidden(name: str) -> bool:
     """Whether a path or a folder in it begins with a dot."""
     return any(part.startswith(".") for part in PurePosixPath(name).parts)
@@ -85,4 +105,13 @@ def exactly(names: Iterable[str]) -> list[str]:
     return [glob.escape(name) for name in names]
 
 
-__all__ = ["Token", "check_weights", "clear_errors", "exactly", "is_hidden", "repo_type_of"]
+__all__ = [
+    "Token",
+    "check_weights",
+    "clear_errors",
+    "exactly",
+    "is_hidden",
+    "is_hub_id",
+    "is_published",
+    "repo_type_of",
+]

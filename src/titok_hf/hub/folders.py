@@ -53,6 +53,7 @@ class Description:
         configurations: part ("tokenizer", "transformer", "scheduler", "vqgan") -> its saved configuration.
         weights: part -> its weights.
         classes: names of the classes that a pipeline generates, by number.
+        has_image_processor: whether the settings of an image processor lie beside a single model.
     """
 
     kind: Kind
@@ -60,6 +61,7 @@ class Description:
     configurations: dict[str, dict[str, Any]] = field(default_factory=dict)
     weights: dict[str, Weights] = field(default_factory=dict)
     classes: dict[int, str] = field(default_factory=dict)
+    has_image_processor: bool = False
 
     @property
     def tokenizer(self) -> dict[str, Any] | None:
@@ -83,6 +85,10 @@ _SINGLE_PARTS = {
     Kind.VQGAN: ("vqgan", "model_type", "maskgit_vqgan"),
     Kind.GENERATOR: ("transformer", "_class_name", "MaskGitTransformer1DModel"),
 }
+IMAGE_PROCESSOR_NAME = "preprocessor_config.json"
+# Folders of a saved pipeline, and the names of a data set's files.
+PIPELINE_FOLDERS = ("tokenizer", "transformer", "scheduler", "image_processor")
+SHARD_NAME = re.compile(r"data/(?P<split>.+)-\d+(?:-of-\d+)?\.parquet")
 _CONFIGURATION_FILES = {"scheduler": "scheduler_config.json"}
 # "model.fp16-00001-of-00002.safetensors" and "model.safetensors.index.fp16.json": the variant's name is between dots.
 _VARIANT = re.compile(
@@ -152,6 +158,7 @@ def describe(folder: Path) -> Description:
         },
         weights={part: read_weights(place) for part, place in places.items() if part != "scheduler"},
         classes=dict(sorted(classes.items())),
+        has_image_processor=(folder / IMAGE_PROCESSOR_NAME).is_file(),
     )
 
 
@@ -214,6 +221,9 @@ def is_weights_file(file_name: str) -> bool:
 
 
 __all__ = [
+    "IMAGE_PROCESSOR_NAME",
+    "PIPELINE_FOLDERS",
+    "SHARD_NAME",
     "Description",
     "Kind",
     "Weights",

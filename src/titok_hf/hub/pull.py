@@ -15,13 +15,11 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from ..atomic_files import folder_atomically
 from ..checkpoint_files import INDEX_NAME
 from .cards import CARD_NAME
-from .connection import REPO_TYPES, Token, check_weights, clear_errors, exactly, is_hidden, repo_type_of
+from .connection import REPO_TYPES, Token, check_weights, clear_errors, exactly, is_hidden, is_published, repo_type_of
 from .folders import Description, Kind, Weights, describe, is_weights_file, kind_of, variant_of
 
 # What tells a checkpoint apart and describes it, without its weights.
 _SMALL_FILES = ["*.json", CARD_NAME]
-# What people load or read. Pickles run code when they are opened, so they are not even downloaded.
-_NEEDED_SUFFIXES = (".json", ".safetensors", ".parquet", ".md", ".png", ".jpg", ".py", ".yaml", ".txt")
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ def describe_remote(repo_id: str, revision: str | None = None, token: Token = No
 
 def needed_files(names: Iterable[str], variant: str | None = None) -> list[str]:
     """The files that somebody who wants one variant needs; a folder without it gives its plain weights."""
-    wanted = [name for name in names if name.endswith(_NEEDED_SUFFIXES) and not is_hidden(name)]
+    wanted = [name for name in names if is_published(name) and not is_hidden(name)]
     with_variant = {
         PurePosixPath(name).parent for name in wanted if is_weights_file(name) and variant_of(name) == variant
     }

@@ -9,16 +9,29 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from ..atomic_files import write_atomically
-from .cards import CARD_NAME, CardContent, is_generated, readdressed, write_model_card
-from .connection import Token, check_weights, clear_errors, exactly, is_hidden
-from .folders import Kind, describe, forget_origins, is_weights_file, kind_of, variant_of
+from ..checkpoint_files import INDEX_NAME
+from .cards import CARD_NAME, CardContent, is_generated, model_card, readdressed, with_new_head
+from .connection import Token, check_weights, clear_errors, is_hidden, is_published
+from .folders import (
+    IMAGE_PROCESSOR_NAME,
+    PIPELINE_FOLDERS,
+    SHARD_NAME,
+    Kind,
+    describe,
+    forget_origins,
+    is_weights_file,
+    kind_of,
+    variant_of,
+)
 from .pull import needed_files
 
 # They run code when they are opened: nobody shall find one where a checkpoint of ours is.
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+# Without these, and without weights, what arrives on the Hub would be of no use.
+_NEEDED_NAMES = (CARD_NAME, INDEX_NAME, "config.json", "scheduler_config.json", IMAGE_PROCESSOR_NAME)
 
 
 @dataclass(frozen=True)
@@ -30,8 +43,11 @@ class Pushed:
         address: of the commit, or of the pull request if one was opened.
         commit: its hash.
         files: what the commit contains, as paths in the repository.
-        deleted: weights that it removed, because the new ones replace them under other names.
-        card_kept: whether a card that a person edited on the Hub was left as it is.
+        deleted: weights or shards that it removed, because the new ones replace them under other names.
+        left_out: files in the folder that were not uploaded: links that lead out of it, and files that belong to
+            nothing that this package saves. Hidden files and pickles are not listed.
+        card_kept: whether a card that a person edited on the Hub was kept; in that of a data set, the list of files
+            and columns is brought up to date all the same.
     """
 
     kind: Kind
@@ -40,6 +56,7 @@ class Pushed:
     commit: str
     files: tuple[str, ...]
     deleted: tuple[str, ...]
+    left_out: tuple[str, ...]
     card_kept: bool
 
 
@@ -52,20 +69,23 @@ def push_folder(
     create_pr: bool = False,
     message: str | None = None,
     variant: str | None = None,
+    replace_card: bool = False,
     token: Token = None,
 ) -> Pushed:
     """
-    Upload a pipeline, tokenizer, generator, MaskGIT-VQGAN or data set in one commit: after a failure the repository is
-    as it was. A card is written first if there is none; a generated one is told its new address.
+    Upload a pipeline, tokenizer, generator, MaskGIT-VQGAN or data set in one commit: after a failure the repository
+    and the folder are as they were. A card is added if there is none, and a generated one gets the repository's id.
 
     Args:
-        folder: what `save_pretrained`, `titok-hf prepare` or `titok-hf pretokenize` wrote. Hidden files stay here.
+        folder: what `save_pretrained`, `titok-hf prepare` or `titok-hf pretokenize` wrote. Hidden files, pickles and
+            links that lead out of the folder are not uploaded.
         repo_id: "user/name"; made if missing.
         private: whether a new repository is private.
         revision: branch to commit to, made from main if missing.
         create_pr: whether to open a pull request instead of committing.
         message: of the commit.
         variant: upload only the weights of this variant; by default all that are there.
+        replace_card: whether a card in the folder that a person wrote replaces one that a person wrote on the Hub.
         token: of the Hub user; by default the one that is logged in.
 
     Raises:
@@ -74,10 +94,7 @@ def push_folder(
     """
     folder = Path(folder).resolve()
     kind = kind_of(folder)
-    files = _files_to_push(folder, kind, variant)
-    if kind is not Kind.DATA_SET:
-        _prepare_card(folder, repo_id)
-        files = sorted({*files, CARD_NAME})
+    files, left_out = _files_to_push(folder, kind, variant)
     api = HfApi(token=token)
     with clear_errors(repo_id):
         repo_id = api.create_repo(repo_id, repo_type=kind.repo_type, private=private, exist_ok=True).repo_id
@@ -85,23 +102,33 @@ def push_folder(
             api.create_branch(repo_id, branch=revision, repo_type=kind.repo_type, exist_ok=True)
         place: dict[str, Any] = {"repo_id": repo_id, "repo_type": kind.repo_type, "revision": revision}
         there = api.list_repo_files(**place)
-        card_kept = False
-        if CARD_NAME in there and is_generated((folder / CARD_NAME).read_text(encoding="utf-8")):
+        card = _card_to_push(folder, kind, repo_id, IMAGE_PROCESSOR_NAME in there)
+        old_card = None
+        if CARD_NAME in there:
             old_card = Path(api.hf_hub_download(filename=CARD_NAME, **place)).read_text(encoding="utf-8")
-            card_kept = not is_generated(old_card)
-        if card_kept:
-            files.remove(CARD_NAME)
-        replaced = _replaced_weights(there, files)
-        commit = api.upload_folder(
-            folder_path=folder,
-            allow_patterns=exactly(files),
-            delete_patterns=exactly(replaced) or None,
+        new_card = card if replace_card else _chosen_card(kind, card, old_card)
+        new_files = {name: folder / name for name in files} | {CARD_NAME: new_card.encode()}
+        replaced = _replaced_files(there, files, kind)
+        commit = api.create_commit(
+            operations=[
+                *(CommitOperationAdd(name, content) for name, content in new_files.items()),
+                *(CommitOperationDelete(name) for name in replaced),
+            ],
             commit_message=message or f"Upload {kind.value}",
             create_pr=create_pr,
             **place,
         )
-    address = commit.pr_url or commit.commit_url
-    return Pushed(kind, repo_id, address, commit.oid, tuple(files), tuple(replaced), card_kept)
+    _keep_card(folder / CARD_NAME, card)
+    return Pushed(
+        kind=kind,
+        repo_id=repo_id,
+        address=commit.pr_url or commit.commit_url,
+        commit=commit.oid,
+        files=tuple(sorted(new_files)),
+        deleted=tuple(replaced),
+        left_out=tuple(left_out),
+        card_kept=new_card != card,
+    )
 
 
 class PushedWithCard:
@@ -146,35 +173,88 @@ class PushedWithCard:
             return push_folder(saved, repo_id, message=commit_message, **chosen).address
 
 
-def _files_to_push(folder: Path, kind: Kind, variant: str | None) -> list[str]:
-    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
-    names = [name for name in names if not is_hidden(name) and not name.endswith(_PICKLES)]
+def _files_to_push(folder: Path, kind: Kind, variant: str | None) -> tuple[list[str], list[str]]:
+    """
+    Files to upload besides the card, and those that stay: links out of the folder, and what belongs to nothing that
+    this package saves. Hidden files and pickles are not even listed.
+
+    Raises:
+        OSError: weights are missing, or a file that is needed is a link out of the folder.
+    """
+    names: list[str] = []
+    left_out: list[str] = []
+    card = folder / CARD_NAME
+    shown = card.read_text(encoding="utf-8") if card.is_file() else ""
+    for path in sorted(folder.rglob("*")):  # which does not follow links to folders
+        name = path.relative_to(folder).as_posix()
+        if is_hidden(name) or name.endswith(_PICKLES) or path.is_dir() and not path.is_symlink():
+            continue
+        wanted, inside = _belongs(name, kind) or name in shown, _stays_inside(path, folder)
+        if wanted and not inside and (is_weights_file(name) or path.name in _NEEDED_NAMES):
+            raise OSError(
+                f"{path} is a link to a file outside of the folder, and such links are not uploaded. Put a copy of "
+                "the file in its place."
+            )
+        (names if wanted and inside and path.is_file() else left_out).append(name)
+    if CARD_NAME in names:
+        names.remove(CARD_NAME)
     if kind is Kind.DATA_SET:
-        return names
+        return names, left_out
     check_weights(folder, describe(folder), variant)
-    return names if variant is None else needed_files(names, variant)
+    return (names if variant is None else needed_files(names, variant)), left_out
 
 
-def _prepare_card(folder: Path, repo_id: str) -> None:
-    """A card if there is none; a generated one gets its new address."""
+def _belongs(name: str, kind: Kind) -> bool:
+    """Whether a file is of a kind that this package saves, or that a repository has beside it."""
+    path = PurePosixPath(name)
+    folders = {Kind.DATA_SET: ("data",), Kind.PIPELINE: PIPELINE_FOLDERS}.get(kind, ())
+    if len(path.parts) > 1 and (len(path.parts) > 2 or path.parts[0] not in folders):
+        return False
+    return is_published(name)
+
+
+def _stays_inside(path: Path, folder: Path) -> bool:
+    """Whether a file lies in the folder, or, where the folder is one of the Hub's cache, among that repository's."""
+    real = path.resolve()
+    in_cache = folder.parent.name == "snapshots" and real.is_relative_to(folder.parent.parent / "blobs")
+    return real.is_relative_to(folder) or in_cache
+
+
+def _card_to_push(folder: Path, kind: Kind, repo_id: str, has_image_processor: bool) -> str:
+    """The folder's card with the repository's id in it if it is a generated one; a new one if there is none."""
     path = folder / CARD_NAME
-    if not path.is_file():
-        write_model_card(folder, CardContent(repo_id=repo_id))
-        return
-    card = path.read_text(encoding="utf-8")
-    moved = readdressed(card, repo_id)
-    if moved != card:
-        write_atomically(path, moved.encode())
+    if not path.is_file() and kind is not Kind.DATA_SET:
+        return model_card(folder, CardContent(repo_id=repo_id), has_image_processor=has_image_processor)
+    return readdressed(path.read_text(encoding="utf-8"), repo_id)
 
 
-def _replaced_weights(there: Sequence[str], new: Sequence[str]) -> list[str]:
-    """Weights in a repository that nobody shall load beside new ones of the same part and variant."""
+def _chosen_card(kind: Kind, card: str, old: str | None) -> str:
+    """The card that the repository gets: one that a person edited there stays."""
+    if old is None or old == card or is_generated(old):
+        return card
+    return with_new_head(old, card) if kind is Kind.DATA_SET else old
 
-    def identity(name: str) -> tuple[PurePosixPath, str | None]:
-        return PurePosixPath(name).parent, variant_of(name)
 
-    written = {identity(name) for name in new if is_weights_file(name)}
-    return [name for name in there if is_weights_file(name) and name not in new and identity(name) in written]
+def _keep_card(path: Path, card: str) -> None:
+    """Writes the card into the folder too, unless it is there already; the Hub's cache is left as it is."""
+    if not path.is_symlink() and (not path.is_file() or path.read_text(encoding="utf-8") != card):
+        write_atomically(path, card.encode())
+
+
+def _replaced_files(there: Sequence[str], new: Sequence[str], kind: Kind) -> list[str]:
+    """
+    Files in a repository that nobody shall load beside the new ones: weights of the same part and variant, and shards
+    of the same split of a data set.
+    """
+
+    def identity(name: str) -> tuple[PurePosixPath, str | None] | None:
+        if kind is Kind.DATA_SET:
+            shard = SHARD_NAME.fullmatch(name)
+            return (PurePosixPath("data"), shard["split"]) if shard else None
+        return (PurePosixPath(name).parent, variant_of(name)) if is_weights_file(name) else None
+
+    written = {identity(name) for name in new} - {None}
+    return [name for name in there if name not in new and identity(name) in written]
 
 
 __all__ = ["Pushed", "PushedWithCard", "push_folder"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from .folders import Description, Kind
 
 LIBRARY = "titok-hf"
@@ -91,6 +93,7 @@ def usage_code(description: Description, location: str) -> str:
     Args:
         location: what `from_pretrained` is given, a Hub id or a folder.
     """
+    location = in_python(location)
     if description.kind is Kind.PIPELINE:
         return _generate(description, location) if description.transformer else _reconstruct(description, location)
     if description.kind is Kind.GENERATOR:
@@ -98,44 +101,68 @@ def usage_code(description: Description, location: str) -> str:
     return _encode(description, location)
 
 
+def in_python(text: str) -> str:
+    """A text as Python writes it, in double quotes."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _first_class(description: Description) -> str:
+    """The first class as Python: its shortest name that names no other class, else its number."""
+    from ..class_names import ClassNames  # which imports torch
+
+    config = description.transformer or {}
+    classes = ClassNames(description.classes, config["num_classes"])
+    for number, text in list(description.classes.items())[:1]:
+        for name in (text.split(",")[0].strip(), text):
+            try:
+                if classes.label_ids(name) == [number]:
+                    return in_python(name)
+            except ValueError:  # it names several
+                continue
+        return str(number)
+    return "0"
+
+
 def _generate(description: Description, location: str) -> str:
-    labels = description.classes
-    name = next(iter(labels.values())).split(",")[0].strip() if labels else ""
-    return f'''import torch
+    return f"""import torch
 
 from titok_hf import TiTokPipeline
 
-pipe = TiTokPipeline.from_pretrained("{location}")
+pipe = TiTokPipeline.from_pretrained({location})
 generator = torch.Generator().manual_seed(0)
-images = pipe({f'"{name}"' if name else 0}, num_images_per_class=4, generator=generator).images
+images = pipe({_first_class(description)}, num_images_per_class=4, generator=generator).images
 images[0].save("generated.png")
 
 tokens = pipe.encode(images)                  # {_shape(description, 4)}; or pictures of yours: ["photo.jpg"]
-pipe.decode(tokens)[0].save("decoded.png")'''
+pipe.decode(tokens)[0].save("decoded.png")"""
 
 
 def _reconstruct(description: Description, location: str) -> str:
-    code = f'''from titok_hf import TiTokPipeline
+    code = f"""from titok_hf import TiTokPipeline
 from titok_hf.bundled import example_images   # paths of pictures; take your own
 
-pipe = TiTokPipeline.from_pretrained("{location}")
-tokens = pipe.encode(example_images())'''
+pipe = TiTokPipeline.from_pretrained({location})
+tokens = pipe.encode(example_images())"""
     return code if _draws_no_pixels(description) else f'{code}\npipe.decode(tokens)[0].save("decoded.png")'
 
 
 def _encode(description: Description, location: str) -> str:
     model = "MaskGitVQGANModel" if description.kind is Kind.VQGAN else "TiTokModel"
     size = (description.tokenizer or {}).get("image_size", 256)
-    code = f'''import torch
+    if description.has_image_processor:
+        processor = f"TiTokImageProcessorPil.from_pretrained({location})"
+    else:
+        processor = f"TiTokImageProcessorPil(size={size})   # none is saved here; take the one of the training"
+    code = f"""import torch
 
 from titok_hf import TiTokImageProcessorPil, {model}
-from titok_hf.bundled import example_images   # paths of pictures; take your own
+from titok_hf.bundled import example_images   # paths of images; take your own
 
-model = {model}.from_pretrained("{location}")
-processor = TiTokImageProcessorPil(size={size})
+model = {model}.from_pretrained({location})
+processor = {processor}
 pixel_values = processor(example_images()[:4], return_tensors="pt").pixel_values
 with torch.no_grad():
-    latents = model.encode(pixel_values).latents'''
+    latents = model.encode(pixel_values).latents"""
     if _draws_no_pixels(description):
         return code + "\n    logits = model.decode(latents=latents).logits   # over the codes of a MaskGIT-VQGAN"
     return f"""{code}
@@ -144,16 +171,16 @@ processor.post_process(decoded)[0].save("decoded.png")"""
 
 
 def _predict(description: Description, location: str) -> str:
-    scheduler = f'\nscheduler = MaskGitScheduler.from_pretrained("{location}")' if description.scheduler else ""
+    scheduler = f"\nscheduler = MaskGitScheduler.from_pretrained({location})" if description.scheduler else ""
     names = "MaskGitScheduler, MaskGitTransformer1DModel" if scheduler else "MaskGitTransformer1DModel"
-    return f'''import torch
+    return f"""import torch
 
 from titok_hf import {names}
 
-generator = MaskGitTransformer1DModel.from_pretrained("{location}"){scheduler}
+generator = MaskGitTransformer1DModel.from_pretrained({location}){scheduler}
 masked = torch.full((1, generator.config.num_latent_tokens), generator.mask_token_id)
 with torch.no_grad():
-    logits = generator(masked, class_labels=torch.tensor([0])).logits   # (1, num_latent_tokens, codebook_size)'''
+    logits = generator(masked, class_labels=torch.tensor([0])).logits   # (1, num_latent_tokens, codebook_size)"""
 
 
 def _draws_no_pixels(description: Description) -> bool:
@@ -186,4 +213,4 @@ def _shape(description: Description, batch_size: int) -> str:
     return f"({batch_size}, {config['num_latent_tokens']}) int64"
 
 
-__all__ = ["LIBRARY", "default_limits", "introduction", "papers", "pipeline_tag", "tags", "usage_code"]
+__all__ = ["LIBRARY", "default_limits", "in_python", "introduction", "papers", "pipeline_tag", "tags", "usage_code"]

@@ -4,7 +4,16 @@ import shutil
 from pathlib import Path
 
 from titok_hf.atomic_files import write_atomically
-from titok_hf.hub.cards import CURVES_NAME, RECONSTRUCTIONS_NAME, SAMPLES_NAME, CardContent, Measured, write_model_card
+from titok_hf.hub.cards import (
+    CURVES_NAME,
+    RECONSTRUCTIONS_NAME,
+    SAMPLES_NAME,
+    CardContent,
+    Measured,
+    location_of,
+    write_model_card,
+)
+from titok_hf.hub.connection import is_hub_id
 from titok_hf.hub.curves import draw_curves
 from titok_hf.hub.push import push_folder
 
@@ -48,11 +57,11 @@ def card_content(recipe: Recipe, folder: RunFolder, device: str, num_processes: 
     """What a run knows of its model: data, results, recipe."""
     optimization = recipe.optimization
     batch_size = optimization.batch_size * optimization.gradient_accumulation_steps * num_processes
-    command = f"titok-hf train {folder.path.name}/recipe.yaml"
+    command = f"titok-hf train {location_of(folder.path)}/recipe.yaml"
     return CardContent(
         title=folder.path.name,
         repo_id=recipe.push_to_hub,
-        datasets=[_data_source(recipe)] if _looks_like_hub_id(_data_source(recipe)) else [],
+        datasets=[_data_source(recipe)] if is_hub_id(_data_source(recipe)) else [],
         results=_results(recipe, folder, command),
         training=(
             f"Trained for {optimization.num_steps:,} steps with {batch_size} examples each, on {device} in "
@@ -76,22 +85,19 @@ def _results(recipe: Recipe, folder: RunFolder, command: str) -> list[Measured]:
         measures |= {name.removeprefix("test/"): value for name, value in entry.items() if name.startswith("test/")}
     source = _data_source(recipe)
     # A folder's place on this machine is nobody's business on the Hub.
-    data = source if _looks_like_hub_id(source) else Path(source).name
+    data = source if is_hub_id(source) else Path(source).name
     split = f"up to {recipe.cadence.num_test_images:,} test images"
-    return [
-        Measured(*_MEASURES[name][:1], value, _MEASURES[name][1], data, data, split, _MEASURES[name][2], command)
-        for name, value in measures.items()
-        if name in _MEASURES
-    ]
+    task = "generation" if recipe.kind == "generator" else "reconstruction"
+    results = []
+    for name in _MEASURES.keys() & measures.keys():
+        title, metric, unit = _MEASURES[name]
+        results.append(Measured(title, measures[name], metric, data, data, split, unit, command, task=task))
+    return results
 
 
 def _data_source(recipe: Recipe) -> str:
     data = getattr(recipe, "data", None) or recipe.codes  # type: ignore[attr-defined]
     return data.source
-
-
-def _looks_like_hub_id(source: str) -> bool:
-    return source.count("/") == 1 and not source.startswith((".", "/", "~", "runs/"))
 
 
 __all__ = ["card_content", "push_model", "write_report"]
