@@ -32,7 +32,7 @@ def write_atomically(path: str | os.PathLike, content: bytes | Callable[[Path], 
             unfinished.write_bytes(content)
         flush_to_disk(unfinished)
         os.replace(unfinished, path)
-        _flush_names(path.parent)
+        flush_names(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
     return path
@@ -67,14 +67,14 @@ def folder_atomically(path: str | os.PathLike, last: str | None = None) -> Itera
         flush_to_disk(unfinished)
         if not path.exists():
             os.replace(unfinished, path)
-            _flush_names(path.parent)
+            flush_names(path.parent)
             return
         replaced.mkdir()
         for entry in sorted(unfinished.iterdir(), key=lambda entry: entry.name == last):
             if (path / entry.name).exists():
                 os.replace(path / entry.name, replaced / entry.name)
             os.replace(entry, path / entry.name)
-        _flush_names(path)
+        flush_names(path)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
@@ -88,12 +88,12 @@ def flush_to_disk(path: Path) -> None:
     for folder, _, files in os.walk(path):
         for name in files:
             _fsync(Path(folder, name))
-        _flush_names(Path(folder))
+        flush_names(Path(folder))
     if path.is_file():
         _fsync(path)
 
 
-def _flush_names(folder: Path) -> None:
+def flush_names(folder: Path) -> None:
     """Waits until the names of a folder's entries are on the disk, where the system can do that."""
     if os.name == "posix":  # elsewhere a folder cannot be opened
         with suppress(OSError):  # and some network file systems refuse it
@@ -108,4 +108,4 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-__all__ = ["flush_to_disk", "folder_atomically", "write_atomically"]
+__all__ = ["flush_names", "flush_to_disk", "folder_atomically", "write_atomically"]

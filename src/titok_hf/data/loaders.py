@@ -61,6 +61,10 @@ class ImageLoader(ResumableLoader):
         self.source = Source(dataset)
         self.augment = Augmentation(image_size, random_crop, flip, seed, resize_mode)
 
+    @property
+    def num_examples(self) -> int | None:
+        return len(self.dataset) if isinstance(self.dataset, Dataset) else None
+
     def _work(self) -> Augmentation:
         return self.augment
 
@@ -118,6 +122,10 @@ class CodeLoader(ResumableLoader):
         self.dataset = dataset.select_columns(columns)
         if isinstance(dataset, Dataset):
             _check_views(dataset, self.num_views)
+
+    @property
+    def num_examples(self) -> int | None:
+        return len(self.dataset) // self.num_views if isinstance(self.dataset, Dataset) else None
 
     def _work(self) -> type[dict]:
         return dict
@@ -195,6 +203,10 @@ class ImageCodeLoader(ResumableLoader):
         _check_views(own_codes, self.num_views)
         self.codes = own_codes.select_columns(columns).with_format("numpy")
         self.image_rows = np.arange(len(images)) if codes is None else _image_rows(images, codes, self.num_views)
+
+    @property
+    def num_examples(self) -> int | None:
+        return len(self.image_rows)
 
     def _work(self) -> ViewBatch:
         return ViewBatch(self.views)

@@ -72,6 +72,11 @@ class ResumableLoader:
         self.examples_seen = 0
 
     @property
+    def num_examples(self) -> int | None:
+        """Examples in an epoch of all processes together; None for a stream, which does not know it."""
+        return None
+
+    @property
     def global_batch_size(self) -> int:
         """Examples in a batch of all processes together."""
         return self.batch_size * self.part.count

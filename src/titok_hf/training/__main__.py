@@ -20,6 +20,8 @@ def main(arguments: list[str] | None = None) -> None:
         folder = train(load_training_recipe(options.recipe, options.set))
     except RecipeError as error:
         parser.exit(2, f"{error}\n")
+    except KeyboardInterrupt as stop:
+        parser.exit(130, f"{stop}\n")
     except (FloatingPointError, MemoryError, OSError) as error:
         parser.exit(1, f"{error}\n")
     print(f"The model is in {folder}")

@@ -132,6 +132,33 @@ class CadenceConfig:
 
 
 @dataclass
+class SystemConfig:
+    """
+    The machines of a run. A resumed run may change all of it.
+
+    Args:
+        allow_tf32: whether float32 products may be computed in TF32, on NVIDIA GPUs from Ampere on; None leaves it to
+            PyTorch, which allows it in convolutions alone.
+        cudnn_benchmark: whether cuDNN tries its kernels out and takes the fastest. Runs then differ in rounding.
+        process_group_timeout: seconds that a process waits for the others before the run ends with an error; None
+            leaves it to PyTorch (10 minutes on GPUs).
+        save_on_each_node: whether each node has an `output_dir` of its own. Checkpoints are then saved on every node;
+            metrics, pictures and models on the first one.
+    """
+
+    allow_tf32: bool | None = None
+    cudnn_benchmark: bool = False
+    process_group_timeout: int | None = None
+    save_on_each_node: bool = False
+
+    def __post_init__(self) -> None:
+        if self.process_group_timeout is not None and self.process_group_timeout <= 0:
+            raise ValueError(
+                f"system.process_group_timeout is {self.process_group_timeout} seconds; it must be larger than 0."
+            )
+
+
+@dataclass
 class PerceptualConfig:
     """
     The perceptual loss: differences in the eyes of a frozen classifier, of LPIPS, or of both.
@@ -220,6 +247,9 @@ class Recipe:
     Args:
         kind: what is trained; each class has its own.
         output_dir: folder of the run: recipe, checkpoints, metrics, pictures, logs, and the model.
+        init_from: folder or Hub id of a model of the same kind, whose weights a new run starts from: the `model/` of
+            another run for example, or a pipeline for a generator. The names and shapes of its parameters must be
+            those of this model. A resumed run does not need it.
         push_to_hub: the Hub repository that receives the finished model.
         seed: of the first weights and of all randomness.
     """
@@ -228,6 +258,8 @@ class Recipe:
     output_dir: str
     optimization: OptimizationConfig
     cadence: CadenceConfig = field(default_factory=CadenceConfig)
+    system: SystemConfig = field(default_factory=SystemConfig)
+    init_from: str | None = None
     push_to_hub: str | None = None
     seed: int = 0
 
@@ -377,6 +409,7 @@ __all__ = [
     "Recipe",
     "Stage1Recipe",
     "Stage2Recipe",
+    "SystemConfig",
     "TokenizerRecipe",
     "VQGANRecipe",
 ]

@@ -1,9 +1,11 @@
 """The loop around every loss: devices, precision, schedules, averaged weights, logs, pictures, checkpoints."""
 
-import math
+import itertools
+import signal
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -12,19 +14,23 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
-from accelerate.utils import broadcast_object_list, gather_object, set_seed, tqdm
+from accelerate.utils import set_seed, tqdm
 from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import nn
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from titok_hf.atomic_files import folder_atomically, write_atomically
 from titok_hf.data.loaders import ResumableLoader
 
+from .checkpoints import Checkpoints, Progress, written_together
 from .configs import AdversarialConfig, OptimizationConfig, Recipe
+from .processes import StopRequest, raised_together, stop_for
 from .randomness import StepRandomness
 from .recipes import RecipeError
 from .run_folder import RunFolder
-from .step import SHARDED, Batch, Learner, NotFiniteError, Scalars, train_step
+from .step import Batch, Learner, NotFiniteError, Scalars, train_step
+from .trackers import announcement, remaining, start_trackers
 
 logger = get_logger(__name__)
 
@@ -71,49 +77,6 @@ class Task(Protocol):
         """Further objects with `state_dict` and `load_state_dict` that a resumed run needs."""
 
 
-class Progress:
-    """
-    How far a run is, in accelerate's protocol for what a checkpoint holds.
-
-    Args:
-        loader: whose place is saved, that of each process, since the shares of a stream differ in length.
-        examples_per_step: the global batch, which a resumed run has to keep.
-        best_by: the measure by which the best model is kept, and whether more of it is better.
-    """
-
-    def __init__(self, loader: ResumableLoader, examples_per_step: int, best_by: tuple[str, bool]):
-        self.loader, self.examples_per_step = loader, examples_per_step
-        self.step = 0
-        self.best_by, more_is_better = best_by
-        self.best = -math.inf if more_is_better else math.inf
-        self.loader_state = loader.state_dict()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Gathers the places of the loaders, so all processes call it, as accelerate's `save_state` does."""
-        state = {"step": self.step, "best": self.best, "best_by": self.best_by}
-        state |= {"loaders": gather_object([self.loader_state])}
-        return state | {"examples_per_step": self.examples_per_step}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state.get("examples_per_step", self.examples_per_step) != self.examples_per_step:
-            raise RecipeError(
-                f"The run was saved with a global batch of {state['examples_per_step']} examples, and now it would be "
-                f"{self.examples_per_step}. Keep the product of optimization.batch_size, "
-                "optimization.gradient_accumulation_steps and the number of processes."
-            )
-        self.step = state["step"]
-        if state.get("best_by", self.best_by) == self.best_by:  # another one has another scale
-            self.best = state["best"]
-        places = state["loaders"]
-        # With another number of processes any place does, or the loader refuses it.
-        own = self.loader.part.index if len(places) == self.loader.part.count else 0
-        try:
-            self.loader.load_state_dict(places[own])
-        except ValueError as error:
-            raise RecipeError(f"data: {error}") from error
-        self.loader_state = self.loader.state_dict()
-
-
 class TrainingLoop:
     """
     Trains a task by its recipe and goes on where a killed run stopped.
@@ -142,6 +105,7 @@ class TrainingLoop:
         self.progress = Progress(task.loader, batch_size, task.best)
         schedules = [learner.schedule for learner in self.learners.values()]
         accelerator.register_for_checkpointing(self.progress, *schedules, *task.checkpointed())
+        self.checkpoints = Checkpoints(self.folder, accelerator, self.ema, recipe.system.save_on_each_node)
 
     @property
     def step(self) -> int:
@@ -155,37 +119,55 @@ class TrainingLoop:
         Returns:
             the folder of the averaged model, `output_dir/model`.
         Raises:
-            RecipeError: the run there had another global batch, or an image can't be read.
+            RecipeError: another run trains there, the run there had another global batch, all of its checkpoints are
+                damaged, or an image can't be read; in the last case the state before it is saved.
             FloatingPointError: loss or gradients are not finite; the state before that step is saved.
+            KeyboardInterrupt, SystemExit: a signal asked the run to stop; the state is saved.
             MemoryError: the batch does not fit.
+            OSError: a file can't be written, on a full disk for example; older checkpoints are as they were.
         """
-        self._resume()
-        if self.accelerator.is_main_process:
-            self.folder.claim(self.recipe)
-        self.accelerator.init_trackers("titok")
-        try:
-            self._train()
-        except RuntimeError as error:
-            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
-                raise
-            raise MemoryError(
-                f"A batch of {self.recipe.optimization.batch_size} does not fit into memory. Lower "
-                "optimization.batch_size and raise optimization.gradient_accumulation_steps as much, or set "
-                "optimization.gradient_checkpointing=true."
-            ) from error
-        self._save_model("model")
+        with ExitStack() as claims:
+            with raised_together(RecipeError):
+                if self.checkpoints.is_writer:
+                    claims.enter_context(self.folder.locked())
+                    self.folder.check(self.recipe)
+            self.checkpoints.check_nodes()
+            self._resume()
+            if self.checkpoints.is_writer:
+                self.folder.claim(self.recipe)
+            start_trackers(self.accelerator, self.recipe, self.folder)
+            try:
+                self._train()
+            except RuntimeError as error:
+                if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+                    raise
+                raise MemoryError(
+                    f"A batch of {self.recipe.optimization.batch_size} does not fit into memory. Lower "
+                    "optimization.batch_size and raise optimization.gradient_accumulation_steps as much, or set "
+                    "optimization.gradient_checkpointing=true."
+                ) from error
+            self._save_model("model")
         return self.folder.path / "model"
 
     def _train(self) -> None:
         cadence, num_steps = self.recipe.cadence, self.recipe.optimization.num_steps
-        bar = tqdm(total=num_steps, initial=self.step, desc=self.recipe.kind, mininterval=5.0)
+        about = announcement(self.recipe, self.accelerator, self.modules, self.task.loader, self.step)
+        logger.info(about, main_process_only=True)
+        # In a file, a bar is a line without end; what is logged says how far the run is.
+        watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+        bar = tqdm(total=num_steps, initial=self.step, desc=self.recipe.kind, mininterval=5.0, disable=not watched)
         for module in self.modules.values():
             module.train()
-        start, start_step = time.monotonic(), self.step
+        self._began = start, start_step = time.monotonic(), self.step
         # Closed at once when something goes wrong, so that no worker outlives the run.
-        with closing(iter(self.task.loader)) as batches:
+        with (
+            closing(bar),
+            logging_redirect_tqdm(),
+            closing(iter(self.task.loader)) as batches,
+            StopRequest() as stop,
+        ):
             while self.step < num_steps:
-                scalars = self._train_step(batches)
+                scalars = self._train_step(self._next_batches(batches, stop))
                 bar.update()
                 if self._is_due(cadence.log_every):
                     steps_a_second = (self.step - start_step) / (time.monotonic() - start)
@@ -196,13 +178,46 @@ class TrainingLoop:
                     self._save()
                 if self._is_due(cadence.log_every):
                     start, start_step = time.monotonic(), self.step
+            self._leave_if_asked(stop.agreed())
 
-    def _train_step(self, batches: Iterator[Batch]) -> Scalars:
-        """One optimiser step of every module whose turn it is, over as many batches as the recipe adds up."""
-        num_batches = self.recipe.optimization.gradient_accumulation_steps
-        on_device = [self._next_batch(batches) for _ in range(num_batches)]
+    def _next_batches(self, batches: Iterator[Batch], stop: StopRequest) -> list[Batch]:
+        """The batches of the next step, unless a process is asked to stop or one of its batches can't be read."""
         try:
-            scalars = train_step(self.task, self.learners, on_device, self.accelerator, self.recipe.seed, self.step)
+            error, taken = None, list(itertools.islice(batches, self.recipe.optimization.gradient_accumulation_steps))
+        except (OSError, ValueError) as caught:
+            error, taken = caught, []
+        reason = stop.agreed(error is not None)
+        if reason < 0:
+            self._save_where_it_stands()
+            with raised_together(OSError, RecipeError):
+                if error is not None:
+                    kind = OSError if isinstance(error, OSError) else RecipeError
+                    raise kind(f"data: {error} {self._way_on()}") from error
+        self._leave_if_asked(reason)
+        device = self.accelerator.device
+        return [{name: values.to(device, non_blocking=True) for name, values in batch.items()} for batch in taken]
+
+    def _leave_if_asked(self, signal_number: int) -> None:
+        """Saves and leaves, in all processes, after a signal that one of them received; nothing for 0."""
+        if signal_number:
+            self._save_where_it_stands()
+            message = f"Stopped by {signal.Signals(signal_number).name} after step {self.step}. {self._way_on()}"
+            logger.info(message, main_process_only=True)
+            self.accelerator.end_training()
+            raise stop_for(signal_number, message)
+
+    def _save_where_it_stands(self) -> None:
+        if self.step:
+            self.checkpoints.save(self.step)
+
+    def _way_on(self) -> str:
+        newest = self.folder.newest_checkpoint()
+        return "" if newest is None else f"The same command goes on from {newest}."
+
+    def _train_step(self, batches: list[Batch]) -> Scalars:
+        """One optimiser step of every module whose turn it is, over as many batches as the recipe adds up."""
+        try:
+            scalars = train_step(self.task, self.learners, batches, self.accelerator, self.recipe.seed, self.step)
         except NotFiniteError as error:
             self._stop(error)
         self.progress.step += 1
@@ -211,21 +226,10 @@ class TrainingLoop:
         self.ema.step(self._parameters())
         return scalars
 
-    def _next_batch(self, batches: Iterator[Batch]) -> Batch:
-        try:
-            batch = next(batches)
-        except ValueError as error:
-            raise RecipeError(f"data: {error}") from error
-        return {name: values.to(self.accelerator.device, non_blocking=True) for name, values in batch.items()}
-
     def _stop(self, error: NotFiniteError) -> NoReturn:
         """Saves the state before a step that can't be made, if it is worth going on from."""
         if self._weights_are_finite():
-            newest = self.folder.newest_checkpoint()
-            # The main process decides: others may have another disk.
-            (is_saved,) = broadcast_object_list([newest is not None and newest.name == f"step_{self.step:08d}"])
-            if not is_saved:
-                self._save_state()
+            self.checkpoints.save(self.step)
             where = f"The state before that step is in {self.folder.newest_checkpoint()}. Go on from there"
         else:
             where = (
@@ -269,15 +273,21 @@ class TrainingLoop:
         self.accelerator.wait_for_everyone()
 
     def _report(self, entry: dict[str, float]) -> None:
-        if self.accelerator.is_main_process:
-            self.folder.append_metrics({"step": self.step} | entry)
-        self.accelerator.log(entry, step=self.step)
+        with written_together("The metrics", self.folder):
+            if self.accelerator.is_main_process:
+                self.folder.append_metrics({"step": self.step} | entry)
+            self.accelerator.log(entry, step=self.step)
         text = "  ".join(f"{name} {value:.4g}" for name, value in entry.items())
-        logger.info(f"step {self.step}: {text}", main_process_only=True)
+        num_steps, (start, start_step) = self.recipe.optimization.num_steps, self._began
+        eta = remaining(self.step - start_step, num_steps - self.step, time.monotonic() - start)
+        logger.info(f"step {self.step:,} of {num_steps:,}, {eta} left: {text}", main_process_only=True)
 
     def _show(self, picture: Image.Image) -> None:
-        if not self.accelerator.is_main_process:
-            return
+        with written_together("A picture", self.folder):
+            if self.accelerator.is_main_process:
+                self._write_picture(picture)
+
+    def _write_picture(self, picture: Image.Image) -> None:
         file = self.folder.path / "pictures" / f"step_{self.step:08d}.png"
         write_atomically(file, lambda path: picture.save(path))
         for tracker in self.accelerator.trackers:
@@ -288,19 +298,10 @@ class TrainingLoop:
 
     def _save(self) -> None:
         """The whole state under `checkpoints/`, then the averaged model; each is complete or not there."""
-        self._save_state()
-        if self.accelerator.is_main_process:
+        self.checkpoints.save(self.step)
+        if self.checkpoints.is_writer:
             self.folder.remove_checkpoints_but(self.recipe.cadence.num_checkpoints)
         self._save_model("model")
-
-    def _save_state(self) -> None:
-        main = self.accelerator.is_main_process
-        with self.folder.new_checkpoint(self.step, main) as folder:
-            self.accelerator.save_state(str(folder))
-            if main or self.accelerator.distributed_type in SHARDED:
-                torch.save(self.ema.state_dict(), folder / self._ema_file())
-            self.accelerator.wait_for_everyone()
-        self.accelerator.wait_for_everyone()
 
     def _save_model(self, name: str) -> None:
         with self._averaged_weights():
@@ -309,29 +310,23 @@ class TrainingLoop:
 
     def _write_model(self, name: str) -> None:
         weights = self.accelerator.get_state_dict(self.learners["model"].module)
-        if self.accelerator.is_main_process:
-            # A compiled module puts this before the names of its parameters.
-            weights = {name.replace("_orig_mod.", ""): value for name, value in weights.items()}
-            with folder_atomically(self.folder.path / name) as folder:
-                self.task.save(folder, weights)
+        with written_together("The model", self.folder):
+            if self.accelerator.is_main_process:
+                # A compiled module puts this before the names of its parameters.
+                weights = {key.replace("_orig_mod.", ""): value for key, value in weights.items()}
+                with folder_atomically(self.folder.path / name) as folder:
+                    self.task.save(folder, weights)
 
     def _resume(self) -> None:
-        """Loads the newest checkpoint, if there is one."""
-        checkpoint = self.folder.newest_checkpoint()
-        if checkpoint is not None:
-            self.accelerator.load_state(str(checkpoint))
-            self.ema.load_state_dict(torch.load(checkpoint / self._ema_file(), map_location="cpu", weights_only=True))
-            self.ema.to(self.accelerator.device)
-            logger.info(f"resumed from {checkpoint}", main_process_only=True)
-        else:
+        """Loads the newest whole checkpoint, if there is one."""
+        checkpoint = self.checkpoints.resume()
+        if checkpoint is None:
             set_seed(self.recipe.seed, device_specific=True)
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
+        else:
+            logger.info(f"resumed from {checkpoint}", main_process_only=True)
+        if self.checkpoints.is_writer:
             self.folder.tidy(self.step)
-
-    def _ema_file(self) -> str:
-        sharded = self.accelerator.distributed_type in SHARDED
-        return f"ema_{self.accelerator.process_index}.pt" if sharded else "ema.pt"
+        self.accelerator.wait_for_everyone()
 
     def _is_due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.recipe.optimization.num_steps

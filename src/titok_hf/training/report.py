@@ -3,6 +3,8 @@
 import shutil
 from pathlib import Path
 
+from huggingface_hub import CommitOperationAdd, HfApi
+
 from titok_hf.atomic_files import write_atomically
 from titok_hf.hub.cards import (
     CURVES_NAME,
@@ -13,12 +15,12 @@ from titok_hf.hub.cards import (
     location_of,
     write_model_card,
 )
-from titok_hf.hub.connection import is_hub_id
+from titok_hf.hub.connection import clear_errors, is_hub_id
 from titok_hf.hub.curves import draw_curves
 from titok_hf.hub.push import push_folder
 
 from .configs import Recipe
-from .recipes import recipe_to_yaml
+from .recipes import RecipeError, recipe_to_yaml
 from .run_folder import RunFolder
 
 # Name on a card, the Hub's name, and the unit of each measure; others are of use while a run goes on only.
@@ -73,6 +75,23 @@ def card_content(recipe: Recipe, folder: RunFolder, device: str, num_processes: 
     )
 
 
+def check_push_access(repo_id: str) -> None:
+    """
+    Makes the repository if it is missing, and asks the Hub whether a file may be written to it; nothing is written.
+
+    Raises:
+        RecipeError: it may not.
+    """
+    api = HfApi()
+    try:
+        with clear_errors(repo_id):
+            repo_id = api.create_repo(repo_id, exist_ok=True).repo_id
+            # Of a small text file it uploads nothing: it asks how to upload it, which takes the right to write.
+            api.preupload_lfs_files(repo_id, [CommitOperationAdd("README.md", b"-")])
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"push_to_hub: {error}") from error
+
+
 def push_model(recipe: Recipe, folder: RunFolder) -> str:
     """Uploads the run's `model/` to `recipe.push_to_hub`; returns the address. Errors as for `push_folder`."""
     assert recipe.push_to_hub is not None
@@ -100,4 +119,4 @@ def _data_source(recipe: Recipe) -> str:
     return data.source
 
 
-__all__ = ["card_content", "push_model", "write_report"]
+__all__ = ["card_content", "check_push_access", "push_model", "write_report"]

@@ -4,17 +4,20 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from titok_hf.atomic_files import write_atomically
+from titok_hf.atomic_files import flush_names, write_atomically
 
 from .configs import Recipe
 from .recipes import RecipeError, build_recipe, recipe_to_yaml
+
+# Held while a run trains; the name of a file in its folder.
+_LOCK = ".lock"
 
 
 class RunFolder:
@@ -31,6 +34,34 @@ class RunFolder:
         self.recipe_file = self.path / "recipe.yaml"
         self.metrics_file = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
+        self.unfinished = self.checkpoints / "unfinished"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """
+        Claims the folder for this process; the claim ends with the process, however it ends.
+
+        Raises:
+            RecipeError: another run trains in it at this moment.
+        """
+        # Imported here: the folder of a finished run is also read where nothing is trained.
+        from filelock import FileLock, Timeout
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / _LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RecipeError(
+                f"Another run is training in {self.path} at this moment. Wait for it, end it, or choose another "
+                "output_dir."
+            ) from None
+        try:
+            yield
+        finally:
+            # Removed before it is given back, so that no other run can hold a lock whose name is gone.
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
 
     def check(self, recipe: Recipe) -> None:
         """
@@ -40,39 +71,65 @@ class RunFolder:
             RecipeError: it belongs to something else, or to a run with another recipe; it is left as it is.
         """
         if self.recipe_file.exists():
-            values = yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
-            if values.get("kind") != recipe.kind or self._differs(build_recipe(type(recipe), values), recipe):
+            if self._differs(self._recipe_there(recipe), recipe):
                 raise RecipeError(
                     f"{self.path} holds a run with another recipe (see {self.recipe_file}). Resume it with the same "
                     "recipe, or choose another output_dir."
                 )
-        # A run that was killed while it claimed its folder leaves an unfinished recipe.
-        elif self.path.is_file() or any(not path.name.startswith(".unfinished-") for path in self.path.glob("*")):
+        # A run that was killed while it claimed its folder leaves its lock and an unfinished recipe.
+        elif self.path.is_file() or any(
+            not path.name.startswith((".unfinished-", _LOCK)) for path in self.path.glob("*")
+        ):
             raise RecipeError(f"{self.path} is not empty and holds no run. Choose another output_dir.")
 
     def claim(self, recipe: Recipe) -> None:
         """Makes the folder and writes the recipe into it."""
         write_atomically(self.recipe_file, recipe_to_yaml(recipe).encode())
 
+    def all_checkpoints(self) -> list[Path]:
+        """Checkpoints that were completed, the oldest first."""
+        return sorted(self.checkpoints.glob("step_*"))
+
+    @staticmethod
+    def step_of(checkpoint: Path) -> int:
+        """The step after which a checkpoint was saved."""
+        return int(checkpoint.name.removeprefix("step_"))
+
     def newest_checkpoint(self) -> Path | None:
-        """The newest whole checkpoint, if there is one."""
-        return max(self.checkpoints.glob("step_*"), default=None)
+        """The newest completed checkpoint, if there is one."""
+        return max(self.all_checkpoints(), default=None)
 
     @contextmanager
     def new_checkpoint(self, step: int, is_main_process: bool) -> Iterator[Path]:
         """A folder to fill by all processes together, which becomes the checkpoint of `step` when the block ends."""
-        unfinished = self.checkpoints / "unfinished"
-        yield unfinished
+        yield self.unfinished
         checkpoint = self.checkpoints / f"step_{step:08d}"
         if is_main_process:
+            outdated = self.checkpoints / "outdated"
             if checkpoint.exists():  # of a step that was to be done again
-                self._remove(checkpoint)
-            os.replace(unfinished, checkpoint)
+                checkpoint.rename(outdated)
+            os.replace(self.unfinished, checkpoint)
+            flush_names(self.checkpoints)
+            shutil.rmtree(outdated, ignore_errors=True)
+
+    def remove_unfinished(self) -> None:
+        """Removes a checkpoint that could not be completed."""
+        shutil.rmtree(self.unfinished, ignore_errors=True)
+
+    def set_aside(self, checkpoint: Path) -> None:
+        """Renames a damaged checkpoint: nothing resumes from it, and it goes when a newer one replaces it."""
+        aside = checkpoint.with_name(f"damaged_{checkpoint.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        checkpoint.rename(aside)
 
     def remove_checkpoints_but(self, num_kept: int) -> None:
-        """Removes all but the newest ones."""
-        for outdated in sorted(self.checkpoints.glob("step_*"))[:-num_kept]:
+        """Removes all but the newest ones, and damaged ones that are no newer than these."""
+        checkpoints = self.all_checkpoints()
+        for outdated in checkpoints[:-num_kept]:
             self._remove(outdated)
+        for damaged in self.checkpoints.glob("damaged_*"):
+            if checkpoints and damaged.name.removeprefix("damaged_") <= checkpoints[-1].name:
+                self._remove(damaged)
 
     def _remove(self, checkpoint: Path) -> None:
         # The name goes first: a half-removed checkpoint must not look like a whole one.
@@ -80,8 +137,8 @@ class RunFolder:
 
     def tidy(self, step: int) -> None:
         """Removes what a killed run left half-done, and the entries of steps after `step`, which come again."""
-        for name in ("unfinished", "outdated"):
-            shutil.rmtree(self.checkpoints / name, ignore_errors=True)
+        self.remove_unfinished()
+        shutil.rmtree(self.checkpoints / "outdated", ignore_errors=True)
         # What `titok_hf.atomic_files` had in work.
         for leftover in [*self.path.rglob(".unfinished-*"), *self.path.rglob(".replaced-*")]:
             if leftover.is_dir():
@@ -98,21 +155,35 @@ class RunFolder:
             file.write(json.dumps(entry) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All entries so far; a line that was cut off by a kill is left out."""
+        """All entries so far; a line that a kill cut off, or that was damaged later, is left out."""
         entries = []
-        for line in self.metrics_file.read_text(encoding="utf-8").splitlines(keepends=True):
-            if line.endswith("\n"):
-                entries.append(json.loads(line))
+        for line in self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+            with suppress(json.JSONDecodeError):
+                entry = json.loads(line) if line.endswith("\n") else None
+                entries += [entry] if isinstance(entry, dict) and isinstance(entry.get("step"), int) else []
         return entries
 
+    def _recipe_there(self, like: Recipe) -> Recipe | None:
+        """The recipe of the run that is there; None if it is of another kind than this one."""
+        try:
+            values = yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
+            return build_recipe(type(like), values) if values.get("kind") == like.kind else None
+        except (AttributeError, UnicodeDecodeError, yaml.YAMLError, RecipeError) as error:
+            raise RecipeError(
+                f"{self.recipe_file} can't be read ({' '.join(str(error).split())}). It is damaged, or of another "
+                "version. Restore it, or choose another output_dir."
+            ) from error
+
     @staticmethod
-    def _differs(there: Recipe, recipe: Recipe) -> bool:
+    def _differs(there: Recipe | None, recipe: Recipe) -> bool:
+        if there is None:
+            return True
         # How often it saves, where it lies and where it goes change nothing; where it ends, and how exact its numbers
         # are, is the user's to reconsider. How the global batch is shared out may change; its size may not, which the
         # checkpoint looks after.
         free = ("num_steps", "mixed_precision", "batch_size", "gradient_accumulation_steps")
         optimization = replace(there.optimization, **{name: getattr(recipe.optimization, name) for name in free})
-        same = {name: getattr(recipe, name) for name in ("cadence", "output_dir", "push_to_hub")}
+        same = {name: getattr(recipe, name) for name in ("cadence", "output_dir", "push_to_hub", "system")}
         return replace(there, optimization=optimization, **same) != recipe
 
 

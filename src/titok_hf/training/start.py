@@ -2,19 +2,32 @@
 
 import logging
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import cast
 
+import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedType, ProjectConfiguration, TorchDynamoPlugin, set_seed
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration, TorchDynamoPlugin, set_seed
 from transformers.utils.logging import disable_progress_bar
 
-from .configs import RECIPES, GeneratorRecipe, Recipe, Stage1Recipe, Stage2Recipe, TokenizerRecipe, VQGANRecipe
+from .configs import (
+    RECIPES,
+    GeneratorRecipe,
+    Recipe,
+    Stage1Recipe,
+    Stage2Recipe,
+    SystemConfig,
+    TokenizerRecipe,
+    VQGANRecipe,
+)
+from .initial_weights import load_initial_weights
 from .loop import Task, TrainingLoop
+from .processes import raised_together
 from .recipes import RecipeError, find_recipe, load_recipe
-from .report import push_model, write_report
+from .report import check_push_access, push_model, write_report
 from .run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -47,22 +60,28 @@ def train(recipe: Recipe) -> Path:
     Returns:
         the folder of the model with averaged weights, for `from_pretrained`.
     Raises:
-        RecipeError: the recipe, its data or its output folder can't be used; nothing was written.
-        FloatingPointError: the loss stopped being finite; the state before that step is saved.
-        MemoryError: the batch does not fit.
-        OSError: the model is finished, but can't be pushed.
+        RecipeError: the recipe, its data, its output folder or the repository that it is pushed to can't be used.
+        FloatingPointError, KeyboardInterrupt, MemoryError, SystemExit: see [`TrainingLoop.run`].
+        OSError: a file can't be written, or the model is finished and can't be pushed.
     """
     folder = RunFolder(recipe.output_dir)
     folder.check(recipe)
     accelerator = make_accelerator(recipe)
+    with raised_together(RecipeError):
+        if recipe.push_to_hub is not None and accelerator.is_main_process:
+            check_push_access(recipe.push_to_hub)
     task = make_task(recipe, accelerator)
+    if recipe.init_from is not None and folder.newest_checkpoint() is None:
+        load_initial_weights(task.model, recipe.init_from)
     model = TrainingLoop(task, recipe, accelerator).run()
-    if accelerator.is_main_process:
-        write_report(recipe, folder, accelerator.device.type, accelerator.num_processes)
-        if recipe.push_to_hub is not None:
-            logger.info(f"pushed to {push_model(recipe, folder)}")
-    accelerator.wait_for_everyone()
+    is_main_process = accelerator.is_main_process
+    with raised_together(OSError):
+        if is_main_process:
+            write_report(recipe, folder, accelerator.device.type, accelerator.num_processes)
+    # An upload may take longer than processes wait for one another: the others leave first.
     accelerator.end_training()
+    if is_main_process and recipe.push_to_hub is not None:
+        logger.info(f"pushed to {push_model(recipe, folder)}")
     return model
 
 
@@ -91,12 +110,18 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
             f"{', '.join(sorted(available)) or 'none'}. Install it, or leave it out."
         )
     set_seed(recipe.seed)
+    _set_numerics(recipe.system)
     optimization = recipe.optimization
     accelerator = Accelerator(
         mixed_precision=optimization.mixed_precision,
         gradient_accumulation_steps=optimization.gradient_accumulation_steps,
         log_with=list(recipe.cadence.trackers) or None,
-        project_config=ProjectConfiguration(project_dir=recipe.output_dir, logging_dir=f"{recipe.output_dir}/logs"),
+        project_config=ProjectConfiguration(
+            project_dir=recipe.output_dir,
+            logging_dir=f"{recipe.output_dir}/logs",
+            save_on_each_node=recipe.system.save_on_each_node,
+        ),
+        kwargs_handlers=_process_group_options(recipe.system),
         # None leaves the choice to `accelerate config`.
         dynamo_plugin=TorchDynamoPlugin(backend="inductor") if optimization.compile else None,
     )
@@ -107,6 +132,19 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
         )
     _prepare_sharding(recipe, accelerator)
     return accelerator
+
+
+def _set_numerics(system: SystemConfig) -> None:
+    if system.allow_tf32 is not None:
+        torch.backends.cuda.matmul.allow_tf32 = system.allow_tf32
+        torch.backends.cudnn.allow_tf32 = system.allow_tf32
+    torch.backends.cudnn.benchmark = system.cudnn_benchmark
+
+
+def _process_group_options(system: SystemConfig) -> list[InitProcessGroupKwargs]:
+    if system.process_group_timeout is None:
+        return []
+    return [InitProcessGroupKwargs(timeout=timedelta(seconds=system.process_group_timeout))]
 
 
 def _prepare_sharding(recipe: Recipe, accelerator: Accelerator) -> None:

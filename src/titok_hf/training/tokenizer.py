@@ -115,9 +115,9 @@ def build_config(cls: type[PreTrainedConfig], values: dict[str, Any], variant: s
         raise RecipeError(f"model: {error.__cause__ or error}") from error
 
 
-def load_model(cls: type[Model], source: str, key: str) -> Model:
+def load_model(cls: type[Model], source: str, key: str, **place: str) -> Model:
     """
-    A trained model that a recipe names under `key`.
+    A trained model that a recipe names under `key`; `place` may name its `subfolder`.
 
     Raises:
         RecipeError: there is no such folder or Hub id, or it holds something else.
@@ -127,7 +127,7 @@ def load_model(cls: type[Model], source: str, key: str) -> Model:
             f"{key} is {source!r}, and there is no such folder. Train it first, or name another folder or a Hub id."
         )
     try:
-        return cls.from_pretrained(source)
+        return cls.from_pretrained(source, **place)
     except (OSError, ValueError) as error:
         missing = "" if Path(source).exists() else " There is no such file or folder, and as a Hub id:"
         raise RecipeError(

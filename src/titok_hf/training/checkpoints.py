@@ -1,0 +1,297 @@
+"""Checkpoints of a run: saved whole, with checksums, and verified before anything is loaded from them."""
+
+import hashlib
+import json
+import logging
+import math
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError
+
+from titok_hf.atomic_files import flush_to_disk
+from titok_hf.data.loaders import ResumableLoader
+
+from .processes import gather, raised_together
+from .recipes import RecipeError
+from .run_folder import RunFolder
+from .step import SHARDED
+
+logger = logging.getLogger(__name__)
+
+CHECKSUMS_NAME = "checksums.json"
+
+# How long another node may take to see a new file on a shared file system.
+_SECONDS_TO_APPEAR = 10.0
+
+# What torch.save says where the file system took a part of a file only.
+_TORCH_CANNOT_WRITE = ("inline_container", "PytorchStreamWriter", "iostream error")
+
+
+class Progress:
+    """
+    How far a run is, in accelerate's protocol for what a checkpoint holds.
+
+    Args:
+        loader: whose place is saved, that of each process, since the shares of a stream differ in length.
+        examples_per_step: the global batch, which a resumed run has to keep.
+        best_by: the measure by which the best model is kept, and whether more of it is better.
+    """
+
+    def __init__(self, loader: ResumableLoader, examples_per_step: int, best_by: tuple[str, bool]):
+        self.loader, self.examples_per_step = loader, examples_per_step
+        self.step = 0
+        self.best_by, more_is_better = best_by
+        self.best = -math.inf if more_is_better else math.inf
+        self.loader_state = loader.state_dict()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Gathers the places of the loaders, so all processes call it, as accelerate's `save_state` does."""
+        state = {"step": self.step, "best": self.best, "best_by": self.best_by}
+        state |= {"loaders": gather(self.loader_state)}
+        return state | {"examples_per_step": self.examples_per_step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state.get("examples_per_step", self.examples_per_step) != self.examples_per_step:
+            raise RecipeError(
+                f"The run was saved with a global batch of {state['examples_per_step']} examples, and now it would be "
+                f"{self.examples_per_step}. Keep the product of optimization.batch_size, "
+                "optimization.gradient_accumulation_steps and the number of processes."
+            )
+        self.step = state["step"]
+        if state.get("best_by", self.best_by) == self.best_by:  # another one has another scale
+            self.best = state["best"]
+        places = state["loaders"]
+        # With another number of processes any place does, or the loader refuses it.
+        own = self.loader.part.index if len(places) == self.loader.part.count else 0
+        try:
+            self.loader.load_state_dict(places[own])
+        except ValueError as error:
+            raise RecipeError(f"data: {error}") from error
+        self.loader_state = self.loader.state_dict()
+
+
+class Checkpoints:
+    """
+    Saves the whole state of a run, and goes back to the newest one that is whole.
+
+    Args:
+        folder: of the run.
+        accelerator: whose models, optimisers and registered objects are saved.
+        ema: the averaged weights, which accelerate does not know.
+        on_each_node: whether each node has a folder of its own, to which one of its processes writes.
+    """
+
+    def __init__(self, folder: RunFolder, accelerator: Accelerator, ema: EMAModel, on_each_node: bool = False):
+        self.folder, self.accelerator, self.ema, self.on_each_node = folder, accelerator, ema, on_each_node
+        self.is_writer = accelerator.is_local_main_process if on_each_node else accelerator.is_main_process
+        self._saved_step: int | None = None
+
+    def check_nodes(self) -> None:
+        """
+        Makes sure that the processes see one folder, or, with a folder on each node, that each node has its own; runs
+        in all processes.
+
+        Raises:
+            RecipeError: it is otherwise.
+        """
+        accelerator, path = self.accelerator, self.folder.path
+        if accelerator.num_processes == 1:
+            return
+        marker = path / f".unfinished-{gather(uuid.uuid4().hex)[0]}"  # a name that no file system has cached
+        if accelerator.is_main_process:
+            marker.touch()
+        accelerator.wait_for_everyone()
+        deadline = time.monotonic() + (0 if self.on_each_node else _SECONDS_TO_APPEAR)
+        while not (sees := marker.exists()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        missing = [rank for rank, seen in enumerate(gather(sees)) if not seen]
+        other_writers = [rank for rank, is_writer in enumerate(gather(self.is_writer)) if is_writer and rank > 0]
+        if accelerator.is_main_process:
+            marker.unlink()
+        if missing and not self.on_each_node:
+            raise RecipeError(
+                f"output_dir is {path}, and process {missing[0]} does not see there what process 0 writes. Put it on "
+                "a file system that all nodes share, or set system.save_on_each_node=true."
+            )
+        if set(other_writers) - set(missing):
+            raise RecipeError(
+                f"system.save_on_each_node is true, but the nodes share {path}, and would write the same files. Set "
+                "it to false."
+            )
+
+    def save(self, step: int) -> None:
+        """
+        Saves the state after a step; runs in all processes. A state that is saved already is left alone.
+
+        Raises:
+            OSError: it can't be written; the checkpoints that were there are as they were.
+        """
+        if step == self._saved_step:
+            return
+        what = f"The checkpoint of step {step}"
+        try:
+            with written_together(what, self.folder):
+                self.accelerator.save_state(str(self.folder.unfinished))
+                if self.is_writer or self.accelerator.distributed_type in SHARDED:
+                    torch.save(self.ema.state_dict(), self.folder.unfinished / self._ema_file())
+            with written_together(what, self.folder), self.folder.new_checkpoint(step, self.is_writer) as unfinished:
+                if self.is_writer:
+                    write_checksums(unfinished)
+                    flush_to_disk(unfinished)
+        except OSError:
+            if self.is_writer:
+                self.folder.remove_unfinished()
+            raise
+        self._saved_step = step
+
+    def resume(self) -> Path | None:
+        """
+        Loads the newest checkpoint that is whole in all processes; runs in all of them.
+
+        Returns:
+            the checkpoint, or None if there is none and the run begins.
+        Raises:
+            RecipeError: all checkpoints are damaged, or one belongs to another run.
+        """
+        checkpoint = self._newest_whole()
+        if checkpoint is None:
+            return None
+        scaler = self.accelerator.scaler
+        if scaler is not None and not (checkpoint / "scaler.pt").exists():
+            self.accelerator.scaler = None  # saved in another precision: the scale is searched for anew
+        try:
+            self.accelerator.load_state(str(checkpoint))
+        except (RecipeError, torch.OutOfMemoryError):
+            raise
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise RecipeError(
+                f"{checkpoint} does not fit this run: {shortened(error)} Go on with the version of this package that "
+                "saved it, or choose another output_dir."
+            ) from error
+        finally:
+            self.accelerator.scaler = scaler
+        self.ema.load_state_dict(torch.load(checkpoint / self._ema_file(), map_location="cpu", weights_only=True))
+        self.ema.to(self.accelerator.device)
+        self._saved_step = self.folder.step_of(checkpoint)
+        return checkpoint
+
+    def _newest_whole(self) -> Path | None:
+        """The newest checkpoint without damage; those that are newer are set aside."""
+        own = {path.name for path in self.folder.all_checkpoints()}
+        seen = [names for names in gather(own if self.is_writer else None) if names is not None]
+        found = set.union(*seen)
+        damaged: list[str] = []
+        for name in sorted(set.intersection(*seen), reverse=True):
+            checkpoint = self.folder.checkpoints / name
+            damage = next(filter(None, gather(damage_of(checkpoint) if self.is_writer else None)), None)
+            if damage is None:
+                self._set_aside(damaged, checkpoint)
+                return checkpoint
+            if self.accelerator.is_main_process:
+                logger.warning(f"The checkpoint {checkpoint} is damaged: {damage}.")
+            damaged.append(name)
+        if found:
+            raise RecipeError(
+                f"No checkpoint in {self.folder.checkpoints} is whole on every node ({', '.join(sorted(found))}). "
+                "Restore one of them, or remove the folder of the run to start anew."
+            )
+        return None
+
+    def _set_aside(self, damaged: list[str], whole: Path) -> None:
+        for name in damaged:
+            if self.is_writer:
+                self.folder.set_aside(self.folder.checkpoints / name)
+        if damaged and self.accelerator.is_main_process:
+            logger.warning(f"Falling back to {whole}. The steps after it are computed again.")
+
+    def _ema_file(self) -> str:
+        sharded = self.accelerator.distributed_type in SHARDED
+        return f"ema_{self.accelerator.process_index}.pt" if sharded else "ema.pt"
+
+
+def write_checksums(checkpoint: Path) -> None:
+    """Records the SHA-256 of every file of a checkpoint in the checkpoint itself."""
+    checksums = {name: _sha256(path) for name, path in _files_of(checkpoint).items()}
+    (checkpoint / CHECKSUMS_NAME).write_text(json.dumps(checksums, indent=1), encoding="utf-8")
+
+
+def damage_of(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint by its checksums; None if it is whole."""
+    try:
+        recorded = json.loads((checkpoint / CHECKSUMS_NAME).read_bytes())
+        files = _files_of(checkpoint)
+        for name, checksum in recorded.items():
+            if name not in files:
+                return f"{name} is missing"
+            if _sha256(files[name]) != checksum:
+                return f"{name} has changed since it was saved"
+    except (OSError, ValueError, AttributeError) as error:
+        return f"it can't be read ({error})"
+    return None
+
+
+def _files_of(checkpoint: Path) -> dict[str, Path]:
+    files = {path.relative_to(checkpoint).as_posix(): path for path in sorted(checkpoint.rglob("*")) if path.is_file()}
+    files.pop(CHECKSUMS_NAME, None)
+    return files
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def written_together(what: str, folder: RunFolder) -> Iterator[None]:
+    """
+    A block that runs in all processes and in which some of them write to the folder of the run. If one cannot, all
+    raise an OSError that says so in one sentence.
+    """
+    with raised_together(OSError), _clear_write_errors(what, folder):
+        yield
+
+
+@contextmanager
+def _clear_write_errors(what: str, folder: RunFolder) -> Iterator[None]:
+    """A full disk, in the words of whichever library met it, as one sentence."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in _TORCH_CANNOT_WRITE):
+            raise
+        newest = folder.newest_checkpoint()
+        way_out = "starts anew" if newest is None else f"goes on from {newest.name}"
+        raise OSError(
+            f"{what} could not be written to {folder.path} ({_reason(error, folder)}). Make room there; the same "
+            f"command then {way_out}."
+        ) from error
+
+
+def shortened(error: Exception) -> str:
+    """The text of an error on one line of a bearable length."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:300]}..."
+
+
+def _reason(error: Exception, folder: RunFolder) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or shortened(error)
+    if isinstance(error, SafetensorError):
+        return shortened(error).rpartition("I/O error: ")[2]
+    # torch does not pass on what the system said.
+    return f"as on a full disk: {shutil.disk_usage(folder.path).free / 1e9:.1f} GB are free"
+
+
+__all__ = ["CHECKSUMS_NAME", "Checkpoints", "Progress", "damage_of", "write_checksums", "written_together"]

@@ -1,0 +1,203 @@
+"""titok_hf.training.processes: signals, trouble in one process of several, and two runs in one folder."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from titok_hf.training.__main__ import main
+from titok_hf.training.recipes import RecipeError, recipe_to_yaml
+from titok_hf.training.run_folder import RunFolder
+from training_runs import entries_of, equal, loop_of, recipe_of, trained
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+ENVIRONMENT = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(autouse=True)
+def default_handlers() -> Iterator[None]:
+    """Those of a command in a terminal: a job in the background is started with Ctrl-C ignored."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def signalled_after(step: int, number: int, values: dict[str, Any]) -> Any:
+    """A loop that gets a signal in the middle of a step."""
+    loop = loop_of(values)
+    finish_step = loop.task.after_step
+
+    def finish_and_signal() -> None:
+        finish_step()
+        if loop.step == step:
+            os.kill(os.getpid(), number)
+
+    loop.task.after_step = finish_and_signal
+    return loop
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "code"),
+    [
+        (signal.SIGTERM, SystemExit, 143),
+        (signal.SIGINT, KeyboardInterrupt, None),
+        (signal.SIGUSR1, SystemExit, 138),
+    ],
+)
+def test_a_signal_ends_a_run_after_the_step_and_its_state_is_saved(number, kind, code, tokenizer_values, tmp_path):
+    whole = trained(tokenizer_values, output_dir=str(tmp_path / "whole"))
+    loop = signalled_after(5, number, tokenizer_values)
+    handlers = signal.getsignal(number)
+    with pytest.raises(kind) as stopped:
+        loop.run()
+    assert code is None or stopped.value.code == code
+    assert signal.getsignal(number) == handlers
+    assert loop.folder.newest_checkpoint().name == "step_00000005"
+    assert equal(trained(tokenizer_values), whole)
+
+
+def test_a_signal_in_the_last_step_leaves_a_run_that_ends_at_once(tokenizer_values):
+    loop = signalled_after(8, signal.SIGTERM, tokenizer_values)
+    with pytest.raises(SystemExit):
+        loop.run()
+    assert loop.folder.newest_checkpoint().name == "step_00000008"
+    trained(tokenizer_values)
+
+
+def test_a_handler_of_the_caller_stays(tokenizer_values):
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    try:
+        signalled_after(2, signal.SIGTERM, tokenizer_values).run()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == [signal.SIGTERM]
+
+
+def test_the_command_reports_what_shells_report(tokenizer_values, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(tokenizer_values))
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        monkeypatch.setattr("titok_hf.training.loop.EMAModel.step", _signal_once(number))
+        with pytest.raises(SystemExit) as stopped:
+            main([str(path)])
+        assert stopped.value.code == code
+        assert "Traceback" not in capsys.readouterr().err
+
+
+def _signal_once(number: int) -> Any:
+    from diffusers.training_utils import EMAModel
+
+    step, sent = EMAModel.step, []
+
+    def step_and_signal(self: Any, parameters: Any) -> None:
+        step(self, parameters)
+        if not sent:
+            sent.append(os.kill(os.getpid(), number))
+
+    return step_and_signal
+
+
+@contextmanager
+def started(values: dict[str, Any], num_processes: int, folder: Path) -> Iterator[subprocess.Popen]:
+    """A run under torchrun, which has begun to learn; it has ended when the block ends."""
+    (folder / "recipe.yaml").write_text(recipe_to_yaml(recipe_of(values)))
+    command = [*TORCHRUN, str(num_processes), "-m", "titok_hf.training", str(folder / "recipe.yaml")]
+    process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 200
+        while not Path(values["output_dir"], "metrics.jsonl").exists():
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def workers_of(process: subprocess.Popen) -> list[int]:
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(child) for child in children]
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(tokenizer_values, tmp_path):
+    values = tokenizer_values | {"optimization": tokenizer_values["optimization"] | {"num_steps": 100_000}}
+    values["cadence"] |= {"evaluate_every": 100_000, "checkpoint_every": 100_000}
+    with started(values, 2, tmp_path) as process:
+        os.kill(workers_of(process)[-1], signal.SIGTERM)
+        errors = process.communicate(timeout=120)[1]
+    assert errors.count("exitcode  : 143") == 2 or errors.count("exitcode: 143") + errors.count("exitcode  : 143") >= 1
+    assert "Stopped by SIGTERM after step" in errors
+    checkpoint = RunFolder(values["output_dir"]).newest_checkpoint()
+    states = {path.name for path in checkpoint.iterdir()}
+    assert {"random_states_0.pkl", "random_states_1.pkl", "checksums.json"} <= states
+
+
+@pytest.mark.slow
+def test_a_second_run_in_the_same_folder_is_refused(tokenizer_values, tmp_path):
+    values = tokenizer_values | {"optimization": tokenizer_values["optimization"] | {"num_steps": 100_000}}
+    with started(values, 1, tmp_path) as process:
+        before = len(entries_of(values))
+        with pytest.raises(RecipeError, match="Another run is training in .* at this moment"):
+            trained(values)
+        os.kill(workers_of(process)[0], signal.SIGTERM)
+        process.communicate(timeout=120)
+    entries = [json.loads(line) for line in Path(values["output_dir"], "metrics.jsonl").read_text().splitlines()]
+    assert len(entries) >= before
+    steps = [entry["step"] for entry in entries if "loss" in entry]
+    assert steps == sorted(set(steps))
+    # The lock went with the run that held it.
+    trained(values, optimization={"num_steps": steps[-1] + 1})
+
+
+def test_two_runs_of_one_process_do_not_share_a_folder(tokenizer_values):
+    folder = RunFolder(tokenizer_values["output_dir"])
+    with folder.locked():
+        with pytest.raises(RecipeError, match="Another run is training"):
+            trained(tokenizer_values)
+    trained(tokenizer_values)
+    assert not (folder.path / ".lock").exists()
+
+
+def test_a_lock_that_a_kill_left_is_no_obstacle(tokenizer_values):
+    folder = Path(tokenizer_values["output_dir"])
+    folder.mkdir()
+    (folder / ".lock").touch()
+    trained(tokenizer_values, optimization={"num_steps": 1})
+
+
+def test_a_broken_image_is_named_and_the_state_before_it_is_saved(tokenizer_values, picture_folder, tmp_path):
+    source = shutil.copytree(picture_folder, tmp_path / "pictures")
+    values = tokenizer_values | {"data": tokenizer_values["data"] | {"source": str(source)}}
+    whole = trained(values, output_dir=str(tmp_path / "whole"))
+    loop = loop_of(values)
+    finish_step = loop.task.after_step
+    contents = {path: path.read_bytes() for path in (source / "train").rglob("*.png")}
+
+    def finish_and_break() -> None:
+        finish_step()
+        if loop.step == 5:
+            for path, content in contents.items():
+                path.write_bytes(content[:60])
+
+    loop.task.after_step = finish_and_break
+    with pytest.raises(RecipeError, match="data: Image .*goes on from .*step_00000005") as error:
+        loop.run()
+    assert any(str(path) in str(error.value) for path in contents)
+    for path, content in contents.items():
+        path.write_bytes(content)
+    assert equal(trained(values), whole)
