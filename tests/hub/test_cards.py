@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 import yaml
+from matplotlib.figure import Figure
 from PIL import Image
 
 from tiny_pipeline import tiny_image_processor, tiny_pipeline, tiny_tokenizer
@@ -26,7 +27,7 @@ from titok_hf.hub.cards import (
     write_model_card,
 )
 from titok_hf.hub.connection import is_hub_id
-from titok_hf.hub.curves import draw_curves
+from titok_hf.hub.curves import _draw_panel, draw_curves
 from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
 from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANModel
 from titok_hf.pipeline_titok import TiTokPipeline
@@ -273,6 +274,18 @@ def test_curves_are_drawn_of_losses_and_test_measures(tmp_path):
     with pytest.raises(ValueError, match="has no step"):
         draw_curves([{"loss": 1.0}], tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
+
+
+def test_curves_say_of_which_images_they_are_and_equal_ones_are_both_seen():
+    series = {"loss": ([1, 2, 3], [3.0, 2.0, 1.0]), "reconstruction_loss": ([1, 2, 3], [3.0, 2.0, 1.0])}
+    series["test/loss"] = ([2], [2.5])
+    losses, test = Figure().subplots(1, 2)
+    _draw_panel(losses, ["loss", "reconstruction_loss"], series)
+    _draw_panel(test, ["test/loss"], series)
+    assert (losses.get_title(), test.get_title()) == ("losses (train)", "loss (test)")
+    assert [text.get_text() for text in losses.get_legend().get_texts()] == ["loss", "reconstruction_loss"]
+    below, above = losses.get_lines()
+    assert above.get_linewidth() < below.get_linewidth() and above.get_linestyle() != below.get_linestyle()
 
 
 def test_no_path_of_this_machine_is_saved(folder, tmp_path):

@@ -148,6 +148,20 @@ def test_a_picture_of_pairs_has_reconstructions_beneath_their_images():
     assert colours(picture, 4, 2) == [[0, 51], [51, 102], [102, 153], [153, 204]]
 
 
+@pytest.mark.parametrize(
+    ("num_images", "rows", "columns", "expected"),
+    [
+        (3, 4, 2, [[0, 51], [51, 102], [102, 255], [153, 255]]),  # 255: the paper
+        (1, 2, 1, [[0], [51]]),
+        (5, 4, 3, [[0, 51, 102], [51, 102, 153], [153, 204, 255], [204, 255, 255]]),
+    ],
+)
+def test_the_last_rows_of_a_picture_of_pairs_are_a_row_of_each_too(num_images, rows, columns, expected):
+    images = (torch.arange(num_images) / 5).view(-1, 1, 1, 1).expand(-1, 3, 8, 8)
+    picture = picture_of_pairs(images, images + 0.2, columns=columns if num_images > 1 else 16)
+    assert colours(picture, rows, columns) == expected
+
+
 def test_values_beyond_black_and_white_are_cut_off():
     images = torch.tensor([-0.5, 1.5]).view(2, 1, 1, 1).expand(2, 3, 8, 8)
     assert colours(picture_of(images, columns=2), 1, 2) == [[0, 255]]

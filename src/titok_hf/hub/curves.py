@@ -16,6 +16,7 @@ _TEST = "test/"
 _COLUMNS = 3
 _PANEL_INCHES = (4.0, 2.8)
 _DOTS_PER_INCH = 120
+_LINE_STYLES = ("solid", "dashed", "dotted", "dashdot")
 # Losses of different size share a panel: beyond this ratio the small ones would lie on the axis.
 _LOGARITHMIC_RANGE = 100
 
@@ -68,17 +69,28 @@ def _series(metrics: Iterable[Mapping[str, Any]]) -> dict[str, tuple[list[int], 
 
 
 def _draw_panel(axes: Axes, names: Sequence[str], series: Mapping[str, tuple[list[int], list[float]]]) -> None:
-    for name in names:
+    split = "test" if names[0].startswith(_TEST) else "train"
+    for index, name in enumerate(names):
         steps, values = series[name]
-        # A line of one point would not be seen.
-        axes.plot(steps, values, label=name, linewidth=1.4, marker="o" if len(steps) < 20 else None, markersize=3)
+        axes.plot(
+            steps,
+            values,
+            label=name.removeprefix(_TEST),
+            # Losses may be equal. Each is thinner than those below it and has other gaps, so that none is hidden.
+            linestyle=_LINE_STYLES[index % len(_LINE_STYLES)],
+            linewidth=1.2 + 2 * (len(names) - 1 - index) / len(names),
+            # A line of one point would not be seen.
+            marker="o" if len(steps) < 20 else None,
+            markersize=3 + 2 * (len(names) - 1 - index) / len(names),
+        )
     values = [value for name in names for value in series[name][1]]
     # What is negative (an adversarial loss) has no logarithm.
-    if not names[0].startswith(_TEST) and min(values) > 0 and max(values) / min(values) > _LOGARITHMIC_RANGE:
+    if split == "train" and min(values) > 0 and max(values) / min(values) > _LOGARITHMIC_RANGE:
         axes.set_yscale("log")
     if len(names) > 1:
         axes.legend(fontsize=8, frameon=False)
-    axes.set_title(names[0].removeprefix(_TEST) if len(names) == 1 else "losses", fontsize=10)
+    title = names[0].removeprefix(_TEST) if len(names) == 1 else "losses"
+    axes.set_title(f"{title} ({split})", fontsize=10)
     axes.set_xlabel("step", fontsize=9)
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)

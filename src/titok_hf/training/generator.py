@@ -41,6 +41,7 @@ from .tokenizer import load_model
 _ENCODING_BATCH = 250
 _IMAGES_A_CLASS = 8
 _CLASSES_SHOWN = 16
+_LABEL_LENGTH = 24
 
 
 class GeneratorTask:
@@ -185,13 +186,16 @@ class GeneratorTask:
             sum_of_weights = self._sum_of_weights(mask.sum() * share, codes)
             for name, value in self._masked_loss(self.model, codes, labels, hidden, sum_of_weights).items():
                 sums[name] += value.item() * share
+        classes = list(range(min(self.model.config.num_classes, _CLASSES_SHOWN)))
         images = self.pipeline(
-            list(range(min(self.model.config.num_classes, _CLASSES_SHOWN))),
+            classes,
             num_images_per_class=_IMAGES_A_CLASS,
             generator=torch.Generator().manual_seed(0),
             output_type="pt",
         ).images
-        return sums, picture_of(images, _IMAGES_A_CLASS)
+        # The first of several synonyms.
+        labels = [self.pipeline.id2label.get(label, str(label)).partition(",")[0][:_LABEL_LENGTH] for label in classes]
+        return sums, picture_of(images, _IMAGES_A_CLASS, labels)
 
     def save(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
         """The whole pipeline: tokenizer, generator, sampler with its settings, image processor, class names."""

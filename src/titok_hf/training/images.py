@@ -1,5 +1,6 @@
 """Images of a run: where they come from, on the way to the model, and as the pictures that a run writes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -159,16 +160,19 @@ def flip_half(images: torch.Tensor) -> torch.Tensor:
     return torch.where(mirrored, images.flip(-1), images)
 
 
-def picture_of(pixel_values: torch.Tensor, columns: int) -> Image.Image:
-    """A contact sheet of images with values around [0, 1], shape (batch, 3, height, width)."""
+def picture_of(pixel_values: torch.Tensor, columns: int, labels: Sequence[str] | None = None) -> Image.Image:
+    """A contact sheet of images with values around [0, 1], shape (batch, 3, height, width); a label for each row."""
     pixels = (pixel_values.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return contact_sheet([Image.fromarray(image) for image in pixels], columns)
+    return contact_sheet([Image.fromarray(image) for image in pixels], columns, labels=labels)
 
 
 def picture_of_pairs(images: torch.Tensor, reconstructions: torch.Tensor, columns: int = 16) -> Image.Image:
-    """A contact sheet with a row of images above the row of their reconstructions, and so on."""
-    pairs = zip(images.split(columns), reconstructions.split(columns), strict=True)
-    return picture_of(torch.cat([row for pair in pairs for row in pair]), columns)
+    """A contact sheet with a row of images above the row of their reconstructions, and so on; the last two rows may
+    end earlier than the others."""
+    columns = min(columns, len(images))
+    missing = -len(images) % columns
+    rows = [torch.cat([half, torch.ones_like(half[:missing])]).split(columns) for half in (images, reconstructions)]
+    return picture_of(torch.cat([row for pair in zip(*rows, strict=True) for row in pair]), columns)
 
 
 __all__ = [
