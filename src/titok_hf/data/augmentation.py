@@ -28,6 +28,7 @@ class Augmentation:
         flip: mirror with probability 1/2.
         seed: with the epoch and the number of the image, it decides all randomness.
         resize_mode: "resize", or "pad", which crops nothing.
+        skip_broken: whether an image that cannot be used is replaced by another one of its batch.
 
     Raises:
         ValueError: a size below 1, or an unknown mode.
@@ -38,16 +39,33 @@ class Augmentation:
     flip: bool
     seed: int
     resize_mode: transforms.ResizeMode = "resize"
+    skip_broken: bool = False
 
     def __post_init__(self) -> None:
         if self.image_size < 1:
             raise ValueError(f"image_size is {self.image_size}; it has to be at least 1.")
         transforms.check_resize_mode(self.resize_mode)
 
-    def __call__(self, task: tuple[int, list[Record]]) -> tuple[np.ndarray, list[int | None]]:
-        """(epoch, records) -> pixels, uint8 (batch, 3, image_size, image_size), and labels."""
+    def __call__(self, task: tuple[int, list[Record]]) -> tuple[np.ndarray, list[int | None], list[str]]:
+        """
+        (epoch, records) -> pixels, uint8 (batch, 3, image_size, image_size), their labels, and what was skipped.
+
+        Raises:
+            ValueError: an image cannot be used, and is not to be skipped or has no other image in its batch.
+        """
         epoch, records = task
-        return _stacked([self._square(record, epoch) for record in records]), [record.label for record in records]
+        usable: list[tuple[PILImage.Image, int | None]] = []
+        skipped: list[str] = []
+        for record in records:
+            try:
+                usable.append((self._square(record, epoch), record.label))
+            except ValueError as error:
+                if not self.skip_broken or len(skipped) + 1 == len(records):
+                    raise
+                skipped.append(str(error))
+        # The number of images that are skipped depends on the batch alone, and so do their substitutes.
+        usable += [usable[index % len(usable)] for index in range(len(skipped))]
+        return _stacked([square for square, _ in usable]), [label for _, label in usable], skipped
 
     def _square(self, record: Record, epoch: int) -> PILImage.Image:
         image = _decoded(record, Decoding())
@@ -82,8 +100,9 @@ def _decoded(record: Record, decoding: Decoding) -> PILImage.Image:
     try:
         return decode_record(record, decoding)[0]
     except ValueError as error:
+        name = "" if record.path is None else f" ({record.path})"
         raise ValueError(
-            f"Image {record.source_index} cannot be used: {error}. `titok-hf prepare` leaves such images out."
+            f"Image {record.source_index}{name} cannot be used: {error}. `titok-hf prepare` leaves such images out."
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -18,6 +19,8 @@ from .sources import Source
 from .training_data import num_views as views_of_each_image
 from .transforms import ResizeMode
 from .views import ViewCutter
+
+logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
@@ -36,6 +39,8 @@ class ImageLoader(ResumableLoader):
         resize_mode: "resize", or "pad" for images that are smaller than `image_size`: they keep their pixels and lie
             in the middle of black, and nothing is cropped.
         workers: processes that decode, ahead of the batches that are asked for; 0 decodes in this one.
+        skip_broken: whether training goes on where an image cannot be used: another one of its batch takes its place,
+            and a warning names it.
         batch_size, part, seed, shuffle: see [`ResumableLoader`].
 
     Raises:
@@ -55,11 +60,13 @@ class ImageLoader(ResumableLoader):
         workers: int = 0,
         part: Part | None = None,
         resize_mode: ResizeMode = "resize",
+        skip_broken: bool = False,
     ) -> None:
         super().__init__(batch_size, part, seed, shuffle, workers, isinstance(dataset, IterableDataset))
         self.dataset = dataset
         self.source = Source(dataset)
-        self.augment = Augmentation(image_size, random_crop, flip, seed, resize_mode)
+        self.augment = Augmentation(image_size, random_crop, flip, seed, resize_mode, skip_broken)
+        self.skipped: set[str] = set()
 
     @property
     def num_examples(self) -> int | None:
@@ -83,8 +90,12 @@ class ImageLoader(ResumableLoader):
                 return
             yield records
 
-    def _batch(self, result: tuple[np.ndarray, list[int | None]]) -> dict[str, torch.Tensor]:
-        pixels, labels = result
+    def _batch(self, result: tuple[np.ndarray, list[int | None], list[str]]) -> dict[str, torch.Tensor]:
+        pixels, labels, skipped = result
+        for image in skipped:
+            if image not in self.skipped:  # once, not once an epoch
+                logger.warning(f"skipped: {image}")
+                self.skipped.add(image)
         batch = {"pixels": torch.from_numpy(pixels)}
         return batch | {"label": torch.tensor(labels)} if self.source.has_labels else batch
 

@@ -20,6 +20,8 @@ class ImageDataConfig:
         horizontal_flip: whether half of the training images are mirrored.
         streaming: whether training images are read as a stream, without a local copy.
         num_workers: processes that decode training images; 0 decodes in the training process.
+        broken_images: "stop" ends the run at a training image that cannot be read, names it and saves the state before
+            it; "skip" takes another image of the batch in its place and names it in a warning.
         codes: for stage 1, the data set that `titok-hf pretokenize` made of `source` with the teacher. Without one,
             the teacher encodes each batch.
     """
@@ -33,6 +35,7 @@ class ImageDataConfig:
     horizontal_flip: bool = False
     streaming: bool = False
     num_workers: int = 0
+    broken_images: Literal["stop", "skip"] = "stop"
     codes: str | None = None
 
 

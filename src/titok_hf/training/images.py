@@ -97,6 +97,7 @@ def image_loader(
         seed=seed,
         workers=config.num_workers,
         resize_mode=config.resize_mode,
+        skip_broken=config.broken_images == "skip",
     )
     if isinstance(dataset, Dataset):
         check_batches(loader, len(dataset))
@@ -122,7 +123,7 @@ def decode_images(dataset: Dataset, config: ImageDataConfig, limit: int) -> tupl
     source = Source(dataset, limit=limit)
     decode = Augmentation(config.image_size, random_crop=False, flip=False, seed=0, resize_mode=config.resize_mode)
     try:
-        pixels, labels = decode((0, source.take(list(range(source.num_images or 0)))))
+        pixels, labels, _ = decode((0, source.take(list(range(source.num_images or 0)))))
     except ValueError as error:
         raise RecipeError(f"data: {error}") from error
     return torch.from_numpy(pixels), labels
