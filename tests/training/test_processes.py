@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +20,7 @@ import yaml
 from titok_hf.training.__main__ import main
 from titok_hf.training.recipes import RecipeError, recipe_to_yaml
 from titok_hf.training.run_folder import RunFolder
-from training_runs import entries_of, equal, loop_of, recipe_of, trained
+from training_runs import cut_off, entries_of, equal, loop_of, recipe_of, trained
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 ENVIRONMENT = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
@@ -148,6 +150,54 @@ def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(tokeniz
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("own_folders", "save_on_each_node", "message"),
+    [
+        (True, True, None),
+        (True, False, "process 1 does not see there what process 0 writes.*save_on_each_node=true"),
+        (False, True, "the nodes share .*Set it to false"),
+    ],
+)
+def test_two_nodes_save_where_the_recipe_says(own_folders, save_on_each_node, message, tokenizer_values, tmp_path):
+    """A node is a launcher of its own; its disk is the folder in which it runs."""
+    values = tokenizer_values | {"output_dir": "run", "system": {"save_on_each_node": save_on_each_node}}
+    values["cadence"] |= {"evaluate_every": 4}
+    (tmp_path / "recipe.yaml").write_text(recipe_to_yaml(recipe_of(values)))
+    nodes = [tmp_path / f"node{rank if own_folders else 0}" for rank in (0, 1)]
+
+    def run(*overrides: str) -> list[tuple[int, str]]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        processes = []
+        for rank, folder in enumerate(nodes):
+            folder.mkdir(exist_ok=True)
+            place = ["--nnodes", "2", "--node_rank", str(rank), "--master_addr", "127.0.0.1", "--master_port", port]
+            options = [part for override in overrides for part in ("--set", override)]
+            command = [*TORCHRUN[:3], *place, "-m", "titok_hf.training", str(tmp_path / "recipe.yaml"), *options]
+            pipe = subprocess.PIPE
+            processes.append(subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stderr=pipe, text=True))
+        errors = [process.communicate(timeout=300)[1] for process in processes]
+        return [(process.returncode, error) for process, error in zip(processes, errors, strict=True)]
+
+    results = run("optimization.num_steps=6")
+    if message is not None:
+        assert all(code != 0 for code, _ in results)
+        assert re.search(message, results[0][1], re.DOTALL)
+        assert not list(tmp_path.rglob("step_*"))
+        return
+    assert [code for code, _ in results] == [0, 0], results
+    assert all((node / "run/checkpoints/step_00000006/checksums.json").exists() for node in nodes)
+    assert [(node / "run/model").exists() for node in nodes] == [True, False]
+    # A checkpoint that is damaged on one node is passed over on both.
+    (nodes[1] / "run/checkpoints/step_00000006/ema.pt").write_bytes(b"")
+    results = run()
+    assert [code for code, _ in results] == [0, 0], results
+    assert "step_00000006 is damaged: ema.pt has changed" in results[0][1]
+    assert "resumed from run/checkpoints/step_00000003" in results[0][1]
+
+
+@pytest.mark.slow
 def test_a_second_run_in_the_same_folder_is_refused(tokenizer_values, tmp_path):
     values = tokenizer_values | {"optimization": tokenizer_values["optimization"] | {"num_steps": 100_000}}
     with started(values, 1, tmp_path) as process:
@@ -200,4 +250,19 @@ def test_a_broken_image_is_named_and_the_state_before_it_is_saved(tokenizer_valu
     assert any(str(path) in str(error.value) for path in contents)
     for path, content in contents.items():
         path.write_bytes(content)
+    assert equal(trained(values), whole)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_broken_image_is_skipped_where_the_recipe_says_so(
+    num_workers, tokenizer_values, picture_folder, tmp_path, caplog
+):
+    source = shutil.copytree(picture_folder, tmp_path / "pictures")
+    broken = min((source / "train").rglob("*.png"))
+    broken.write_bytes(broken.read_bytes()[:60])
+    data = tokenizer_values["data"] | {"source": str(source), "broken_images": "skip", "num_workers": num_workers}
+    values = tokenizer_values | {"data": data}
+    whole = trained(values, output_dir=str(tmp_path / "whole"))
+    assert len(re.findall(f"skipped: Image .*{broken.name}", caplog.text)) == 1  # in two epochs
+    cut_off(values, after_step=5)
     assert equal(trained(values), whole)
