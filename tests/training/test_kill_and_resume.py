@@ -165,6 +165,6 @@ def test_a_kill_leaves_no_worker_behind_and_changes_no_picture(recipe_file, tmp_
 def test_a_resumed_run_keeps_its_global_batch(values_of):
     """More processes with the same recipe would be another run."""
     loader = loop_of(values_of("kl")).task.loader
-    saved = Progress(loader, 4, more_is_better=True).state_dict()
+    saved = Progress(loader, 4, ("psnr", True)).state_dict()
     with pytest.raises(RecipeError, match="global batch of 4 examples, and now it would be 8. Keep the product"):
-        Progress(loader, 8, more_is_better=True).load_state_dict(saved)
+        Progress(loader, 8, ("psnr", True)).load_state_dict(saved)

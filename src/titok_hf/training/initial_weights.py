@@ -18,10 +18,8 @@ def load_initial_weights(model: nn.Module, source: str) -> None:
     Raises:
         RecipeError: there is no such model, or its parameters have other names or shapes.
     """
-    subfolder = {}
-    if cached_file(source, "model_index.json", **_QUIET) is not None:
-        subfolder = {"subfolder": "transformer"}
-    there = load_model(type(model), source, "init_from", **subfolder).state_dict()
+    place = {"subfolder": "transformer"} if _is_pipeline(source) else {}
+    there = load_model(type(model), source, "init_from", **place).state_dict()
     own = model.state_dict()
     shapes = [name for name in own if name in there and own[name].shape != there[name].shape]
     differences = [
@@ -41,8 +39,12 @@ def load_initial_weights(model: nn.Module, source: str) -> None:
     model.load_state_dict(there)
 
 
-# transformers' options for a file that need not be there.
-_QUIET = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+def _is_pipeline(source: str) -> bool:
+    quietly = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    try:
+        return cached_file(source, "model_index.json", **quietly) is not None
+    except (OSError, ValueError):  # no such folder or repository, which loading says in one sentence
+        return False
 
 
 def _some(names: Iterable[str]) -> str:
