@@ -126,7 +126,9 @@ def test_a_folder_without_a_classifier_is_named(tmp_path):
 
 
 def test_a_hub_classifier_out_of_reach_says_how_to_get_it():
-    with pytest.raises(RecipeError, match="nobody/nothing.*hf download ID --local-dir.*facebook/convnext-small-224"):
+    with pytest.raises(
+        RecipeError, match="nobody/nothing.*hf download ID --local-dir.*ConvNeXt_Small_Weights.IMAGENET1K_V1"
+    ):
         PerceptualLoss(PerceptualConfig("nobody/nothing"))
 
 

@@ -123,7 +123,7 @@ def test_the_two_stages_have_the_published_losses(variant):
     assert second.tokenizer == f"{first.output_dir}/model"
     loss = second.loss
     assert (loss.reconstruction_weight, loss.quantizer_weight) == (1.0, 0.0)
-    assert (loss.perceptual.model, loss.perceptual.logits_weight) == ("facebook/convnext-small-224", 0.1)
+    assert (loss.perceptual.model, loss.perceptual.logits_weight) == ("ConvNeXt_Small_Weights.IMAGENET1K_V1", 0.1)
     assert (loss.perceptual.features_weight, loss.perceptual.lpips_weight) == (0.0, 0.0)
     assert (loss.adversarial.weight, loss.adversarial.start_step) == (0.01, 20_000)
     assert (loss.adversarial.learning_rate, loss.adversarial.lecam_weight) == (1e-4, 0.001)
@@ -139,7 +139,7 @@ def test_the_single_stage_has_the_published_losses(variant):
     assert loss.reinitialize_codes is is_vq
     # 1.1 times the average of LPIPS and logits, weighted 1.0 and 0.1.
     assert (loss.perceptual.lpips_weight, loss.perceptual.logits_weight) == (1.0, 0.1)
-    assert (loss.perceptual.model, loss.perceptual.lpips_network) == ("facebook/convnext-small-224", "vgg")
+    assert (loss.perceptual.model, loss.perceptual.lpips_network) == ("ConvNeXt_Small_Weights.IMAGENET1K_V1", "vgg")
     assert (loss.adversarial.weight, loss.adversarial.start_step) == (0.1, 200_000)
     assert (loss.adversarial.learning_rate, loss.adversarial.lecam_weight) == (1e-4, 0.001)
     assert loss.adversarial.schedule_processes == PUBLISHED["single_stage"]["processes"]

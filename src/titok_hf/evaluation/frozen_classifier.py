@@ -12,6 +12,14 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import cached_file
 
+from .torchvision_convnext import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    INPUT_SIZE,
+    is_torchvision_convnext,
+    load_torchvision_convnext,
+)
+
 
 class FrozenClassifier(nn.Module):
     """
@@ -22,18 +30,24 @@ class FrozenClassifier(nn.Module):
     antialiased, without cropping, so that every pixel counts.
 
     Args:
-        name: a folder or Hub id for `AutoModelForImageClassification`.
+        name: a folder or Hub id for `AutoModelForImageClassification`; torchvision's name of the published perceptual
+            network, `ConvNeXt_Small_Weights.IMAGENET1K_V1`; or a `.pth` file with a ConvNeXt of torchvision. The last
+            two get the size, mean and standard deviation that torchvision states.
     Raises:
         ValueError: there is no such classifier, or it cannot be reached without a network.
     """
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self.network = _load_network(name).eval().requires_grad_(False)
+        from_torchvision = is_torchvision_convnext(name)
+        network = load_torchvision_convnext(name) if from_torchvision else _load_network(name)
+        self.network = network.eval().requires_grad_(False)
         self.num_channels: int = getattr(self.network.config, "num_channels", 3)
         self.size: tuple[int, int] | None = None
         mean, std = [0.0], [1.0]
-        if cached_file(name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False):
+        if from_torchvision:
+            self.size, mean, std = INPUT_SIZE, IMAGENET_MEAN, IMAGENET_STD
+        elif cached_file(name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False):
             processor = AutoImageProcessor.from_pretrained(name)
             self.size = _input_size(processor)
             if getattr(processor, "do_normalize", False):

@@ -167,7 +167,8 @@ class PerceptualConfig:
     The perceptual loss: differences in the eyes of a frozen classifier, of LPIPS, or of both.
 
     Args:
-        model: a folder or Hub id for `AutoModelForImageClassification`.
+        model: the classifier: `ConvNeXt_Small_Weights.IMAGENET1K_V1`, torchvision's network of the published recipes,
+            which is downloaded, or a file with it; or a folder or Hub id for `AutoModelForImageClassification`.
         logits_weight: weight of the mean squared difference of class logits, the published recipes' term.
         features_weight: weight of the difference of channel-normalised hidden states, averaged over layers.
         lpips_weight: weight of LPIPS (arXiv 1801.03924).

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from titok_hf.evaluation.frozen_classifier import FrozenClassifier
+from titok_hf.evaluation.torchvision_convnext import PUBLISHED_CONVNEXT
 
 from .configs import PerceptualConfig
 from .recipes import RecipeError
 
-PUBLISHED_CLASSIFIER = "facebook/convnext-small-224"
 # The names under which torchvision publishes the networks of LPIPS, at https://download.pytorch.org/models/.
 LPIPS_FILES = {
     "vgg": "vgg16-397923af.pth",
@@ -28,7 +28,7 @@ class PerceptualLoss(nn.Module):
     Weighted sum of up to three distances of two images, in the eyes of frozen networks:
 
     * `logits_weight` times the mean squared difference of a classifier's class logits, the term of both published
-      recipes, with ConvNeXt-S on 224 x 224 pixels;
+      recipes, with torchvision's ConvNeXt-S on 224 x 224 pixels;
     * `features_weight` times the difference of the classifier's hidden states, each of unit length over channels and
       averaged over layers and places;
     * `lpips_weight` times LPIPS (arXiv 1801.03924).
@@ -156,7 +156,7 @@ def _load_classifier(name: str) -> FrozenClassifier:
         return FrozenClassifier(name)
     except ValueError as error:
         raise RecipeError(
-            f"loss.perceptual.model: {error} The published recipes have a ConvNeXt-S such as {PUBLISHED_CLASSIFIER}; "
+            f"loss.perceptual.model: {error} The published recipes have {PUBLISHED_CONVNEXT} of torchvision; "
             "`python -m titok_hf.training.classifier` trains a small classifier of your own."
         ) from error
 
