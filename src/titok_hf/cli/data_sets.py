@@ -68,6 +68,14 @@ UnusualModes = Annotated[
         "(for ImageNet; 16-bit grey turns white).",
     ),
 ]
+Background = Annotated[
+    str,
+    typer.Option(
+        "--background",
+        metavar="COLOUR",
+        help="Behind transparent pixels, by a name or number of CSS. The published transform drops alpha.",
+    ),
+]
 PushTo = Annotated[
     str | None,
     typer.Option("--push-to-hub", metavar="USER/NAME", help="Upload the data set when all its parts are complete."),
@@ -92,6 +100,16 @@ def is_complete(output: Path, split: str) -> bool:
     return (output / f"report-{split}.json").is_file()
 
 
+def check_rows(report: Report, output: Path, split: str) -> None:
+    """Raises ValueError if a split is complete and no row is left."""
+    if report.num_rows == 0 and is_complete(output, split):
+        first = f"; the first is {report.skipped[0]}" if report.skipped else ""
+        raise ValueError(
+            f"None of the {report.num_images:,} images can be used{first}. All of them are listed in "
+            f"{output / f'report-{split}.json'}."
+        )
+
+
 def push_if_complete(output: Path, split: str, repo_id: str | None) -> str | None:
     """Uploads the data set to the repository that `--push-to-hub` names, once the split is there; its address."""
     if repo_id is None or not is_complete(output, split):
@@ -108,12 +126,20 @@ def show_report(report: Report, output: Path, split: str, address: str | None, a
     lines.append(f"in {bold(output)}" if complete else f"in {bold(output)}; other parts are not complete yet")
     if report.converted:
         lines.append(f"{len(report.converted):,} of unusual modes were converted")
+    if report.num_transparent:
+        lines.append(f"{report.num_transparent:,} with transparent pixels were laid on the background")
+    if report.no_labels:
+        lines.append(f"no labels: {escape(report.no_labels)}")
+    if report.unused:
+        lines.append(f"{len(report.unused):,} entries of the source were not used:")
+        lines += [f"  {escape(str(unused))}" for unused in report.unused[:_SHOWN_REMARKS]]
+        lines += ["  ..."] * (len(report.unused) > _SHOWN_REMARKS)
     if report.skipped:
         lines.append(f"{len(report.skipped):,} left out:")
         lines += [f"  {escape(str(remark))}" for remark in report.skipped[:_SHOWN_REMARKS]]
         if len(report.skipped) > _SHOWN_REMARKS:
             lines.append("  ...")
-    if complete and (report.skipped or report.converted):
+    if complete and (report.skipped or report.converted or report.unused):
         lines.append(f"all of them: {bold(output / f'report-{split}.json')}")
     if address:
         lines.append(f"on the Hub: {escape(address)}")
@@ -122,6 +148,7 @@ def show_report(report: Report, output: Path, split: str, address: str | None, a
 
 
 __all__ = [
+    "Background",
     "ConfigName",
     "ImageColumn",
     "LabelColumn",
@@ -137,6 +164,7 @@ __all__ = [
     "UnusualModesChoice",
     "Workers",
     "check_data_extra",
+    "check_rows",
     "is_complete",
     "part_of",
     "push_if_complete",

@@ -10,6 +10,7 @@ import typer
 
 from .console import progress_bar
 from .data_sets import (
+    Background,
     ConfigName,
     ImageColumn,
     LabelColumn,
@@ -25,6 +26,7 @@ from .data_sets import (
     UnusualModesChoice,
     Workers,
     check_data_extra,
+    check_rows,
     part_of,
     push_if_complete,
     show_report,
@@ -65,6 +67,7 @@ def prepare(
         bool, typer.Option("--fast-jpeg", help="Decode large JPEGs at reduced size: faster, other pixels.")
     ] = False,
     unusual_modes: UnusualModes = UnusualModesChoice.skip,
+    background: Background = "white",
     split: Split = "train",
     config_name: ConfigName = None,
     image_column: ImageColumn = None,
@@ -104,6 +107,7 @@ def prepare(
         exif_transpose=exif,
         fast_jpeg=fast_jpeg,
         unusual_modes=unusual_modes.value,
+        background=background,
         shard_size=shard_size,
     )
     with progress_bar() as bar:
@@ -123,6 +127,7 @@ def prepare(
             on_error=on_error.value,
             progress=lambda num_images: bar.advance(task, num_images),
         )
+    check_rows(report, output, split)
     show_report(report, output, split, push_if_complete(output, split, push_to_hub), as_json)
 
 

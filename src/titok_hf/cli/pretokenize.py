@@ -11,6 +11,7 @@ import typer
 
 from .console import progress_bar
 from .data_sets import (
+    Background,
     ConfigName,
     ImageColumn,
     LabelColumn,
@@ -26,6 +27,7 @@ from .data_sets import (
     UnusualModesChoice,
     Workers,
     check_data_extra,
+    check_rows,
     part_of,
     push_if_complete,
     show_report,
@@ -77,6 +79,7 @@ def pretokenize(
     batch_size: BatchSize = 32,
     device: Device = None,
     unusual_modes: UnusualModes = UnusualModesChoice.skip,
+    background: Background = "white",
     split: Split = "train",
     config_name: ConfigName = None,
     image_column: ImageColumn = None,
@@ -120,6 +123,7 @@ def pretokenize(
         crop=crop.value,
         exif_transpose=exif,
         unusual_modes=unusual_modes.value,
+        background=background,
         shard_size=shard_size,
     )
     with progress_bar() as bar:
@@ -140,6 +144,7 @@ def pretokenize(
             on_error=on_error.value,
             progress=lambda num_images: bar.advance(task, num_images),
         )
+    check_rows(report, output, split)
     show_report(report, output, split, push_if_complete(output, split, push_to_hub), as_json)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from ..atomic_files import write_atomically
 from .parallel import ordered_map
 from .records import Chunk, ChunkConverter, ConvertedChunk
-from .report import Remark, Report
+from .report import Remark, Report, Unused
 from .shards import Part, ShardFolder
 from .sources import Source
 
@@ -63,15 +63,20 @@ def make_shards(
     return Report.of(whole[index] for index in sorted(whole))
 
 
-def write_report(shards: ShardFolder) -> Report | None:
+def write_report(shards: ShardFolder, unused: list[Unused], no_labels: str | None) -> Report | None:
     """
-    Sums up a complete split in `report-<split>.json`, with the settings that made it, and removes what runs left; None
-    if shards are missing.
-    """
+    Sums up a complete split in `report-<split>.json`, with the settings that made it, and removes what runs left.
+
+    Args:
+        unused, no_labels: as in `Report`.
+
+    Returns:
+        the report; None if shards are missing."""
     records = shards.records()
     if records is None:
         return None
     report = Report.of(records)
+    report.unused, report.no_labels = unused, no_labels
     settings = {name: value for name, value in shards.settings.items() if name != "num_images"}  # streams know it late
     content = json.dumps(report.as_dict() | {"settings": settings}, indent=1, ensure_ascii=False)
     write_atomically(shards.folder / f"report-{shards.split}.json", content.encode())
@@ -115,10 +120,11 @@ def _write_shard(
 ) -> dict[str, Any]:
     skipped: list[Remark] = []
     converted: list[Remark] = []
+    num_transparent = 0
     num_images, is_last = 0, False
 
     def columns() -> Iterator[dict[str, list]]:
-        nonlocal num_images, is_last
+        nonlocal num_images, num_transparent, is_last
         for result in results:
             if result.skipped and on_error == "stop":
                 raise ValueError(
@@ -128,12 +134,13 @@ def _write_shard(
             skipped.extend(result.skipped)
             converted.extend(result.converted)
             num_images += result.num_images
+            num_transparent += result.num_transparent
             is_last = result.is_last_of_source
             yield result.columns
             progress(result.num_images)
 
     record = shards.write(index, columns())
-    record |= {"num_images": num_images, "is_last": is_last}
+    record |= {"num_images": num_images, "num_transparent": num_transparent, "is_last": is_last}
     record |= {"skipped": [asdict(remark) for remark in skipped], "converted": [asdict(r) for r in converted]}
     shards.commit(index, record)
     return record

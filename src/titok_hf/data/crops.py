@@ -12,8 +12,8 @@ from typing import Any, Literal
 from PIL import Image as PILImage
 
 from . import transforms
-from .decoding import MAX_PIXELS, Decoding, UnusualModes, check_unusual_modes
-from .records import SOURCE_INDEX, ChunkConverter, Record, decode_record
+from .decoding import MAX_PIXELS, Decoding, UnusualModes, check_background, check_unusual_modes
+from .records import SOURCE_INDEX, ChunkConverter, Record
 
 Crop = Literal["center", "adm", "none"]
 ImageFormat = Literal["jpeg", "png", "webp"]
@@ -44,6 +44,7 @@ class PrepareSettings:
         max_pixels: larger images are left out.
         unusual_modes: "skip" leaves out CMYK and 16-bit files, "scale" converts them, "published" does so as the
             original did; see `Decoding`.
+        background: the colour behind transparent pixels; None, and "published", drop alpha as the original did.
         shard_size: images of the source in one shard.
 
     Raises:
@@ -59,10 +60,12 @@ class PrepareSettings:
     fast_jpeg: bool = False
     max_pixels: int = MAX_PIXELS
     unusual_modes: UnusualModes = "skip"
+    background: str | None = transforms.BACKGROUND
     shard_size: int = 10_000
 
     def __post_init__(self) -> None:
         check_unusual_modes(self.unusual_modes)
+        check_background(self.background)
         for name, known in (("crop", CROPS), ("image_format", _SUFFIXES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it has to be one of {', '.join(known)}.")
@@ -79,14 +82,20 @@ class ImageConverter(ChunkConverter):
 
     settings: PrepareSettings
 
-    def prepare_image(self, record: Record) -> tuple[dict[str, Any], str | None]:
+    def decoding(self) -> Decoding:
+        settings = self.settings
+        fast_jpeg_size = settings.image_size if settings.fast_jpeg else None
+        return Decoding(
+            settings.exif_transpose, fast_jpeg_size, settings.max_pixels, settings.unusual_modes, settings.background
+        )
+
+    def prepare_image(self, image: PILImage.Image, record: Record) -> dict[str, Any]:
         """The stored form of one image: `{"bytes": ..., "path": ...}`."""
         settings = self.settings
-        image, remark = decode_record(record, self._decoding())
         if not settings.enlarge:
             image = transforms.center_on_black(image, settings.image_size)
         image = CROPS[settings.crop](image, settings.image_size)
-        return {"bytes": self._encode(image), "path": _file_name(record.path, settings.image_format)}, remark
+        return {"bytes": self._encode(image), "path": _file_name(record.path, settings.image_format)}
 
     def columns_of(self, usable: list[tuple[Record, int | None, dict[str, Any]]]) -> dict[str, list]:
         columns: dict[str, list] = {"image": [image for _, _, image in usable]}
@@ -102,11 +111,6 @@ class ImageConverter(ChunkConverter):
         else:
             image.save(buffer, self.settings.image_format.upper(), quality=self.settings.quality)
         return buffer.getvalue()
-
-    def _decoding(self) -> Decoding:
-        settings = self.settings
-        fast_jpeg_size = settings.image_size if settings.fast_jpeg else None
-        return Decoding(settings.exif_transpose, fast_jpeg_size, settings.max_pixels, settings.unusual_modes)
 
 
 def _file_name(path: str | None, image_format: str) -> str | None:

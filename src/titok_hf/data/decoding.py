@@ -3,11 +3,11 @@
 import io
 import warnings
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageColor, ImageFile, ImageOps
 
-from .transforms import to_rgb
+from .transforms import BACKGROUND, is_transparent, to_rgb
 
 # Pillow warns from this size on (89 megapixels): such a file is more often an attack than a photo.
 MAX_PIXELS = 89_478_485
@@ -22,6 +22,14 @@ class UnusableImage(ValueError):
     """An example that cannot become part of a data set; the text says why, without the name of the file."""
 
 
+class Decoded(NamedTuple):
+    """An image in RGB; a remark if its mode was unusual; whether it had transparent pixels, now on the background."""
+
+    image: Image.Image
+    remark: str | None = None
+    is_transparent: bool = False
+
+
 @dataclass(frozen=True)
 class Decoding:
     """
@@ -34,13 +42,16 @@ class Decoding:
         max_pixels: larger images are unusable.
         unusual_modes: what becomes of CMYK, of 16 bits a channel and of other rare modes. "skip": they are unusable;
             "scale": converted to RGB, 16-bit grey scaled to 8 bits, as `TiTokImageProcessor` does; "published":
-            Pillow's `convert("RGB")`, as the original did for ImageNet, which turns 16-bit grey above 255 white.
+            Pillow's `convert("RGB")`, as the original did for ImageNet, which turns 16-bit grey above 255 white and
+            drops alpha, so that colours which nobody saw appear.
+        background: the colour behind transparent pixels, by a name or number of CSS; None drops alpha.
     """
 
     exif_transpose: bool = True
     fast_jpeg_size: int | None = None
     max_pixels: int = MAX_PIXELS
     unusual_modes: UnusualModes = "scale"
+    background: str | None = BACKGROUND
 
     def __call__(self, content: bytes) -> tuple[Image.Image, str | None]:
         """
@@ -48,6 +59,16 @@ class Decoding:
 
         Returns:
             the image in RGB, and a remark if it was unusual (CMYK, 16 bits), or None.
+        Raises:
+            UnusableImage: see `decode`.
+        """
+        decoded = self.decode(content)
+        return decoded.image, decoded.remark
+
+    def decode(self, content: bytes) -> Decoded:
+        """
+        Decode one file completely.
+
         Raises:
             UnusableImage: empty, truncated or damaged files, files that are no pictures, animations, too many pixels,
                 and, with "skip", unusual modes.
@@ -62,9 +83,9 @@ class Decoding:
                 raise
             # Pillow's many formats answer damaged data with whatever exception their arithmetic ends in.
             except Exception as error:
-                raise UnusableImage(_reason(error)) from error
+                raise UnusableImage(reason_of(error)) from error
 
-    def _decode(self, content: bytes) -> tuple[Image.Image, str | None]:
+    def _decode(self, content: bytes) -> Decoded:
         image = Image.open(io.BytesIO(content))
         if image.width * image.height > self.max_pixels:
             raise UnusableImage(f"{image.width} x {image.height} pixels are more than {self.max_pixels:,}")
@@ -81,13 +102,26 @@ class Decoding:
         if self.exif_transpose:
             ImageOps.exif_transpose(image, in_place=True)  # else it copies what is upright already
         remark = None if mode is None else f"{mode} converted to RGB"
-        return to_rgb(image, saturate=self.unusual_modes == "published"), remark
+        as_published = self.unusual_modes == "published"
+        background = None if as_published else self.background
+        rgb = to_rgb(image, as_published, background)
+        return Decoded(rgb, remark, background is not None and is_transparent(image))
 
 
 def check_unusual_modes(value: str) -> None:
     """Raises ValueError for anything but an `UnusualModes`."""
     if value not in get_args(UnusualModes):
         raise ValueError(f"unusual_modes is {value!r}; it has to be one of {', '.join(get_args(UnusualModes))}.")
+
+
+def check_background(value: str | None) -> None:
+    """Raises ValueError for a text that names no colour."""
+    if value is None:
+        return
+    try:
+        ImageColor.getrgb(value)
+    except ValueError as error:
+        raise ValueError(f"background is {value!r}; it has to be a colour, such as white or #00ff00.") from error
 
 
 def _unusual_mode(image: ImageFile.ImageFile) -> str | None:
@@ -99,7 +133,8 @@ def _unusual_mode(image: ImageFile.ImageFile) -> str | None:
     return f"{image.mode} of 16 bits" if is_deep else None
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """What an exception says, in one line."""
     if isinstance(error, Image.UnidentifiedImageError):
         return "it is no picture that Pillow can read"
     if isinstance(error, Image.DecompressionBombError):
@@ -107,4 +142,13 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-__all__ = ["MAX_PIXELS", "Decoding", "UnusableImage", "UnusualModes", "check_unusual_modes"]
+__all__ = [
+    "MAX_PIXELS",
+    "Decoded",
+    "Decoding",
+    "UnusableImage",
+    "UnusualModes",
+    "check_background",
+    "check_unusual_modes",
+    "reason_of",
+]

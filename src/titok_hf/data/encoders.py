@@ -68,6 +68,8 @@ class ImageEncoder:
         Returns:
             codes, unsigned integers as small as the codebook allows, shape (images, num_tokens); of a KL model the
             means of the latents, float16, shape (images, num_tokens, codebook_dim).
+        Raises:
+            ValueError: latents that are not finite in float16.
         """
         encoded = []
         with _one_thread(self.device):
@@ -75,7 +77,13 @@ class ImageEncoder:
                 batch = torch.from_numpy(pixels[start : start + self.batch_size]).to(self.device)
                 pixel_values = (batch.permute(0, 3, 1, 2).float() / 255).to(_DTYPES[self.precision])
                 encoded.append(self._encode(pixel_values).cpu().numpy())
-        return np.concatenate(encoded).astype(self.value_type)
+        values = np.concatenate(encoded)
+        if self.is_continuous and not np.abs(values).max(initial=0) <= np.finfo(self.value_type).max:  # catches NaN
+            raise ValueError(
+                f"The latents of {self.model} reach {np.abs(values).max()}, which {self.value_type} cannot hold. "
+                "Those of a trained KL model lie near 0; check its weights, and that pixel values lie in [0, 1]."
+            )
+        return values.astype(self.value_type)
 
     @property
     def is_continuous(self) -> bool:

@@ -13,11 +13,12 @@ from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, Valu
 from .assembly import OnError, make_shards, write_report
 from .cards import library_versions, write_card
 from .crops import ImageConverter, PrepareSettings
+from .opening import Opened, open_source
 from .parallel import available_processors
 from .records import SOURCE_INDEX
 from .report import Report
 from .shards import Part, ShardFolder
-from .sources import Source, open_dataset
+from .sources import NO_LABELS, Source
 
 # Readers that shuffle fetch whole row groups, so they stay small.
 _ROW_GROUP_SIZE = 100
@@ -60,18 +61,17 @@ def prepare(
         the report of the whole split, or of this part while others are missing.
 
     Raises:
-        ValueError: no such column, an empty source, a folder that was begun with other settings, or, with "stop", an
-            unusable image.
+        ValueError: no such column, an empty source, a folder that was begun with other settings or of which the source
+            has changed since, or, with "stop", an unusable image.
         OSError: the folder is in use or cannot be written, the disk is full, or a worker died.
     """
     settings = settings or PrepareSettings()
     part = part or Part.from_environment()
-    dataset = source
-    if not isinstance(dataset, Dataset | IterableDataset):
-        dataset = open_dataset(str(source), split, config_name, streaming)
-    images = Source(dataset, image_column, label_column, limit)
+    opened = open_source(source, split, config_name, streaming, label_column)
+    images = Source(opened.dataset, image_column, label_column, limit, opened.single_class)
     features = _features(images)
-    description = _description(source, settings, images, split, config_name, limit)
+    description = {"kind": "images"} | describe_source(opened, images, split, config_name, limit) | asdict(settings)
+    description |= {"versions": library_versions("pillow", "pyarrow")}
     shards = ShardFolder(
         Path(output), split, description, features, settings.shard_size, _ROW_GROUP_SIZE, compression="none"
     )
@@ -79,7 +79,7 @@ def prepare(
     convert = ImageConverter(images.label_names, images.has_labels, settings)
     with shards.locked(part):
         report = make_shards(images, shards, convert, _CHUNK_SIZE, workers, part, on_error, progress=progress)
-        complete = write_report(shards)
+        complete = write_report(shards, opened.unused, reason_for_no_labels(opened, images, label_column))
         if complete is not None:
             _write_card(Path(output), features, description, settings)
         return complete or report
@@ -99,11 +99,12 @@ def label_feature(images: Source) -> dict[str, Any]:
 
 
 def describe_source(
-    source: Any, images: Source, split: str, config_name: str | None, limit: int | None
+    opened: Opened, images: Source, split: str, config_name: str | None, limit: int | None
 ) -> dict[str, Any]:
     """The source as plain values, part of the settings that a folder is bound to."""
     return {
-        "source": str(source) if isinstance(source, str | os.PathLike) else f"a datasets.{type(source).__name__}",
+        "source": opened.name,
+        "listing": opened.digest,
         "config_name": config_name,
         "split": split,
         "limit": limit,
@@ -114,11 +115,11 @@ def describe_source(
     }
 
 
-def _description(
-    source: Any, settings: PrepareSettings, images: Source, split: str, config_name: str | None, limit: int | None
-) -> dict[str, Any]:
-    described = {"kind": "images"} | describe_source(source, images, split, config_name, limit) | asdict(settings)
-    return described | {"versions": library_versions("pillow", "pyarrow")}
+def reason_for_no_labels(opened: Opened, images: Source, label_column: str | None) -> str | None:
+    """Why a data set has no labels; None if it has some, or if none were wanted."""
+    if images.has_labels or label_column == NO_LABELS:
+        return None
+    return opened.no_labels or "the source has no column of classes"
 
 
 def _write_card(folder: Path, features: Features, description: dict[str, Any], settings: PrepareSettings) -> None:
@@ -138,4 +139,4 @@ def split_reports(folder: Path) -> dict[str, Report]:
     return {path.stem.partition("-")[2]: Report.read(path) for path in sorted(folder.glob("report-*.json"))}
 
 
-__all__ = ["PrepareSettings", "describe_source", "label_feature", "prepare", "split_reports"]
+__all__ = ["PrepareSettings", "describe_source", "label_feature", "prepare", "reason_for_no_labels", "split_reports"]

@@ -15,12 +15,13 @@ from datasets import Dataset, Features, IterableDataset, Value
 from .assembly import OnError, make_shards, write_report
 from .cards import library_versions, write_card
 from .encoders import ImageEncoder
+from .opening import open_source
 from .parallel import available_processors
-from .prepare import describe_source, label_feature, split_reports
+from .prepare import describe_source, label_feature, reason_for_no_labels, split_reports
 from .records import SOURCE_INDEX, ConvertedChunk, Record
 from .report import Report
 from .shards import Part, ShardFolder
-from .sources import Source, open_dataset
+from .sources import Source
 from .views import PretokenizeSettings, ViewConverter, ViewCutter
 
 _ROW_GROUP_SIZE = 10_000
@@ -61,14 +62,12 @@ def pretokenize(
     """
     settings = settings or PretokenizeSettings()
     part = part or Part.from_environment()
-    dataset = source
-    if not isinstance(dataset, Dataset | IterableDataset):
-        dataset = open_dataset(str(source), split, config_name, streaming)
-    images = Source(dataset, image_column, label_column, limit)
+    opened = open_source(source, split, config_name, streaming, label_column)
+    images = Source(opened.dataset, image_column, label_column, limit, opened.single_class)
     if settings.enlarge is None:
         settings = replace(settings, enlarge=encoder.enlarges)
     features = _features(images, encoder)
-    description = {"kind": encoder.column} | describe_source(source, images, split, config_name, limit)
+    description = {"kind": encoder.column} | describe_source(opened, images, split, config_name, limit)
     description |= encoder.identity() | {"image_size": encoder.size} | asdict(settings)
     description |= {"versions": library_versions("pillow", "pyarrow", "torch", "transformers")}
     shards = ShardFolder(Path(output), split, description, features, settings.shard_size, _ROW_GROUP_SIZE, "zstd")
@@ -80,7 +79,7 @@ def pretokenize(
     chunk_size = max(1, encoder.batch_size // settings.num_views)
     with shards.locked(part):
         report = make_shards(images, shards, convert, chunk_size, workers, part, on_error, finish, progress)
-        complete = write_report(shards)
+        complete = write_report(shards, opened.unused, reason_for_no_labels(opened, images, label_column))
         if complete is not None:
             _write_card(Path(output), features, description, encoder)
         return complete or report

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from PIL import Image as PILImage
 
-from .decoding import Decoding, UnusableImage
+from .decoding import Decoded, Decoding, UnusableImage, reason_of
 from .report import Remark
 
 SOURCE_INDEX = "source_index"
+
+# The column in which a source says of a row why it cannot be used.
+ERROR = "__error__"
 
 
 @dataclass(frozen=True)
@@ -24,15 +30,19 @@ class Record:
         content: the bytes of the file, or None if only its path is known.
         path: the file's path or name, if there is one.
         label: what the label column says, unchecked.
+        error: why the source could not read it.
     """
 
     source_index: int
     content: bytes | None
     path: str | None
     label: Any = None
+    error: str | None = None
 
     def read(self) -> bytes:
         """The bytes of the file; OSError if they cannot be had."""
+        if self.error is not None:
+            raise OSError(self.error)
         if self.content is not None:
             return self.content
         if self.path is None:
@@ -42,6 +52,7 @@ class Record:
 
             with fsspec.open(self.path, "rb") as file:
                 return file.read()
+        check_regular_file(self.path)
         return Path(self.path).read_bytes()
 
 
@@ -70,6 +81,7 @@ class ConvertedChunk:
     Args:
         columns: name -> one value a row.
         skipped, converted: images that are left out, and images with a remark.
+        num_transparent: images that were laid on the background.
     """
 
     shard: int
@@ -78,6 +90,7 @@ class ConvertedChunk:
     columns: dict[str, list]
     skipped: list[Remark] = field(default_factory=list)
     converted: list[Remark] = field(default_factory=list)
+    num_transparent: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,24 +111,39 @@ class ChunkConverter:
         usable = []
         for record in chunk.records:
             try:
+                if record.error is not None:
+                    raise UnusableImage(record.error)
                 label = self._label(record)
-                image, remark = self.prepare_image(record)
+                decoded = decode_record(record, self.decoding())
+                image = self._prepared(decoded.image, record)
             except UnusableImage as error:
                 result.skipped.append(Remark(record.source_index, record.path, str(error)))
                 continue
-            if remark is not None:
-                result.converted.append(Remark(record.source_index, record.path, remark))
+            result.num_transparent += decoded.is_transparent
+            if decoded.remark is not None:
+                result.converted.append(Remark(record.source_index, record.path, decoded.remark))
             usable.append((record, label, image))
         result.columns = self.columns_of(usable)
         return result
 
-    def prepare_image(self, record: Record) -> tuple[Any, str | None]:
-        """What one image becomes, and a remark or None. Raises UnusableImage."""
+    def decoding(self) -> Decoding:
+        """How files are read."""
+        raise NotImplementedError
+
+    def prepare_image(self, image: PILImage.Image, record: Record) -> Any:
+        """What one image in RGB becomes."""
         raise NotImplementedError
 
     def columns_of(self, usable: list[tuple[Record, int | None, Any]]) -> dict[str, list]:
         """The rows of a chunk, from records, labels and prepared images."""
         raise NotImplementedError
+
+    def _prepared(self, image: PILImage.Image, record: Record) -> Any:
+        try:
+            return self.prepare_image(image, record)
+        # Encoders have limits of their own, such as the 16,383 pixels of WebP; memory has one, too.
+        except (OSError, ValueError, RuntimeError, MemoryError) as error:
+            raise UnusableImage(f"it cannot be prepared ({reason_of(error)})") from error
 
     def _label(self, record: Record) -> int | None:
         if not self.has_labels:
@@ -128,25 +156,48 @@ class ChunkConverter:
 
 def checked_label(value: Any, names: list[str] | None) -> int:
     """
-    A label as a number.
+    A label as a number. Whole floats are numbers, and NaN is no label: pandas has these where a label is missing.
 
     Raises:
         ValueError: no label, not a whole number, or outside of the named classes.
     """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        raise ValueError("it has no label")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"the label is {value!r}, which is not a number" if value is not None else "it has no label")
+        kind = "whole number" if isinstance(value, float) else "number"
+        raise ValueError(f"the label is {value!r}, which is not a {kind}")
     if names is not None and not 0 <= value < len(names):
         raise ValueError(f"the label is {value}, which is not in [0, {len(names)})")
     return value
 
 
-def decode_record(record: Record, decoding: Decoding) -> tuple[PILImage.Image, str | None]:
+def decode_record(record: Record, decoding: Decoding) -> Decoded:
     """Reads and decodes; UnusableImage covers files that cannot be read."""
     try:
         content = record.read()
-    except OSError as error:
-        raise UnusableImage(f"the file cannot be read ({error})") from error
-    return decoding(content)
+    except (OSError, ValueError) as error:
+        is_renamed = record.path is not None and "\N{REPLACEMENT CHARACTER}" in record.path
+        reason = "its name is not UTF-8; rename it" if is_renamed else error
+        raise UnusableImage(f"the file cannot be read ({reason})") from error
+    return decoding.decode(content)
 
 
-__all__ = ["SOURCE_INDEX", "Chunk", "ChunkConverter", "ConvertedChunk", "Record", "checked_label", "decode_record"]
+def check_regular_file(path: str | os.PathLike) -> None:
+    """Raises OSError for what has no end, such as a device, and for what reading would wait for, such as a pipe."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(f"{path} is not a regular file")
+
+
+__all__ = [
+    "ERROR",
+    "SOURCE_INDEX",
+    "Chunk",
+    "ChunkConverter",
+    "ConvertedChunk",
+    "Record",
+    "check_regular_file",
+    "checked_label",
+    "decode_record",
+]

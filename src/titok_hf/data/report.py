@@ -29,6 +29,23 @@ class Remark:
         return f"image {self.source_index}{name}: {self.reason}"
 
 
+@dataclass(frozen=True)
+class Unused:
+    """
+    Something that lies in the source and was not read.
+
+    Args:
+        path: relative to the source; "*.txt" for all files of a suffix.
+        reason: why.
+    """
+
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
 @dataclass
 class Report:
     """
@@ -40,6 +57,9 @@ class Report:
         num_bytes: size of the Parquet files.
         skipped: images that were left out.
         converted: images that are in the data set although their mode is unusual (CMYK, 16 bits).
+        num_transparent: images with transparent pixels, which were laid on the background.
+        unused: what lies in the source and was not read: images that no split or class holds, other files.
+        no_labels: why there are no labels; None if there are.
     """
 
     num_images: int = 0
@@ -47,6 +67,9 @@ class Report:
     num_bytes: int = 0
     skipped: list[Remark] = field(default_factory=list)
     converted: list[Remark] = field(default_factory=list)
+    num_transparent: int = 0
+    unused: list[Unused] = field(default_factory=list)
+    no_labels: str | None = None
 
     @classmethod
     def of(cls, records: Iterable[dict[str, Any]]) -> Report:
@@ -58,6 +81,9 @@ class Report:
             report.num_bytes += record["num_bytes"]
             report.skipped += [Remark(**remark) for remark in record["skipped"]]
             report.converted += [Remark(**remark) for remark in record["converted"]]
+            report.num_transparent += record.get("num_transparent", 0)  # older records have none of these
+            report.unused += [Unused(**unused) for unused in record.get("unused", [])]
+            report.no_labels = report.no_labels or record.get("no_labels")
         return report
 
     @classmethod
@@ -67,8 +93,12 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, counts first, for a JSON file."""
-        counts = {"num_skipped": len(self.skipped), "num_converted": len(self.converted)}
-        return counts | asdict(self)
+        lists: dict[str, list] = {
+            "num_skipped": self.skipped,
+            "num_converted": self.converted,
+            "num_unused": self.unused,
+        }
+        return {name: len(values) for name, values in lists.items()} | asdict(self)
 
 
-__all__ = ["Remark", "Report"]
+__all__ = ["Remark", "Report", "Unused"]

@@ -28,7 +28,7 @@ DATA_FOLDER = "data"
 _SETTINGS = "settings.json"
 
 # Settings in which the splits of one data set may differ.
-_SPLIT_SETTINGS = ("source", "config_name", "split", "limit", "num_images")
+_SPLIT_SETTINGS = ("source", "listing", "config_name", "split", "limit", "num_images")
 
 
 @dataclass(frozen=True)
@@ -227,9 +227,14 @@ class ShardFolder:
     def _check_settings(self) -> None:
         for other in sorted((self.folder / STATE_FOLDER).glob(f"*/{_SETTINGS}")):
             theirs = json.loads(other.read_bytes())
-            free = () if other.parent.name == self.split else _SPLIT_SETTINGS
+            free = _free_settings(theirs, self.settings) if other.parent.name == self.split else _SPLIT_SETTINGS
             names = [name for name in theirs | self.settings if name not in free]
             different = [name for name in names if theirs.get(name) != self.settings.get(name)]
+            if "listing" in different:
+                raise ValueError(
+                    f"The source of {self.folder} has changed since that data set was begun: files were added, "
+                    "deleted, renamed or written anew. Use another folder, or restore the source to go on."
+                )
             if different:
                 shown = "; ".join(
                     f"{name}: {theirs.get(name)!r} there, {self.settings.get(name)!r} now" for name in different[:3]
@@ -244,6 +249,12 @@ class ShardFolder:
                 f"{self.folder / DATA_FOLDER} holds files of a split {self.split!r} that this program has no "
                 "record of. Choose another folder."
             )
+
+
+def _free_settings(theirs: dict[str, Any], ours: dict[str, Any]) -> tuple[str, ...]:
+    """The files decide whether a source is the same, not how it is written; unless they are not known."""
+    is_known = theirs.get("listing") is not None and ours.get("listing") is not None
+    return ("source",) if is_known else ("listing",)
 
 
 def _array(values: list, data_type: pa.DataType) -> pa.Array:

@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-import glob
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from datasets import (
-    ClassLabel,
-    Dataset,
-    Image,
-    IterableDataset,
-    Value,
-    disable_progress_bars,
-    load_dataset,
-    load_dataset_builder,
-)
-from datasets.packaged_modules.webdataset.webdataset import WebDataset
+from datasets import ClassLabel, Dataset, Image, IterableDataset, Value, disable_progress_bars
 
-from .idx_files import is_idx_folder, load_idx_folder
-from .image_folders import load_image_folder
-from .records import SOURCE_INDEX, Record
-from .tar_files import open_tar_files
-
-# Columns that carry the class where the data set does not say so: `datasets` names webdataset columns by file suffix.
-_USUAL_LABEL_COLUMNS = ("label", "cls")
-NO_LABELS = "none"
-
-# A folder with one of these holds a split in each.
-_SPLIT_FOLDERS = ("test", "validation", "valid", "val", "dev")
+from . import columns
+from .columns import NO_LABELS
+from .opening import open_source
+from .records import ERROR, SOURCE_INDEX, Record
 
 _READ_BATCH_SIZE = 64
 
@@ -43,6 +24,7 @@ class Source:
         dataset: map-style or streaming.
         image_column, label_column: names; by default the only column of that type. The label column "none" is none.
         limit: use only so many images from the start.
+        single_class: name of the one class of a source without labels, to which then all images belong.
 
     Attributes:
         label_names: names of the classes, None for labels without names or no labels.
@@ -59,13 +41,15 @@ class Source:
         image_column: str | None = None,
         label_column: str | None = None,
         limit: int | None = None,
+        single_class: str | None = None,
     ) -> None:
         if dataset.features is None:
             dataset = dataset._resolve_features()  # the way of `datasets` to look at the first examples of a stream
-        self.image_column = _image_column(dataset, image_column)
-        self.label_column = _label_column(dataset, label_column)
-        self.has_labels = self.label_column is not None
-        self.label_names: list[str] | None = None
+        self.image_column = columns.image_column(dataset, image_column)
+        self.label_column = columns.label_column(dataset, label_column)
+        self._is_single_class = self.label_column is None and label_column is None and single_class is not None
+        self.has_labels = self.label_column is not None or self._is_single_class
+        self.label_names: list[str] | None = [str(single_class)] if self._is_single_class else None
         self._number_of_text: dict[Any, int] | None = None
         self._limit = limit
         self.num_images: int | None = None
@@ -74,8 +58,9 @@ class Source:
         if self.label_column is not None:
             self._read_label_names(dataset)
         self._has_index = SOURCE_INDEX in dataset.features
-        columns = [self.image_column, self.label_column, SOURCE_INDEX if self._has_index else None]
-        dataset = dataset.select_columns([column for column in columns if column is not None])
+        used = [self.image_column, self.label_column]
+        used += [name for name in (SOURCE_INDEX, ERROR) if name in dataset.features]
+        dataset = dataset.select_columns([column for column in used if column is not None])
         self._dataset = dataset.cast_column(self.image_column, Image(decode=False))
         self._stream: Iterator[Record] = iter(())
         self._peeked: Record | None = None
@@ -138,13 +123,13 @@ class Source:
 
     def _record(self, index: int, row: dict[str, Any]) -> Record:
         image = row[self.image_column] or {"bytes": None, "path": None}
-        label = row[self.label_column] if self.label_column is not None else None
+        label = row[self.label_column] if self.label_column is not None else 0 if self._is_single_class else None
         if self._number_of_text is not None:
             label = self._number_of_text.get(label)
         elif isinstance(label, bytes):
             label = number_in(label)
         source_index = row[SOURCE_INDEX] if self._has_index else index
-        return Record(source_index, image["bytes"], image["path"], label)
+        return Record(source_index, image["bytes"], image["path"], label, row.get(ERROR))
 
     def _read_label_names(self, dataset: Dataset | IterableDataset) -> None:
         feature = dataset.features[self.label_column]
@@ -161,103 +146,38 @@ class Source:
 
 
 def open_dataset(
-    source: str, split: str, config_name: str | None = None, streaming: bool = False
+    source: str,
+    split: str,
+    config_name: str | None = None,
+    streaming: bool = False,
+    label_column: str | None = None,
 ) -> Dataset | IterableDataset:
     """
     Opens a source by what it looks like.
 
+    Labels have the same numbers in all splits of the source: classes are those of all splits together, and texts in
+    the column of labels become classes.
+
     Args:
-        source: a folder (of images, of Parquet files, of an MNIST-like data set, or with a data-set card); a path,
-            pattern or URL of `.parquet` files or of `.tar` shards (webdataset); or the id of a Hub data set.
+        source: a folder (of images, of Parquet or tar files, of an MNIST-like data set, that `save_to_disk` wrote, or
+            with a data-set card); a path, pattern or URL of `.parquet` files or of `.tar` shards (webdataset); or the
+            id of a Hub data set.
         split: name of the split. Files that are named directly are that split.
         config_name: configuration of a Hub data set with several.
         streaming: read as it comes, without a copy in the cache.
+        label_column: name of the column of labels; by default it is found by its type. "none" for no labels.
 
     Raises:
         FileNotFoundError: a path where nothing lies.
-        ValueError: no such split, or a folder that `datasets` cannot make sense of.
+        ValueError: no such split, or a source that cannot be made sense of.
+        OSError: a folder or file that cannot be read.
     """
-    path = Path(source).expanduser()
-    if is_idx_folder(path):
-        dataset = load_idx_folder(path, split)
-        return dataset.to_iterable_dataset() if streaming else dataset
-    looks_local = path.is_absolute() or source.startswith((".", "~"))
-    if looks_local and "://" not in source and not path.exists() and not glob.glob(str(path)):
-        raise FileNotFoundError(f"The data source {source} does not exist. Name a folder, files or a Hub id.")
-    files = source if "://" in source else str(path)
-    if source.endswith(".tar"):
-        return open_tar_files(files, split, streaming)
-    if source.endswith(".parquet"):
-        return load_dataset("parquet", data_files={split: files}, split=split, streaming=streaming)
-    folder = _image_folder(path, split)
-    if folder is not None:
-        images = load_image_folder(folder)
-        if images is not None:
-            return images.to_iterable_dataset() if streaming else images
-        pattern = f"{glob.escape(str(folder.absolute()))}/**"
-        return load_dataset("imagefolder", data_files={split: pattern}, split=split, streaming=streaming)
-    name = str(path) if path.exists() else source
-    builder = load_dataset_builder(name, config_name)
-    if isinstance(builder, WebDataset) and split in builder.config.data_files:
-        return open_tar_files(list(builder.config.data_files[split]), split, streaming)
-    return load_dataset(name, config_name, split=split, streaming=streaming)
+    return open_source(source, split, config_name, streaming, label_column).dataset
 
 
 def silence_loading() -> None:
     """Turns off the progress bars of `datasets`, for a program that draws its own."""
     disable_progress_bars()
-
-
-def _image_folder(folder: Path, split: str) -> Path | None:
-    """
-    Where the images of a split lie in a folder of images; None for anything else.
-
-    Left to itself, `datasets` takes a folder in which one file is called "steam-train.png" for a data set whose split
-    "train" is that one file.
-    """
-    is_described = (folder / "README.md").exists()
-    if not folder.is_dir() or is_described or _holds(folder, "parquet") or _holds(folder, "tar"):
-        return None
-    if (folder / split).is_dir():
-        return folder / split
-    if split != "train" or any((folder / name).is_dir() for name in _SPLIT_FOLDERS):
-        return None
-    return folder
-
-
-def _holds(folder: Path, suffix: str) -> bool:
-    """Whether files of this suffix lie in a folder, or in one of its folders."""
-    return any(folder.glob(f"*.{suffix}")) or any(folder.glob(f"*/*.{suffix}"))
-
-
-def _image_column(dataset: Dataset | IterableDataset, wanted: str | None) -> str:
-    images = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
-    if wanted is None and len(images) == 1:
-        return images[0]
-    wanted = wanted or "image"
-    if wanted not in images:
-        raise ValueError(
-            f"The source has no column {wanted!r} of images. Its columns of images: "
-            f"{', '.join(images) or 'none'}; all columns: {', '.join(dataset.features)}. Name one with --image-column."
-        )
-    return wanted
-
-
-def _label_column(dataset: Dataset | IterableDataset, wanted: str | None) -> str | None:
-    if wanted == NO_LABELS:
-        return None
-    if wanted is not None:
-        if wanted not in dataset.features:
-            raise ValueError(
-                f"The source has no column {wanted!r}; its columns are {', '.join(dataset.features)}. "
-                f"Name the labels with --label-column, or say --label-column {NO_LABELS}."
-            )
-        return wanted
-    classes = [name for name, feature in dataset.features.items() if isinstance(feature, ClassLabel)]
-    usual = [name for name in _USUAL_LABEL_COLUMNS if name in dataset.features]
-    if len(classes) > 1 and not usual:
-        raise ValueError(f"The columns {', '.join(classes)} could all be the label. Name one with --label-column.")
-    return usual[0] if usual else classes[0] if classes else None
 
 
 def number_in(content: bytes | None) -> int | str | None:

@@ -47,7 +47,7 @@ def open_images(
         FileNotFoundError: a path where nothing lies.
         ValueError: no such split or column, or several columns that could be meant.
     """
-    dataset = _with_features(open_dataset(source, split, config_name, streaming))
+    dataset = _with_features(open_dataset(source, split, config_name, streaming, label_column))
     found = Source(dataset, image_column, label_column)
     names = {found.image_column: "image"}
     if found.label_column is not None:
@@ -173,7 +173,7 @@ def recorded_views(source: str, split: str = "train", revision: str | None = Non
             f"{source} has no {name}, in which `titok-hf pretokenize` records how it cut the images. Name the folder "
             "or Hub id of a complete data set that it made, or let the run compute the codes."
         )
-    settings = json.loads(path.read_bytes()).get("settings", {})
+    settings = {"background": None} | json.loads(path.read_bytes()).get("settings", {})  # once alpha was dropped
     missing = [field.name for field in fields(PretokenizeSettings) if field.name not in settings]
     if missing or "image_size" not in settings:
         raise ValueError(

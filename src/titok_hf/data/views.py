@@ -11,8 +11,8 @@ from PIL import Image as PILImage
 
 from . import transforms
 from .crops import CROPS
-from .decoding import MAX_PIXELS, Decoding, UnusualModes, check_unusual_modes
-from .records import SOURCE_INDEX, ChunkConverter, Record, decode_record
+from .decoding import MAX_PIXELS, Decoding, UnusualModes, check_background, check_unusual_modes
+from .records import SOURCE_INDEX, ChunkConverter, Record
 
 Views = Literal["center", "flip", "ten_crop", "random"]
 
@@ -37,6 +37,7 @@ class PretokenizeSettings:
         max_pixels: larger images are left out.
         unusual_modes: "skip" leaves out CMYK and 16-bit files, "scale" converts them, "published" does so as the
             original did; see `Decoding`.
+        background: the colour behind transparent pixels; None, and "published", drop alpha as the original did.
         shard_size: images of the source in one shard.
 
     Raises:
@@ -52,10 +53,12 @@ class PretokenizeSettings:
     exif_transpose: bool = True
     max_pixels: int = MAX_PIXELS
     unusual_modes: UnusualModes = "skip"
+    background: str | None = transforms.BACKGROUND
     shard_size: int = 10_000
 
     def __post_init__(self) -> None:
         check_unusual_modes(self.unusual_modes)
+        check_background(self.background)
         if self.views not in (*_NUM_VIEWS, "random"):
             raise ValueError(f"views is {self.views!r}; it has to be one of {', '.join(_NUM_VIEWS)}, random.")
         if self.crop not in ("center", "adm"):
@@ -72,7 +75,7 @@ class PretokenizeSettings:
 
     def decoding(self) -> Decoding:
         """How the files are read."""
-        return Decoding(self.exif_transpose, None, self.max_pixels, self.unusual_modes)
+        return Decoding(self.exif_transpose, None, self.max_pixels, self.unusual_modes, self.background)
 
 
 @dataclass(frozen=True)
@@ -118,9 +121,11 @@ class ViewConverter(ChunkConverter):
 
     views: ViewCutter
 
-    def prepare_image(self, record: Record) -> tuple[list[np.ndarray], str | None]:
-        image, remark = decode_record(record, self.views.settings.decoding())
-        return [np.asarray(view) for view in self.views.all(image, record.source_index)], remark
+    def decoding(self) -> Decoding:
+        return self.views.settings.decoding()
+
+    def prepare_image(self, image: PILImage.Image, record: Record) -> list[np.ndarray]:
+        return [np.asarray(view) for view in self.views.all(image, record.source_index)]
 
     def columns_of(self, usable: list[tuple[Record, int | None, list[np.ndarray]]]) -> dict[str, list]:
         columns: dict[str, list] = {name: [] for name in ("pixels", "label", "view", SOURCE_INDEX)}

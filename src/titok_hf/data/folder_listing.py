@@ -1,0 +1,192 @@
+"""What lies below a folder, all of it: what is not looked at is named, so that no image goes missing unseen."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+from .report import Unused
+
+METADATA_FILES = frozenset(("metadata.csv", "metadata.jsonl", "metadata.parquet"))
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+
+_IMAGE_SUFFIXES = frozenset(ImageFolder.EXTENSIONS)
+_LISTED_SUFFIXES = (".parquet", ".arrow", ".zip", *TAR_SUFFIXES)
+
+# Folders that a file system makes for itself.
+_SYSTEM_FOLDERS = frozenset(("lost+found", "$RECYCLE.BIN", "System Volume Information"))
+
+_NUM_EXAMPLES = 3
+
+
+@dataclass
+class FolderListing:
+    """
+    The files below a folder. Paths are relative to it, with "/", and sorted.
+
+    Args:
+        folder: its absolute path.
+        images: files whose suffix names a format that Pillow reads, in any case.
+        metadata: the files in which `datasets` looks for labels and captions of images.
+        files: the other files of a suffix that data sets have (Parquet, tar, Arrow, zip), by that suffix.
+        num_others, examples: for every other suffix, how many files there are and the first of them.
+        folders: all folders that were looked into, "" among them.
+        hidden: what was not looked at: hidden files and folders, links that lead back.
+    """
+
+    folder: str
+    images: list[str] = field(default_factory=list)
+    metadata: list[str] = field(default_factory=list)
+    files: dict[str, list[str]] = field(default_factory=dict)
+    num_others: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    folders: list[str] = field(default_factory=list)
+    hidden: list[Unused] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, folder: str | os.PathLike) -> FolderListing:
+        """
+        Lists a folder. Links to files and folders are followed, each folder once.
+
+        Raises:
+            OSError: a folder that cannot be read; its images would be missing.
+        """
+        listing = cls(os.path.abspath(folder))
+        for place, names in listing._walk():
+            listing.folders.append(place)
+            for name in names:
+                listing._add(f"{place}/{name}" if place else name, name)
+        for paths in (listing.images, listing.metadata, listing.folders, *listing.files.values()):
+            paths.sort()
+        return listing
+
+    @property
+    def tar_files(self) -> list[str]:
+        """Paths of all tar files, compressed ones too."""
+        return sorted(path for suffix in TAR_SUFFIXES for path in self.files.get(suffix, []))
+
+    def path(self, relative: str) -> str:
+        """The absolute path of an entry."""
+        return os.path.join(self.folder, relative) if relative else self.folder
+
+    def digest(self, paths: Iterable[str]) -> str:
+        """A digest of the names and sizes of files, which tells whether a source has changed."""
+        return listing_digest((path, _size(self.path(path))) for path in paths)
+
+    def unused(self, used: set[str] | None = None) -> list[Unused]:
+        """
+        What lies in the folder beside the images, other files by their number.
+
+        Args:
+            used: files with a suffix of data sets that are used.
+        """
+        counted = {suffix: (number, self.examples[suffix]) for suffix, number in self.num_others.items()}
+        for suffix, paths in self.files.items():
+            left = [path for path in paths if used is None or path not in used]
+            if left:
+                counted[suffix] = (len(left), left[:_NUM_EXAMPLES])
+        found = list(self.hidden)
+        for suffix, (number, examples) in sorted(counted.items()):
+            shown = ", ".join(examples) + (", ..." if number > len(examples) else "")
+            found.append(Unused(f"*{suffix}", f"{number:,} files that are no images of this source: {shown}"))
+        return found
+
+    def folders_without_images(self) -> list[Unused]:
+        """The uppermost folders in which no image lies at any depth."""
+        full = {""}
+        for place in {os.path.dirname(path) for path in self.images}:
+            while place not in full:
+                full.add(place)
+                place = os.path.dirname(place)
+        return [
+            Unused(place, "a folder without images")
+            for place in self.folders
+            if place not in full and os.path.dirname(place) in full
+        ]
+
+    def _add(self, path: str, name: str) -> None:
+        suffix = suffix_of(name)
+        if _is_hidden(name):
+            if suffix in _IMAGE_SUFFIXES:
+                self.hidden.append(Unused(path, "a hidden file"))
+        elif name in METADATA_FILES:
+            self.metadata.append(path)
+        elif suffix in _IMAGE_SUFFIXES:
+            self.images.append(path)
+        elif suffix in _LISTED_SUFFIXES:
+            self.files.setdefault(suffix, []).append(path)
+        else:
+            self.num_others[suffix] = self.num_others.get(suffix, 0) + 1
+            examples = self.examples.setdefault(suffix, [])
+            if len(examples) < _NUM_EXAMPLES:
+                examples.append(path)
+
+    def _walk(self) -> Iterator[tuple[str, list[str]]]:
+        """Each folder and the names of its files; linked folders come last, so that none is read twice."""
+        root = os.path.realpath(self.folder)
+        seen: set[str] = set()
+        waiting = [""]
+        while waiting:
+            top = waiting.pop(0)
+            real_top = os.path.realpath(self.path(top))
+            if real_top in seen or root.startswith(real_top.rstrip(os.sep) + os.sep):
+                self.hidden.append(Unused(top, "a link to a folder that is read already, or that this one lies in"))
+                continue
+            links = []
+            for place, folders, names in os.walk(self.path(top), onerror=_refuse):
+                real = real_top + place[len(self.path(top)) :]
+                if real in seen:
+                    folders.clear()
+                    continue
+                seen.add(real)
+                relative = os.path.relpath(place, self.folder).replace(os.sep, "/")
+                relative = "" if relative == "." else relative
+                for name in sorted(folders):
+                    path = f"{relative}/{name}" if relative else name
+                    if _is_hidden(name) or name in _SYSTEM_FOLDERS:
+                        self.hidden.append(Unused(path, "a hidden folder, which is not looked into"))
+                        folders.remove(name)
+                    elif os.path.islink(os.path.join(place, name)):
+                        links.append(path)
+                folders.sort()
+                yield relative, names
+            waiting += sorted(links)
+
+
+def suffix_of(name: str) -> str:
+    """The suffix in small letters, both parts of ".tar.gz"."""
+    name = name.lower()
+    return ".tar.gz" if name.endswith(".tar.gz") else os.path.splitext(name)[1]
+
+
+def listing_digest(entries: Iterable[tuple[str, object]]) -> str:
+    """A digest of names with what is known of each (a size, a version)."""
+    digest = hashlib.sha256()
+    for name, fact in entries:
+        digest.update(f"{name}\0{fact}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1  # a link that leads nowhere
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "__"))
+
+
+def _refuse(error: OSError) -> None:
+    raise OSError(
+        f"The folder {error.filename} cannot be read ({error.strerror}), so its images would be missing. Make it "
+        "readable, or move it elsewhere."
+    ) from error
+
+
+__all__ = ["METADATA_FILES", "TAR_SUFFIXES", "FolderListing", "listing_digest", "suffix_of"]

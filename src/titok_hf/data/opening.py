@@ -1,0 +1,349 @@
+"""Opening a source by what it looks like, with its digest, what was not used of it, and why it has no labels."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import ClassLabel, Dataset, DatasetDict, Image, IterableDataset, load_dataset, load_dataset_builder
+from datasets import load_from_disk as load_saved
+from datasets.exceptions import DatasetsError
+from datasets.packaged_modules.webdataset.webdataset import WebDataset
+from huggingface_hub import HfFileSystem
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.repocard import metadata_load
+from huggingface_hub.utils import validate_repo_id
+
+from .columns import NO_LABELS, label_column, with_image_columns, with_numbered_labels
+from .folder_listing import TAR_SUFFIXES, FolderListing, listing_digest, suffix_of
+from .idx_files import is_idx_folder, load_idx_folder
+from .image_folders import read_image_folder
+from .records import check_regular_file
+from .report import Unused
+from .split_names import file_splits, folder_splits
+from .tar_files import open_tar_files
+
+# What `datasets` opens by its own rules, if a folder holds nothing better.
+_OTHER_DATA = (".zip", ".arrow", ".json", ".jsonl", ".csv")
+
+
+@dataclass
+class Opened:
+    """
+    A split of a source.
+
+    Args:
+        dataset: map-style or streaming.
+        digest: of the names and sizes of its files; None if it is not known.
+        unused: what lies in the source and is not used.
+        no_labels: why a folder of images has no labels.
+        single_class: name of the folder in which all images lie.
+        others: opens the other splits, of which only the labels are read.
+        name: what the source is called in records: a path without the folders above it.
+    """
+
+    dataset: Dataset | IterableDataset
+    digest: str | None = None
+    unused: list[Unused] = field(default_factory=list)
+    no_labels: str | None = None
+    single_class: str | None = None
+    others: Callable[[str], Iterable[Dataset]] = lambda column: ()
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class _Request:
+    source: str
+    split: str
+    config_name: str | None
+    streaming: bool
+    labels: str | None
+
+
+def open_source(
+    source: str | os.PathLike | Dataset | IterableDataset,
+    split: str,
+    config_name: str | None = None,
+    streaming: bool = False,
+    labels: str | None = None,
+) -> Opened:
+    """
+    Opens a source; see `open_dataset`.
+
+    Args:
+        source: a data set that is open already is taken as it is.
+        labels: name of the column of labels; by default it is found by its type. "none" for no labels.
+    """
+    if isinstance(source, Dataset | IterableDataset):
+        return Opened(source, name=f"a datasets.{type(source).__name__}")
+    source = str(source)
+    request = _Request(source, split, config_name, streaming, labels)
+    try:
+        opened = _open(request)
+    except (DatasetsError, pa.ArrowException) as error:
+        if isinstance(error, OSError):
+            raise
+        cause = error
+        while isinstance(cause.__cause__, Exception):
+            cause = cause.__cause__
+        reason = " ".join(str(cause).split()) or type(cause).__name__
+        raise ValueError(f"{source} cannot be opened as a data set: {reason}") from error
+    is_elsewhere = "://" in source or not (Path(source).expanduser().exists() or glob.has_magic(source))
+    opened.name = source if is_elsewhere else Path(source).expanduser().resolve().name
+    if opened.dataset.features is None:
+        opened.dataset = opened.dataset._resolve_features()  # `datasets` looks at the first examples of a stream
+    opened.dataset = with_image_columns(opened.dataset)
+    if isinstance(opened.dataset, Dataset):
+        column = _likely_label(opened.dataset, labels)
+        if column is not None:
+            opened.dataset = with_numbered_labels(opened.dataset, column, opened.others(column))
+        if streaming:
+            opened.dataset = opened.dataset.to_iterable_dataset()
+    return opened
+
+
+def _open(request: _Request) -> Opened:
+    source, split = request.source, request.split
+    path = Path(source).expanduser()
+    if "://" in source:
+        return _open_url(request)
+    if is_idx_folder(path):
+        listed = [str(file) for file in sorted(path.glob("*-idx?-ubyte.gz"))]
+        return Opened(load_idx_folder(path, split), _digest_of_files(listed))
+    if path.is_dir():
+        try:
+            return _open_folder(request, path)
+        except ValueError as error:
+            raise ValueError(f"The folder {source} cannot be used: {error}") from error
+    files = [str(path)] if path.exists() else sorted(glob.glob(str(path), recursive=True))
+    if files:
+        return _open_files(request, files)
+    if _cannot_be_hub_id(source):
+        raise FileNotFoundError(f"The data source {source} does not exist. Name a folder, files or a Hub id.")
+    return _open_with_datasets(request, source)
+
+
+def _open_folder(request: _Request, path: Path) -> Opened:
+    saved = _open_saved(request, path)
+    if saved is not None:
+        return saved
+    listing = FolderListing.of(path)
+    if _is_described(path):
+        return _open_with_datasets(request, str(path))
+    parquet, tar = listing.files.get(".parquet", []), listing.tar_files
+    if listing.images and (parquet or tar):
+        lie_in_folders = all("/" in image for image in listing.images)
+        if parquet or not lie_in_folders or len(listing.images) <= len(tar):
+            raise ValueError(
+                f"it holds both images ({listing.images[0]}) and data files ({(parquet + tar)[0]}). Name the data "
+                'files, such as "folder/*.parquet", or move one kind elsewhere.'
+            )
+    if listing.images:
+        return (_open_described_images if listing.metadata else _open_images)(request, listing)
+    if parquet and tar:
+        raise ValueError(f"it holds Parquet ({parquet[0]}) and tar files ({tar[0]}). Name the files of one kind.")
+    if parquet or tar:
+        return _open_data_files(request, listing, parquet or tar)
+    if any(suffix in listing.num_others or suffix in listing.files for suffix in _OTHER_DATA):
+        return _open_with_datasets(request, str(path))
+    found = "; ".join(f"{unused.path}: {unused.reason}" for unused in listing.unused()[:3])
+    raise ValueError(f"it holds no images. {found or 'It is empty'}.")
+
+
+def _open_images(request: _Request, listing: FolderListing) -> Opened:
+    found = read_image_folder(listing, request.split, request.labels != NO_LABELS)
+    unused = found.unused + listing.folders_without_images() + listing.unused()
+    return Opened(found.dataset(), listing.digest(found.images), unused, found.no_labels, found.single_class)
+
+
+def _open_described_images(request: _Request, listing: FolderListing) -> Opened:
+    """A folder of images with metadata files, which `datasets` reads; images that these do not name are not used."""
+    splits = folder_splits({os.path.dirname(image) for image in listing.images}, request.split) or {"train": [""]}
+    if request.split not in splits:
+        raise ValueError(f"it has no split {request.split!r}; its splits are: {', '.join(splits)}.")
+
+    def load(split: str) -> Dataset:
+        patterns = [f"{glob.escape(listing.path(place))}/**" for place in splits[split]]
+        return load_dataset("imagefolder", data_files={split: patterns}, split=split)
+
+    def lies_inside(path: str) -> bool:
+        return any(not place or path.startswith(f"{place}/") for place in splits[request.split])
+
+    if not any(map(lies_inside, listing.metadata)):
+        raise ValueError(
+            f"{listing.metadata[0]} lies beside the folder of the split {request.split!r}, not in it. Put one into "
+            "each folder of a split."
+        )
+    dataset = load(request.split)
+    columns = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
+    named = set()
+    for column in columns:
+        paths = dataset.cast_column(column, Image(decode=False)).select_columns(column)
+        named |= {os.path.realpath(row[column]["path"]) for row in paths if row[column] is not None}
+    images = list(filter(lies_inside, listing.images))
+    unused = [
+        Unused(image, f"an image that no {os.path.basename(listing.metadata[0])} names")
+        for image in images
+        if os.path.realpath(listing.path(image)) not in named
+    ]
+    unused += _other_splits(splits, request.split)
+    digest = listing.digest([*images, *filter(lies_inside, listing.metadata)])
+    others = [name for name in splits if name != request.split]
+    return Opened(dataset, digest, unused + listing.unused(), others=lambda column: map(load, others))
+
+
+def _open_data_files(request: _Request, listing: FolderListing, files: list[str]) -> Opened:
+    """A folder of Parquet or tar files, of which some may be those of other splits."""
+    splits = file_splits(files)
+    if request.split not in splits:
+        raise ValueError(f"it has no split {request.split!r}; its splits are: {', '.join(splits)}.")
+    opened = _open_files(request, [listing.path(file) for file in splits[request.split]])
+    opened.digest = listing.digest(splits[request.split])
+    opened.unused = _other_splits(splits, request.split) + listing.unused(set(files))
+    if files[0].endswith(".parquet"):
+        others = [[listing.path(file) for file in splits[name]] for name in splits if name != request.split]
+        opened.others = lambda column: (_column_of(paths, column) for paths in others)
+    return opened
+
+
+def _open_files(request: _Request, files: list[str]) -> Opened:
+    digest = _digest_of_files(files)
+    suffixes = {suffix_of(file) for file in files}
+    if suffixes <= set(TAR_SUFFIXES):
+        return Opened(open_tar_files(files, request.split, request.streaming), digest)
+    if suffixes != {".parquet"}:
+        raise ValueError(
+            f"{files[0]} is not a data source. Name a folder of images, or files of the suffix .parquet or .tar."
+        )
+    for file in files:
+        check_regular_file(file)
+    _check_same_classes(files)
+    patterns = [glob.escape(file) for file in files]
+    dataset = load_dataset(
+        "parquet", data_files={request.split: patterns}, split=request.split, streaming=request.streaming
+    )
+    return Opened(dataset, digest)
+
+
+def _open_url(request: _Request) -> Opened:
+    if request.source.endswith(TAR_SUFFIXES):
+        return Opened(open_tar_files(request.source, request.split, request.streaming))
+    data_files = {request.split: request.source}
+    builder = load_dataset_builder("parquet", data_files=data_files)
+    dataset = load_dataset("parquet", data_files=data_files, split=request.split, streaming=request.streaming)
+    return Opened(dataset, _digest_of_builder(builder, request.split))
+
+
+def _open_with_datasets(request: _Request, name: str) -> Opened:
+    """A Hub data set, or a folder with a card that says what its files are."""
+    builder = load_dataset_builder(name, request.config_name)
+    digest = _digest_of_builder(builder, request.split)
+    if isinstance(builder, WebDataset) and request.split in builder.config.data_files:
+        files = [str(file) for file in builder.config.data_files[request.split]]
+        return Opened(open_tar_files(files, request.split, request.streaming), digest)
+    dataset = load_dataset(name, request.config_name, split=request.split, streaming=request.streaming)
+
+    def others(column: str) -> Iterable[Dataset]:
+        every = load_dataset(name, request.config_name)
+        return every.values()
+
+    return Opened(dataset, digest, others=others)
+
+
+def _open_saved(request: _Request, path: Path) -> Opened | None:
+    """A folder that `save_to_disk` wrote, or None."""
+    is_single = (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
+    if not is_single and not (path / "dataset_dict.json").is_file():
+        return None
+    saved = load_saved(str(path))
+    splits = saved if isinstance(saved, DatasetDict) else {str(saved.split or "train"): saved}
+    if request.split not in splits:
+        raise ValueError(f"it has no split {request.split!r}; its splits are: {', '.join(splits)}.")
+    place = path / request.split if isinstance(saved, DatasetDict) else path
+    files = sorted(str(file) for file in place.glob("*.arrow"))
+    others = [dataset for name, dataset in splits.items() if name != request.split]
+    return Opened(splits[request.split], _digest_of_files(files), others=lambda column: others)
+
+
+def _other_splits(splits: dict[str, list[str]], split: str) -> list[Unused]:
+    return [Unused(path, f"the split {name!r}") for name in splits if name != split for path in splits[name]]
+
+
+def _likely_label(dataset: Dataset, wanted: str | None) -> str | None:
+    try:
+        return label_column(dataset, wanted)
+    except ValueError:
+        return None  # `Source` says so, where labels are needed
+
+
+def _is_described(folder: Path) -> bool:
+    """Whether a data-set card says which files belong to which split."""
+    card = folder / "README.md"
+    return card.is_file() and bool((metadata_load(card) or {}).get("configs"))
+
+
+def _cannot_be_hub_id(source: str) -> bool:
+    if Path(source).is_absolute() or source.startswith((".", "~")) or glob.has_magic(source):
+        return True
+    try:
+        validate_repo_id(source)
+    except HFValidationError:
+        return True
+    return suffix_of(source) in (".parquet", *TAR_SUFFIXES)
+
+
+def _check_same_classes(files: list[str]) -> None:
+    """`datasets` takes the names of classes from the first file, whatever the others say."""
+    first: dict[str, Any] = {}
+    for file in files:
+        schema = pq.read_schema(file)
+        classes = {
+            name: feature.names
+            for name, feature in Dataset(schema.empty_table()).features.items()
+            if isinstance(feature, ClassLabel)
+        }
+        different = [name for name in classes if first.setdefault(name, classes[name]) != classes[name]]
+        if different:
+            raise ValueError(
+                f"{file} numbers the classes of {different[0]!r} in another way than {files[0]}. Prepare them one by "
+                "one, or write them with the same list of classes."
+            )
+
+
+def _column_of(files: list[str], column: str) -> Dataset:
+    """One column of Parquet files, or no column if they have none of this name."""
+    names = [column] if column in pq.read_schema(files[0]).names else []
+    return Dataset(pa.concat_tables([pq.read_table(file, columns=names) for file in files]))
+
+
+def _digest_of_files(files: list[str]) -> str:
+    top = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files]) if files else ""
+    return listing_digest((os.path.relpath(file, top), os.stat(file).st_size) for file in files)
+
+
+def _digest_of_builder(builder: Any, split: str) -> str | None:
+    """Of the files of a split: their content's ids on the Hub, their sizes here, or what their server says of them."""
+    files = (builder.config.data_files or {}).get(split)
+    if not files:
+        return None
+    names = [str(file) for file in files]
+    if all("://" not in name for name in names):
+        return _digest_of_files(names)
+    hub = HfFileSystem()
+    entries = []
+    for name, origin in zip(names, files.origin_metadata, strict=False):
+        fact: Any = origin
+        if name.startswith("hf://"):
+            fact = hub.info(name).get("blob_id") or origin
+        entries.append((re.sub(r"@[0-9a-f]{40}", "", name), fact))
+    return listing_digest(entries)
+
+
+__all__ = ["Opened", "open_source"]
