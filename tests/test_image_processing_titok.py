@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import struct
 import warnings
 from base64 import b64encode
 from io import BytesIO
@@ -17,6 +19,7 @@ from transformers.image_utils import SizeDict
 from transformers.utils import is_torchvision_available
 
 from golden_fill import image_u8
+from titok_hf.data.decoding import Decoding, UnusableImage
 from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil, center_on_black
 from titok_hf.image_processing_titok import TiTokImageProcessor
 
@@ -116,7 +119,7 @@ def original_mode_picture(name: str) -> Image.Image:
 
 @pytest.mark.parametrize("name", sorted(set(ORIGINAL["modes"]) - {"gray16_I16"}))
 def test_picture_modes_equal_the_originals_bit_for_bit(name):
-    output = processed(original_mode_picture(name), do_exif_transpose=False)
+    output = processed(original_mode_picture(name), do_exif_transpose=False, background="none")
     assert sha256(output) == ORIGINAL["modes"][name]
 
 
@@ -184,7 +187,90 @@ def test_transparent_palettes_keep_their_colours(transparency):
     assert "transparency" in transparent.info
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert np.array_equal(processed(transparent, size=8), np.array(picture.convert("RGB")))
+        output = processed(transparent, size=8, background="none")
+    assert np.array_equal(output, np.array(picture.convert("RGB")))
+
+
+def transparent_pictures() -> dict[str, Image.Image]:
+    """One colour behind alpha from 0 to 255, in every mode that files have it in."""
+    alpha = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    rgba = Image.merge("RGBA", [Image.new("L", (16, 16), value) for value in (200, 30, 60)] + [alpha])
+    rgb = Image.new("RGB", (16, 16), (200, 30, 60))
+    rgb.paste((0, 9, 0), (0, 0, 8, 16))
+    grey = Image.merge("LA", [Image.new("L", (16, 16), 80), alpha])
+    return {
+        "RGBA": rgba,
+        "LA": grey,
+        "P": as_png(rgb.quantize(2), transparency=bytes([0, 128])),
+        "RGB": as_png(rgb, transparency=(0, 9, 0)),
+        "L": as_png(rgb.convert("L"), transparency=rgb.convert("L").getpixel((0, 0))),
+    }
+
+
+@pytest.mark.parametrize("background", ["white", "#102030"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "L"])
+def test_transparent_pixels_are_laid_on_the_background(mode, background):
+    picture = transparent_pictures()[mode]
+    rgba = np.array(picture.convert("RGBA")).astype(float)
+    colour = np.array({"white": (255, 255, 255), "#102030": (16, 32, 48)}[background])
+    share = rgba[..., 3:] / 255
+    expected = rgba[..., :3] * share + colour * (1 - share)
+    for image in (picture, np.array(picture.convert("RGBA")), np.array(picture.convert("RGBA")) / 255):
+        output = processed(image, size=16, background=background)
+        assert np.abs(output - expected).max() <= 0.5001
+    file = BytesIO()
+    picture.save(file, "PNG")
+    decoded = Decoding(background=background).decode(file.getvalue())
+    assert np.array_equal(decoded.image, output) and decoded.is_transparent
+
+
+def test_the_background_is_saved_and_must_be_a_colour(tmp_path):
+    processor = TiTokImageProcessorPil(size=4, background="none")
+    processor.save_pretrained(tmp_path)
+    assert TiTokImageProcessorPil.from_pretrained(tmp_path).background == "none"
+    with pytest.raises(ValueError, match="background is 'nocolour'"):
+        processor(Image.new("RGBA", (4, 4)), background="nocolour")
+
+
+def broken_pictures() -> dict[str, bytes]:
+    """Files that Pillow opens and cannot read, or should not."""
+    whole = BytesIO()
+    random_picture(64, 64).save(whole, "JPEG")
+    bomb = BytesIO()
+    Image.new("1", (10_000, 10_000)).save(bomb, "PNG")
+    return {"truncated": whole.getvalue()[:-400], "pixels; the limit is": bomb.getvalue()}
+
+
+@pytest.mark.parametrize("reason", ["truncated", "pixels; the limit is"])
+def test_a_picture_that_is_not_loaded_yet_raises_what_its_path_raises(reason, tmp_path):
+    path = tmp_path / "broken"
+    path.write_bytes(broken_pictures()[reason])
+    url = "data:image/png;base64," + b64encode(path.read_bytes()).decode()
+    for picture in (path, Image.open(path), url):
+        with pytest.raises(ValueError, match=reason):
+            processed(picture)
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, RuntimeError, MemoryError, struct.error])
+def test_whatever_pillow_raises_is_an_unreadable_picture(error, tmp_path, monkeypatch):
+    """Which of its formats raises which exception depends on its version, so one is made to."""
+
+    def load(self):
+        raise error
+
+    random_picture(4, 4).save(tmp_path / "picture.png")
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load_prepare", load)
+    for picture in (tmp_path / "picture.png", Image.open(tmp_path / "picture.png")):
+        with pytest.raises(ValueError, match=error.__name__):
+            processed(picture)
+    with pytest.raises(UnusableImage, match=error.__name__):
+        Decoding()((tmp_path / "picture.png").read_bytes())
+
+
+def test_a_pipe_is_no_picture(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ValueError, match="not a regular file"):
+        processed(tmp_path / "pipe.png")
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 100_000), (100_000, 1), (3, 2000), (6000, 5000)])
@@ -219,7 +305,7 @@ ARRAY = np.array(RGB)
         ARRAY.astype(np.uint16) * 257,
         ARRAY.astype(np.float32) / 255,
         ARRAY / 255,
-        np.concatenate([ARRAY, ARRAY[..., :1]], axis=-1),
+        np.concatenate([ARRAY, np.full_like(ARRAY[..., :1], 255)], axis=-1),
         torch.from_numpy(ARRAY),
         torch.from_numpy(ARRAY).permute(2, 0, 1) / 255,
         torch.from_numpy(ARRAY).permute(2, 0, 1).double().div(255).requires_grad_(),

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
@@ -26,11 +27,11 @@ from transformers.image_utils import (
     PILImageResampling,
     SizeDict,
     infer_channel_dimension_format,
-    load_image,
 )
 from transformers.processing_utils import ImagesKwargs, Unpack
 
 from .accepted_values import check_pixel_dtype
+from .picture_rules import BACKGROUND, MAX_PIXELS, background_colour, is_transparent, laid_on
 from .remote_code import LoadedByAutoClasses
 
 # Of an image this many times as long as it is short, the centre square comes from its middle section alone. Resized
@@ -48,10 +49,13 @@ class TiTokImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call
         Whether to turn a picture upright as its EXIF orientation says. The original implementation never does.
     do_enlarge (`bool`, *optional*, defaults to `True`):
         Whether to enlarge a picture whose shorter edge is below `size`. If not, it keeps its pixels and lies on black.
+    background (`str`, *optional*, defaults to `"white"`):
+        The colour behind transparent pixels; `"none"` drops alpha and shows the hidden colours, as the original does.
     """
 
     do_exif_transpose: bool | None
     do_enlarge: bool | None
+    background: str | None
 
 
 class TiTokImageProcessorMixin(LoadedByAutoClasses, BaseImageProcessor):
@@ -62,6 +66,7 @@ class TiTokImageProcessorMixin(LoadedByAutoClasses, BaseImageProcessor):
 
     do_exif_transpose = True
     do_enlarge = True
+    background = BACKGROUND
     do_convert_rgb = True
     do_resize = True
     size = {"shortest_edge": 256}
@@ -132,7 +137,7 @@ class TiTokImageProcessorMixin(LoadedByAutoClasses, BaseImageProcessor):
         if isinstance(image_url_or_urls, list | tuple):
             return [self.fetch_images(image) for image in image_url_or_urls]
         if isinstance(image_url_or_urls, str) and image_url_or_urls.startswith(URL_PREFIXES):
-            return load_image(image_url_or_urls)
+            return read_url(image_url_or_urls)
         if isinstance(image_url_or_urls, bytes | bytearray):
             return open_image(bytes(image_url_or_urls), "The data")
         if isinstance(image_url_or_urls, str | os.PathLike):
@@ -144,12 +149,13 @@ class TiTokImageProcessorMixin(LoadedByAutoClasses, BaseImageProcessor):
         image: Image.Image | np.ndarray | torch.Tensor,
         do_convert_rgb: bool | None = None,
         do_exif_transpose: bool | None = None,
+        background: str | None = None,
         input_data_format: str | ChannelDimension | None = None,
         **kwargs: Any,
     ) -> np.ndarray:
         """One image as an array of uint8, shape (channels, height, width); 3 channels with `do_convert_rgb`."""
         if isinstance(image, Image.Image):
-            array = pil_to_array(image, bool(do_convert_rgb), bool(do_exif_transpose))
+            array = pil_to_array(image, bool(do_convert_rgb), bool(do_exif_transpose), background or BACKGROUND)
         elif isinstance(image, np.ndarray | torch.Tensor):
             array = channels_first(image, input_data_format)
         else:
@@ -160,7 +166,7 @@ class TiTokImageProcessorMixin(LoadedByAutoClasses, BaseImageProcessor):
         if not array.size:
             raise ValueError(f"Got an image without pixels, shape {array.shape}.")
         if do_convert_rgb and len(array) != 3:
-            array = np.repeat(array, 3, axis=0) if len(array) == 1 else array[:3]
+            array = np.repeat(array, 3, axis=0) if len(array) == 1 else rgba_to_rgb(array, background or BACKGROUND)
         return array
 
     def center_crop(self, image: Any, size: SizeDict, **kwargs: Any) -> Any:
@@ -206,7 +212,7 @@ class TiTokImageProcessorPil(TiTokImageProcessorMixin, PilBackend):
 
     An image may be a PIL image of any mode that Pillow can show in RGB, a NumPy array or torch tensor (H, W),
     (H, W, C) or (C, H, W) with 1, 3 or 4 channels, a path, a URL, base64 text, or the bytes of a file; a batch may be
-    an array (B, ...) of these or a (nested) list. Alpha channels are dropped, not blended. Sample values mean:
+    an array (B, ...) of these or a (nested) list. Transparent pixels are laid on `background`. Sample values mean:
 
     * 8 bits, and all integers that are not named below: 0 to 255;
     * 16 bits (arrays of uint16, PIL modes `I;16` and `I`): 0 to 65535, scaled to 8 bits. (The original implementation
@@ -220,9 +226,11 @@ class TiTokImageProcessorPil(TiTokImageProcessorMixin, PilBackend):
         crop_size (`int` or `dict[str, int]`, *optional*): what is cut from the centre; default: the square of `size`.
         resample (`PILImageResampling`, defaults to bicubic): resampling filter, antialiased.
         do_exif_transpose (`bool`, defaults to `True`): turn PIL images and files upright as their EXIF orientation
-            says. (Images from `http` addresses are always upright.)
+            says.
         do_enlarge (`bool`, defaults to `True`): enlarge a picture whose shorter edge is below `size`; False leaves its
             pixels as they are, in the middle of a black picture, which is how Fashion-MNIST's 28 pixels become 32.
+        background (`str`, defaults to `"white"`): the colour behind transparent pixels; `"none"` drops alpha, as the
+            original does.
         kwargs: the other arguments of transformers' image processors.
 
     ```python
@@ -254,14 +262,41 @@ def read_image(source: str | os.PathLike) -> Image.Image:
         raise FileNotFoundError(f"{name} is no file, nor the base64 text of a picture ({error}).") from error
 
 
+def read_url(url: str) -> Image.Image:
+    """Read a picture from the web; an unreadable picture raises ValueError, a failed request OSError."""
+    try:
+        with urlopen(Request(url, headers={"User-Agent": "titok-hf"}), timeout=60) as response:
+            content = response.read()
+    except OSError as error:
+        raise OSError(f"{url} cannot be fetched: {error}") from error
+    return open_image(content, url)
+
+
 def open_image(content: bytes, name: str) -> Image.Image:
-    """Decode a picture completely; ValueError if Pillow can't."""
+    """Decode a picture completely; ValueError if Pillow can't, or if it has more pixels than `MAX_PIXELS`."""
     try:
         image = Image.open(BytesIO(content))
+    # Pillow's many formats answer damaged data with whatever exception their arithmetic ends in.
+    except Exception as error:
+        raise _unreadable(name, error) from error
+    return load_completely(image, name)
+
+
+def load_completely(image: Image.Image, name: str) -> Image.Image:
+    """Decode a picture that Pillow may only have opened yet; errors are those of `open_image`."""
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(
+            f"{name} has {image.width} x {image.height} pixels; the limit is {MAX_PIXELS:,}. Make it smaller."
+        )
+    try:
         image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name} is not a picture that Pillow can read: {error}") from error
+    except Exception as error:  # as above
+        raise _unreadable(name, error) from error
     return image
+
+
+def _unreadable(name: str, error: Exception) -> ValueError:
+    return ValueError(f"{name} is not a picture that Pillow can read: {str(error) or type(error).__name__}")
 
 
 def single_images(images: Any) -> Iterator[Any]:
@@ -274,29 +309,43 @@ def single_images(images: Any) -> Iterator[Any]:
         yield images
 
 
-def pil_to_array(image: Image.Image, convert_rgb: bool, exif_transpose: bool) -> np.ndarray:
+def pil_to_array(image: Image.Image, convert_rgb: bool, exif_transpose: bool, background: str) -> np.ndarray:
     """PIL image to uint8, shape (channels, height, width); `convert_rgb` gives one channel for 16 bits and floats."""
+    load_completely(image, getattr(image, "filename", "") or "The PIL image")
     if exif_transpose:
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         # Pillow's own conversion would cut off at 255.
         return to_uint8(np.array(image), full_scale=255 if image.mode == "F" else 65535)[None]
-    if convert_rgb and image.mode != "RGB":
-        image = pil_to_rgb(image)
+    if convert_rgb and (image.mode != "RGB" or image.has_transparency_data):
+        image = pil_to_rgb(image, background)
     array = np.array(image)
     if array.dtype == bool:
         array = to_uint8(array, full_scale=1)
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 
-def pil_to_rgb(image: Image.Image) -> Image.Image:
-    """Convert to RGB without blending; an unsupported mode raises ValueError."""
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # the way round about Pillow's warning; the colours are the same
+def pil_to_rgb(image: Image.Image, background: str) -> Image.Image:
+    """Convert to RGB in front of a colour; an unsupported mode raises ValueError."""
+    colour = background_colour(background)
     try:
+        if colour is not None and is_transparent(image):
+            return laid_on(image, colour)
+        if image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")  # the way round about Pillow's warning; the colours are the same
         return image.convert("RGB")
     except ValueError as error:
         raise ValueError(f"Pillow cannot convert an image of mode {image.mode!r} to RGB: {error}") from error
+
+
+def rgba_to_rgb(array: np.ndarray, background: str) -> np.ndarray:
+    """Array of uint8 (4, height, width) in front of a colour, rounded as Pillow does it."""
+    colour = background_colour(background)
+    if colour is None:
+        return array[:3]
+    alpha = array[3].astype(np.int32)
+    mixed = array[:3] * alpha + np.array(colour).reshape(3, 1, 1) * (255 - alpha) + 128
+    return ((mixed + (mixed >> 8)) >> 8).astype(np.uint8)
 
 
 def channels_first(image: np.ndarray | torch.Tensor, data_format: str | ChannelDimension | None) -> np.ndarray:

@@ -1,5 +1,7 @@
 """`titok-hf prepare` and `titok-hf pretokenize` as a user meets them."""
 
+import json
+
 import numpy as np
 import pytest
 from datasets import load_dataset
@@ -47,6 +49,21 @@ def test_parts_say_that_others_are_missing(source, tmp_path):
     assert result.exit_code == 0 and "other parts are not complete yet" in words(result.stdout)
     result = run("prepare", source, *options, "--part", "0/2")
     assert "complete yet" not in words(result.stdout) and "8 rows of 9 images" in result.stdout
+
+
+def test_no_row_left_is_an_error_and_lists_why(tmp_path):
+    source = image_folder(tmp_path / "source", 2, broken=(0, 1))
+    result = run("prepare", source, "-o", tmp_path / "out", "--workers", 0)
+    assert result.exit_code == 1 and "None of the 2 images can be used; the first is image 0" in words(result.stderr)
+    assert len(json.loads((tmp_path / "out" / "report-train.json").read_text())["skipped"]) == 2
+
+
+def test_what_was_not_used_is_shown(tmp_path):
+    source = image_folder(tmp_path / "source", 3)
+    picture(4).save(source / "logo.png")
+    result = run("prepare", source, "-o", tmp_path / "out", "--workers", 0, "--background", "black")
+    assert result.exit_code == 0, result.output
+    assert "1 entries of the source were not used: logo.png: an image above" in words(result.stdout)
 
 
 def test_errors_are_one_line(source, tmp_path):

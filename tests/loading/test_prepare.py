@@ -136,6 +136,80 @@ def test_other_settings_are_refused_and_other_splits_are_not(source, tmp_path):
     assert (len(splits["train"]), len(splits["validation"])) == (3, 20)
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_source_that_changed_is_refused_however_it_is_written(streaming, tmp_path, monkeypatch):
+    source = image_folder(tmp_path / "source", 20)
+    monkeypatch.chdir(tmp_path)
+
+    def killed(num_images):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare("source", "out", SETTINGS, workers=0, streaming=streaming, progress=killed)
+    for change, undo in (("0000.png", "0000 b.png"), ("0003.png", "../x/0003.png")):
+        (source / "bag" / undo).parent.mkdir(exist_ok=True)
+        (source / "bag" / change).rename(source / "bag" / undo)
+        with pytest.raises(ValueError, match="The source of out has changed since"):
+            prepare("source", "out", SETTINGS, workers=0, streaming=streaming)
+        (source / "bag" / undo).rename(source / "bag" / change)
+    source.rename(tmp_path / "moved")
+    prepare("moved/", "out", SETTINGS, workers=0, streaming=streaming)
+    assert load_dataset("out", split="train")["source_index"][:] == list(range(20))
+
+
+def test_what_was_not_used_and_why_there_are_no_labels_is_reported(tmp_path):
+    source = image_folder(tmp_path / "source", 6)
+    (source / "coat" / "old").mkdir()
+    picture(9).save(source / "coat" / "old" / "9.png")
+    (source / "notes.txt").write_text("no image")
+    prepare(source, tmp_path / "out", SETTINGS, workers=0)
+    report = json.loads((tmp_path / "out" / "report-train.json").read_text())
+    assert report["no_labels"].startswith("the images do not lie equally deep in folders of classes (bag/0000.png")
+    assert (report["num_unused"], report["unused"][0]["path"]) == (1, "*.txt")
+    assert report["settings"]["source"] == "source" and str(tmp_path) not in json.dumps(report["settings"])
+
+
+def test_a_flat_folder_is_one_class_of_its_name(tmp_path):
+    source = image_folder(tmp_path / "images", 3) / "bag"
+    prepare(source, tmp_path / "out", SETTINGS, workers=0)
+    dataset = load_dataset(str(tmp_path / "out"), split="train")
+    assert dataset.features["label"].names == ["bag"] and dataset["label"][:] == [0]
+    prepare(source, tmp_path / "none", SETTINGS, workers=0, label_column="none")
+    assert "label" not in load_dataset(str(tmp_path / "none"), split="train").features
+
+
+def test_transparent_images_are_laid_on_the_background_and_counted(tmp_path):
+    stream = BytesIO()
+    PILImage.new("RGBA", (40, 40), (200, 0, 0, 0)).save(stream, "PNG")
+    dataset = Dataset.from_dict({"image": [{"bytes": stream.getvalue(), "path": "a.png"}, encoded(0)]})
+    dataset = dataset.cast_column("image", Image())
+    for settings, colour, count in (
+        (SETTINGS, (255, 255, 255), 1),
+        (replace(SETTINGS, background="#00ff00"), (0, 255, 0), 1),
+        (replace(SETTINGS, unusual_modes="published"), (200, 0, 0), 0),
+    ):
+        folder = tmp_path / str(colour)
+        assert prepare(dataset, folder, settings, workers=0).num_transparent == count
+        assert json.loads((folder / "report-train.json").read_text())["num_transparent"] == count
+        assert load_dataset(str(folder), split="train")[0]["image"].getpixel((0, 0)) == colour
+
+
+def test_an_image_that_no_encoder_takes_is_left_out(tmp_path):
+    stream = BytesIO()
+    PILImage.new("RGB", (40, 4000)).save(stream, "PNG")
+    dataset = Dataset.from_dict({"image": [{"bytes": stream.getvalue(), "path": "a.png"}, encoded(0)]})
+    settings = PrepareSettings(image_size=512, crop="none", image_format="webp")  # WebP ends at 16,383 pixels
+    report = prepare(dataset.cast_column("image", Image()), tmp_path, settings, workers=0)
+    assert report.num_rows == 1 and "it cannot be prepared" in report.skipped[0].reason
+
+
+def test_whole_floats_are_labels_and_others_are_not(tmp_path):
+    report = prepare(labelled([2.0, None, 1.5, float("nan")], Value("float64")), tmp_path, SETTINGS, workers=0)
+    assert load_dataset(str(tmp_path), split="train")["label"][:] == [2]
+    reasons = [remark.reason for remark in report.skipped]
+    assert reasons == ["it has no label", "the label is 1.5, which is not a whole number", "it has no label"]
+
+
 def test_a_folder_in_use_is_refused(source, tmp_path):
     def second_run(num_images):
         with pytest.raises(OSError, match="Another run is making the split 'train'"):
@@ -268,6 +342,7 @@ def test_bad_arguments_are_named(source, tmp_path):
         ({"crop": "square"}, "crop is 'square'"),
         ({"quality": 0}, "quality is 0"),
         ({"unusual_modes": "keep"}, "unusual_modes is 'keep'"),
+        ({"background": "sky"}, "background is 'sky'"),
         ({"image_size": 0}, "image_size is 0"),
     ):
         with pytest.raises(ValueError, match=message):

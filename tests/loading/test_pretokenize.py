@@ -23,6 +23,7 @@ from titok_hf.data.pretokenize import EncodeColumns, EncodingConverter, Pretoken
 from titok_hf.data.records import Chunk
 from titok_hf.data.shards import Part
 from titok_hf.data.sources import Source
+from titok_hf.data.training_data import recorded_views
 from titok_hf.data.views import ViewConverter, ViewCutter
 from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANModel
 from titok_hf.pipeline_titok import TiTokPipeline
@@ -180,6 +181,28 @@ def test_maskgit_vqgan_codes_are_made_the_same_way(source, tmp_path):
     assert np.array_equal(np.array(dataset["codes"][:]), expected) and expected.shape == (2, 16)
     with pytest.raises(ValueError, match="multiples of"):
         pretokenize(source, tmp_path / "no", encoder(tmp_path / "vqgan", image_size=9), workers=0)
+
+
+@pytest.mark.parametrize("factor", [1e9, float("nan")])
+def test_latents_that_float16_cannot_hold_are_refused(factor, source, tmp_path):
+    model = tiny_tokenizer(quantizer="kl")
+    with torch.no_grad():
+        for parameter in model.encoder.parameters():
+            last = parameter
+        last.mul_(0).add_(factor)
+    model.save_pretrained(tmp_path / "kl")
+    with pytest.raises(ValueError, match="which float16 cannot hold"):
+        pretokenize(source, tmp_path / "out", encoder(tmp_path / "kl"), settings("center"), limit=5, workers=0)
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_codes_of_earlier_versions_were_cut_without_a_background(source, pipeline, tmp_path):
+    pretokenize(source, tmp_path, encoder(pipeline), settings("center"), limit=2, workers=0)
+    assert recorded_views(str(tmp_path)).settings.background == "white"
+    report = json.loads((tmp_path / "report-train.json").read_text())
+    del report["settings"]["background"]
+    (tmp_path / "report-train.json").write_text(json.dumps(report))
+    assert recorded_views(str(tmp_path)).settings.background == "none"
 
 
 def test_bfloat16_encodes(source, pipeline, tmp_path):

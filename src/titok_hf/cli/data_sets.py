@@ -73,7 +73,7 @@ Background = Annotated[
     typer.Option(
         "--background",
         metavar="COLOUR",
-        help="Behind transparent pixels, by a name or number of CSS. The published transform drops alpha.",
+        help="Behind transparent pixels, by a name or number of CSS; none drops alpha, as published does.",
     ),
 ]
 PushTo = Annotated[

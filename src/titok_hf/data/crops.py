@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from PIL import Image as PILImage
 
+from ..picture_rules import BACKGROUND, background_colour
 from . import transforms
-from .decoding import MAX_PIXELS, Decoding, UnusualModes, check_background, check_unusual_modes
+from .decoding import MAX_PIXELS, Decoding, UnusualModes, check_unusual_modes
 from .records import SOURCE_INDEX, ChunkConverter, Record
 
 Crop = Literal["center", "adm", "none"]
@@ -44,7 +45,8 @@ class PrepareSettings:
         max_pixels: larger images are left out.
         unusual_modes: "skip" leaves out CMYK and 16-bit files, "scale" converts them, "published" does so as the
             original did; see `Decoding`.
-        background: the colour behind transparent pixels; None, and "published", drop alpha as the original did.
+        background: the colour behind transparent pixels; "none" drops alpha as the original did, and so does
+            unusual_modes="published".
         shard_size: images of the source in one shard.
 
     Raises:
@@ -60,12 +62,12 @@ class PrepareSettings:
     fast_jpeg: bool = False
     max_pixels: int = MAX_PIXELS
     unusual_modes: UnusualModes = "skip"
-    background: str | None = transforms.BACKGROUND
+    background: str = BACKGROUND
     shard_size: int = 10_000
 
     def __post_init__(self) -> None:
         check_unusual_modes(self.unusual_modes)
-        check_background(self.background)
+        background_colour(self.background)
         for name, known in (("crop", CROPS), ("image_format", _SUFFIXES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it has to be one of {', '.join(known)}.")

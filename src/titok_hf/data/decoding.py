@@ -5,12 +5,10 @@ import warnings
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
-from PIL import Image, ImageColor, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
-from .transforms import BACKGROUND, is_transparent, to_rgb
-
-# Pillow warns from this size on (89 megapixels): such a file is more often an attack than a photo.
-MAX_PIXELS = 89_478_485
+from ..picture_rules import BACKGROUND, MAX_PIXELS, NO_BACKGROUND, is_transparent
+from .transforms import to_rgb
 
 # Modes whose RGB is beyond doubt. CMYK depends on a profile, and 16 bits have a range that no file tells.
 _USUAL_MODES = {"RGB", "L", "P", "RGBA", "1", "LA"}
@@ -44,14 +42,14 @@ class Decoding:
             "scale": converted to RGB, 16-bit grey scaled to 8 bits, as `TiTokImageProcessor` does; "published":
             Pillow's `convert("RGB")`, as the original did for ImageNet, which turns 16-bit grey above 255 white and
             drops alpha, so that colours which nobody saw appear.
-        background: the colour behind transparent pixels, by a name or number of CSS; None drops alpha.
+        background: the colour behind transparent pixels, by a name or number of CSS; "none" drops alpha.
     """
 
     exif_transpose: bool = True
     fast_jpeg_size: int | None = None
     max_pixels: int = MAX_PIXELS
     unusual_modes: UnusualModes = "scale"
-    background: str | None = BACKGROUND
+    background: str = BACKGROUND
 
     def __call__(self, content: bytes) -> tuple[Image.Image, str | None]:
         """
@@ -103,25 +101,15 @@ class Decoding:
             ImageOps.exif_transpose(image, in_place=True)  # else it copies what is upright already
         remark = None if mode is None else f"{mode} converted to RGB"
         as_published = self.unusual_modes == "published"
-        background = None if as_published else self.background
+        background = NO_BACKGROUND if as_published else self.background
         rgb = to_rgb(image, as_published, background)
-        return Decoded(rgb, remark, background is not None and is_transparent(image))
+        return Decoded(rgb, remark, background != NO_BACKGROUND and is_transparent(image))
 
 
 def check_unusual_modes(value: str) -> None:
     """Raises ValueError for anything but an `UnusualModes`."""
     if value not in get_args(UnusualModes):
         raise ValueError(f"unusual_modes is {value!r}; it has to be one of {', '.join(get_args(UnusualModes))}.")
-
-
-def check_background(value: str | None) -> None:
-    """Raises ValueError for a text that names no colour."""
-    if value is None:
-        return
-    try:
-        ImageColor.getrgb(value)
-    except ValueError as error:
-        raise ValueError(f"background is {value!r}; it has to be a colour, such as white or #00ff00.") from error
 
 
 def _unusual_mode(image: ImageFile.ImageFile) -> str | None:
@@ -148,7 +136,6 @@ __all__ = [
     "Decoding",
     "UnusableImage",
     "UnusualModes",
-    "check_background",
     "check_unusual_modes",
     "reason_of",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -12,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import ClassLabel, Dataset, DatasetDict, Image, IterableDataset, load_dataset, load_dataset_builder
+from datasets import ClassLabel, Dataset, Image, IterableDataset, load_dataset, load_dataset_builder
 from datasets import load_from_disk as load_saved
 from datasets.exceptions import DatasetsError
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
@@ -20,12 +21,12 @@ from huggingface_hub import HfFileSystem
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.repocard import metadata_load
 from huggingface_hub.utils import validate_repo_id
+from yaml import YAMLError
 
 from .columns import NO_LABELS, label_column, with_image_columns, with_numbered_labels
 from .folder_listing import TAR_SUFFIXES, FolderListing, listing_digest, suffix_of
 from .idx_files import is_idx_folder, load_idx_folder
 from .image_folders import read_image_folder
-from .records import check_regular_file
 from .report import Unused
 from .split_names import file_splits, folder_splits
 from .tar_files import open_tar_files
@@ -181,7 +182,11 @@ def _open_described_images(request: _Request, listing: FolderListing) -> Opened:
             f"{listing.metadata[0]} lies beside the folder of the split {request.split!r}, not in it. Put one into "
             "each folder of a split."
         )
-    dataset = load(request.split)
+    try:
+        dataset = load(request.split)
+    except (ValueError, DatasetsError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise ValueError(f"{listing.metadata[0]} cannot be used as metadata of images: {reason}") from error
     columns = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
     named = set()
     for column in columns:
@@ -206,7 +211,7 @@ def _open_data_files(request: _Request, listing: FolderListing, files: list[str]
         raise ValueError(f"it has no split {request.split!r}; its splits are: {', '.join(splits)}.")
     opened = _open_files(request, [listing.path(file) for file in splits[request.split]])
     opened.digest = listing.digest(splits[request.split])
-    opened.unused = _other_splits(splits, request.split) + listing.unused(set(files))
+    opened.unused += _other_splits(splits, request.split) + listing.unused(set(files))
     if files[0].endswith(".parquet"):
         others = [[listing.path(file) for file in splits[name]] for name in splits if name != request.split]
         opened.others = lambda column: (_column_of(paths, column) for paths in others)
@@ -214,22 +219,24 @@ def _open_data_files(request: _Request, listing: FolderListing, files: list[str]
 
 
 def _open_files(request: _Request, files: list[str]) -> Opened:
+    unused = [Unused(os.path.basename(file), "not a regular file") for file in files if not os.path.isfile(file)]
+    files = [file for file in files if os.path.isfile(file)]
+    if not files:
+        raise ValueError(f"{request.source} is not a regular file.")
     digest = _digest_of_files(files)
     suffixes = {suffix_of(file) for file in files}
     if suffixes <= set(TAR_SUFFIXES):
-        return Opened(open_tar_files(files, request.split, request.streaming), digest)
+        return Opened(open_tar_files(files, request.split, request.streaming), digest, unused)
     if suffixes != {".parquet"}:
         raise ValueError(
             f"{files[0]} is not a data source. Name a folder of images, or files of the suffix .parquet or .tar."
         )
-    for file in files:
-        check_regular_file(file)
     _check_same_classes(files)
     patterns = [glob.escape(file) for file in files]
     dataset = load_dataset(
         "parquet", data_files={request.split: patterns}, split=request.split, streaming=request.streaming
     )
-    return Opened(dataset, digest)
+    return Opened(dataset, digest, unused)
 
 
 def _open_url(request: _Request) -> Opened:
@@ -260,16 +267,26 @@ def _open_with_datasets(request: _Request, name: str) -> Opened:
 def _open_saved(request: _Request, path: Path) -> Opened | None:
     """A folder that `save_to_disk` wrote, or None."""
     is_single = (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
-    if not is_single and not (path / "dataset_dict.json").is_file():
+    if is_single:
+        saved = _load_saved(path)
+        places = {str(saved.split or "train"): path}
+    elif (path / "dataset_dict.json").is_file():
+        names = json.loads((path / "dataset_dict.json").read_bytes())["splits"]
+        places = {name: path / name for name in names}
+    else:
         return None
-    saved = load_saved(str(path))
-    splits = saved if isinstance(saved, DatasetDict) else {str(saved.split or "train"): saved}
-    if request.split not in splits:
-        raise ValueError(f"it has no split {request.split!r}; its splits are: {', '.join(splits)}.")
-    place = path / request.split if isinstance(saved, DatasetDict) else path
+    if request.split not in places:
+        raise ValueError(f"it has no split {request.split!r}; its splits are: {', '.join(places)}.")
+    place = places.pop(request.split)
+    dataset = saved if is_single else _load_saved(place)
     files = sorted(str(file) for file in place.glob("*.arrow"))
-    others = [dataset for name, dataset in splits.items() if name != request.split]
-    return Opened(splits[request.split], _digest_of_files(files), others=lambda column: others)
+    return Opened(dataset, _digest_of_files(files), others=lambda column: map(_load_saved, places.values()))
+
+
+def _load_saved(path: Path) -> Dataset:
+    if not json.loads((path / "state.json").read_bytes())["_data_files"]:
+        return Dataset.from_dict({})  # `datasets` writes an empty split and cannot read it
+    return load_saved(str(path))
 
 
 def _other_splits(splits: dict[str, list[str]], split: str) -> list[Unused]:
@@ -286,7 +303,10 @@ def _likely_label(dataset: Dataset, wanted: str | None) -> str | None:
 def _is_described(folder: Path) -> bool:
     """Whether a data-set card says which files belong to which split."""
     card = folder / "README.md"
-    return card.is_file() and bool((metadata_load(card) or {}).get("configs"))
+    try:
+        return card.is_file() and bool((metadata_load(card) or {}).get("configs"))
+    except (ValueError, YAMLError):
+        return False  # any README may lie there
 
 
 def _cannot_be_hub_id(source: str) -> bool:

@@ -15,6 +15,7 @@ from datasets import ClassLabel, Dataset, IterableDataset, Value
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
 
+from ..picture_rules import NO_BACKGROUND
 from .records import SOURCE_INDEX
 from .sources import Source, number_in, open_dataset
 from .views import PretokenizeSettings, ViewCutter
@@ -173,7 +174,8 @@ def recorded_views(source: str, split: str = "train", revision: str | None = Non
             f"{source} has no {name}, in which `titok-hf pretokenize` records how it cut the images. Name the folder "
             "or Hub id of a complete data set that it made, or let the run compute the codes."
         )
-    settings = {"background": None} | json.loads(path.read_bytes()).get("settings", {})  # once alpha was dropped
+    settings = json.loads(path.read_bytes()).get("settings", {})
+    settings.setdefault("background", NO_BACKGROUND)  # earlier versions dropped alpha
     missing = [field.name for field in fields(PretokenizeSettings) if field.name not in settings]
     if missing or "image_size" not in settings:
         raise ValueError(

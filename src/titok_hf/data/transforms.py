@@ -7,7 +7,9 @@ import random
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageColor
+from PIL import Image
+
+from ..picture_rules import BACKGROUND, background_colour, is_transparent, laid_on
 
 # "resize": the shorter edge becomes the side of the square; "pad": the pixels stay and lie in the middle of black.
 ResizeMode = Literal["resize", "pad"]
@@ -20,19 +22,14 @@ MAX_ASPECT_RATIO = 32
 TEN_CROP_ENLARGEMENT = 1.1
 
 
-# Behind transparent pixels. The files hold some colour there, too, but nobody has seen it. TiTokImageProcessor has the
-# same rule.
-BACKGROUND = "white"
-
-
-def to_rgb(image: Image.Image, saturate: bool = False, background: str | None = BACKGROUND) -> Image.Image:
+def to_rgb(image: Image.Image, saturate: bool = False, background: str = BACKGROUND) -> Image.Image:
     """
     An image of any mode in RGB; CMYK is converted as Pillow does it.
 
     Args:
         saturate: leave 16-bit grey to Pillow's `convert("RGB")` as the original does, which turns all above 255 white;
             else it is scaled to 8 bits.
-        background: the colour on which transparent pixels are laid; None drops alpha, as the original does.
+        background: the colour behind transparent pixels; "none" drops alpha, as the original does.
 
     Raises:
         ValueError: a mode that has no RGB, or, to be scaled, 16-bit samples outside of [0, 65535].
@@ -45,26 +42,10 @@ def to_rgb(image: Image.Image, saturate: bool = False, background: str | None = 
         image = Image.fromarray(np.rint(values * (255 / full_scale)).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # the way round about Pillow's warning; the colours are the same
-    if background is not None and is_transparent(image):
-        image = _with_alpha(image)
-        canvas = Image.new("RGB", image.size, ImageColor.getrgb(background)[:3])
-        canvas.paste(image, mask=image.getchannel("A"))
-        return canvas
+    colour = background_colour(background)
+    if colour is not None and is_transparent(image):
+        return laid_on(image, colour)
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def is_transparent(image: Image.Image) -> bool:
-    """Whether any pixel of an image can be seen through."""
-    if not image.has_transparency_data:
-        return False
-    least, _ = _with_alpha(image).getchannel("A").getextrema()
-    return least != 255
-
-
-def _with_alpha(image: Image.Image) -> Image.Image:
-    if image.mode == "La":  # the one mode with alpha that has no direct way
-        image = image.convert("LA")
-    return image if image.mode == "RGBA" else image.convert("RGBA")
 
 
 def resize_shorter_edge(image: Image.Image, size: int) -> Image.Image:
@@ -198,7 +179,6 @@ def _below(limit: int, chance: random.Random) -> int:
 
 
 __all__ = [
-    "BACKGROUND",
     "MAX_ASPECT_RATIO",
     "ResizeMode",
     "TEN_CROP_ENLARGEMENT",
@@ -207,7 +187,6 @@ __all__ = [
     "center_square",
     "check_resize_mode",
     "crop_center",
-    "is_transparent",
     "mirror",
     "pad_to_square",
     "random_resized_square",

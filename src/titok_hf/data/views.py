@@ -9,9 +9,10 @@ from typing import Literal
 import numpy as np
 from PIL import Image as PILImage
 
+from ..picture_rules import BACKGROUND, background_colour
 from . import transforms
 from .crops import CROPS
-from .decoding import MAX_PIXELS, Decoding, UnusualModes, check_background, check_unusual_modes
+from .decoding import MAX_PIXELS, Decoding, UnusualModes, check_unusual_modes
 from .records import SOURCE_INDEX, ChunkConverter, Record
 
 Views = Literal["center", "flip", "ten_crop", "random"]
@@ -37,7 +38,8 @@ class PretokenizeSettings:
         max_pixels: larger images are left out.
         unusual_modes: "skip" leaves out CMYK and 16-bit files, "scale" converts them, "published" does so as the
             original did; see `Decoding`.
-        background: the colour behind transparent pixels; None, and "published", drop alpha as the original did.
+        background: the colour behind transparent pixels; "none" drops alpha as the original did, and so does
+            unusual_modes="published".
         shard_size: images of the source in one shard.
 
     Raises:
@@ -53,12 +55,12 @@ class PretokenizeSettings:
     exif_transpose: bool = True
     max_pixels: int = MAX_PIXELS
     unusual_modes: UnusualModes = "skip"
-    background: str | None = transforms.BACKGROUND
+    background: str = BACKGROUND
     shard_size: int = 10_000
 
     def __post_init__(self) -> None:
         check_unusual_modes(self.unusual_modes)
-        check_background(self.background)
+        background_colour(self.background)
         if self.views not in (*_NUM_VIEWS, "random"):
             raise ValueError(f"views is {self.views!r}; it has to be one of {', '.join(_NUM_VIEWS)}, random.")
         if self.crop not in ("center", "adm"):
