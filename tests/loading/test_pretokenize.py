@@ -191,7 +191,7 @@ def test_latents_that_float16_cannot_hold_are_refused(factor, source, tmp_path):
             last = parameter
         last.mul_(0).add_(factor)
     model.save_pretrained(tmp_path / "kl")
-    with pytest.raises(ValueError, match="which float16 cannot hold"):
+    with pytest.raises(ValueError, match="which float16 cannot hold|not all finite"):
         pretokenize(source, tmp_path / "out", encoder(tmp_path / "kl"), settings("center"), limit=5, workers=0)
     assert not list(tmp_path.rglob("*.parquet"))
 
