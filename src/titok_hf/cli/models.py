@@ -36,17 +36,17 @@ def load_pipeline(model: str | None, device: str | None) -> TiTokPipeline:
         ValueError: a device that this machine does not have.
     """
     with messages.status(f"loading {escape(model_name(model))}"):
-        import torch
         from diffusers.utils import logging as diffusers_logging
         from transformers.utils import logging as transformers_logging
 
+        from titok_hf.devices import default_device
         from titok_hf.pipeline_titok import TiTokPipeline
 
         for logging in (diffusers_logging, transformers_logging):
             logging.disable_progress_bar()
         pipe = TiTokPipeline.from_pretrained(model_location(model))
         pipe.set_progress_bar_config(disable=True)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = device or default_device()
         try:
             return pipe.to(device)
         except (RuntimeError, AssertionError) as error:

@@ -20,7 +20,9 @@ Model = Annotated[
 ]
 Device = Annotated[
     str | None,
-    typer.Option("--device", help='Where to compute: "cpu", "cuda", "cuda:1". By default a GPU if there is one.'),
+    typer.Option(
+        "--device", help='Where to compute: "cpu", "cuda", "cuda:1", "mps". By default a GPU if there is one.'
+    ),
 ]
 BatchSize = Annotated[
     int, typer.Option("--batch-size", min=1, help="Pictures computed at once; fewer need less memory.")

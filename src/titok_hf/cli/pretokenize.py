@@ -150,9 +150,9 @@ def pretokenize(
 
 def _default_device() -> str:
     """The GPU of this process under a launcher, the first GPU without one, the CPU without any."""
-    import torch
+    from titok_hf.devices import default_device
 
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    return default_device(local_rank=int(os.environ.get("LOCAL_RANK", 0)))
 
 
 __all__ = ["pretokenize"]

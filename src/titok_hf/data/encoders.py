@@ -39,7 +39,7 @@ class ImageEncoder:
         model: a folder or Hub id of a `TiTokPipeline`, `TiTokModel` or `MaskGitVQGANModel`, or of an original TiTok.
         revision: of the Hub id.
         precision: "fp32" or "bf16" weights and activations; quantisation runs in float32 either way.
-        device: "cpu", "cuda", "cuda:1".
+        device: "cpu", "cuda", "cuda:1", "mps".
         batch_size: squares computed at once.
         image_size: side of the squares; only a MaskGIT-VQGAN leaves the choice.
     """

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from titok_hf.devices import float64_device
+
 from .frozen_classifier import FrozenClassifier
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -33,20 +35,21 @@ class FrechetDistance:
         network: a file of Inception weights (torch-fidelity's), for FID; or a folder or Hub id of a `transformers`
             image classifier, for the distance of its pooled features; or a module that takes uint8 images of shape
             (batch, channels, height, width), returns (batch, num_features) and has `num_features`.
-        device: where the network runs and the statistics are kept.
+        device: where the network runs and the statistics are kept; those on the CPU if the device has no float64.
     Raises:
         ValueError: there is no such file or classifier, or torch-fidelity is missing for the former.
     """
 
     def __init__(self, network: str | Path | nn.Module, device: torch.device | str = "cpu") -> None:
-        self.device = torch.device(device)
+        self.device, home = torch.device(device), float64_device(device)
         if isinstance(network, nn.Module):
             metric = FrechetInceptionDistance(network.eval())
         elif Path(network).is_file() or str(network).endswith(_WEIGHTS_SUFFIXES):
             metric = _inception_metric(Path(network))
         else:
             metric = FrechetInceptionDistance(_ClassifierFeatures(str(network)))
-        self.metric = metric.to(self.device)
+        self.metric = metric.to(home)
+        self.metric.inception = _Features(metric.inception.to(self.device), home)
         # torchmetrics learns this from the first batch, which a process without images never sees.
         self.metric.orig_dtype = torch.float64
 
@@ -82,8 +85,19 @@ class FrechetDistance:
         self.metric.reset()
 
 
+class _Features(nn.Module):
+    """A network whose features arrive where the statistics are, in float64 so that torchmetrics rounds nothing."""
+
+    def __init__(self, network: nn.Module, home: torch.device) -> None:
+        super().__init__()
+        self.network, self.home = network, home
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.network(images).to(self.home).double()
+
+
 class _ClassifierFeatures(nn.Module):
-    """Pooled features of a classifier for uint8 images, in float64 so that torchmetrics rounds nothing on the way."""
+    """Pooled features of a classifier for uint8 images."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -98,7 +112,7 @@ class _ClassifierFeatures(nn.Module):
             raise ValueError(
                 f"The images have {images.shape[1]} channels; the classifier takes {self.classifier.num_channels}."
             )
-        return self.classifier.pooled_features(images.float() / 255).double()
+        return self.classifier.pooled_features(images.float() / 255)
 
 
 def _declared_size(classifier: FrozenClassifier) -> int:

@@ -86,7 +86,7 @@ def measure(pipeline: TiTokPipeline, judge: PreTrainedModel, config: MeasureConf
     _check_classes(pipeline, names)
     # As many test images as generated ones are kept; taken evenly, since a data set may be sorted by class.
     num_kept = min(config.images_per_class * len(names), len(test_set))
-    kept = torch.linspace(0, len(test_set) - 1, num_kept, dtype=torch.float64).long()
+    kept = torch.linspace(0, len(test_set) - 1, num_kept, dtype=torch.float64, device="cpu").long()
     metrics, held_out, reconstructed = _measure_reconstruction(pipeline, judge, test_set, kept, config)
     generated, metrics["judge"]["generated"] = _measure_generation(pipeline, judge, names, config)
     groups = {"generated": generated, "held_out": held_out, "reconstructed": reconstructed}

@@ -62,15 +62,15 @@ class ReconstructionMeter:
     def update(self, images: torch.Tensor, references: torch.Tensor) -> None:
         """Adds a batch of reconstructions and their originals, as `peak_signal_to_noise_ratio` takes them."""
         self.num_images += len(images)
-        self._psnr += peak_signal_to_noise_ratio(images, references).double().sum().item()
-        self._ssim += structural_similarity(images, references).double().sum().item()
+        self._psnr += peak_signal_to_noise_ratio(images, references).cpu().double().sum().item()
+        self._ssim += structural_similarity(images, references).cpu().double().sum().item()
 
     def compute(self, sum_over_processes: Callable[[torch.Tensor], torch.Tensor] | None = None) -> dict[str, float]:
         """
         `psnr` in decibel and `ssim`, means over all images so far; those of all processes, given the function that
         adds a tensor up over them.
         """
-        sums = torch.tensor([self._psnr, self._ssim, self.num_images], dtype=torch.float64)
+        sums = torch.tensor([self._psnr, self._ssim, self.num_images], dtype=torch.float64, device="cpu")
         if sum_over_processes is not None:
             sums = sum_over_processes(sums)
         psnr, ssim, num_images = sums.tolist()
@@ -100,6 +100,7 @@ class CodebookUsage:
     @classmethod
     def from_histogram(cls, histogram: torch.Tensor) -> CodebookUsage:
         """Usage for the number of occurrences of each code, integers of shape (codebook_size,), not all of them 0."""
+        histogram = histogram.cpu()  # some accelerators have no float64
         shares = histogram.double() / histogram.sum()
         entropy = -torch.special.xlogy(shares, shares).sum()
         return cls(len(histogram), int((histogram > 0).sum()), entropy.exp().item())

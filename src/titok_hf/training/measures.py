@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from accelerate import Accelerator
 
+from titok_hf.devices import float64_device
 from titok_hf.evaluation.frechet import FrechetDistance
 from titok_hf.evaluation.reconstruction import ReconstructionMeter
 
@@ -79,7 +80,7 @@ class ReconstructionMeasures:
 
     def sum_over_processes(self, value: torch.Tensor) -> torch.Tensor:
         """The sum of a tensor over processes, on the CPU."""
-        return self.accelerator.reduce(value.to(self.accelerator.device), "sum").cpu()
+        return self.accelerator.reduce(value.to(float64_device(self.accelerator.device)), "sum").cpu()
 
 
 def generators_of(images: Iterable[int]) -> list[torch.Generator]:
