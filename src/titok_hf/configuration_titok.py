@@ -103,7 +103,9 @@ class TiTokConfig(LoadedByAutoClasses, PreTrainedConfig):
         pixel_decoder: the MaskGIT-VQGAN whose decoder turns soft proxy codes into pixels; None in stage 1, where the
             model ends in the logits.
         legacy_latent_layout: the layout of the 2024 checkpoints l32, b64 and s128, see [`TiTokEncoder`].
-        initializer_range: standard deviation of the initial weights.
+        initializer_range: standard deviation of the initial weights, but for tokens and positions (one over the root of
+            their width), the attention's input projections (Xavier uniform), codebooks (uniform within one over their
+            size) and the pixel decoder (PyTorch's law for convolutions).
 
     Raises:
         ValueError: sizes that do not fit one another.

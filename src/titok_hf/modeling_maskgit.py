@@ -16,6 +16,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from torch import nn
+from transformers.utils.generic import maybe_autocast
 
 from .accepted_values import integer_codes
 from .hub.push import PushedWithCard
@@ -85,8 +86,12 @@ class MaskGitAttention(nn.Module):
         """(batch, tokens, hidden_size) -> the same shape and dtype."""
         qkv = self.qkv_proj(hidden_states)
         heads = qkv.unflatten(2, (3, self.num_attention_heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, L, d)
-        query, key, value = (heads.float() if self.float32_attention else heads).unbind()
-        context = F.scaled_dot_product_attention(query, key, value, dropout_p=self.dropout if self.training else 0.0)
+        dropout = self.dropout if self.training else 0.0
+        if self.float32_attention:
+            with maybe_autocast(heads.device.type, enabled=False):  # which would cast back what is cast here
+                context = F.scaled_dot_product_attention(*heads.float().unbind(), dropout_p=dropout)
+        else:
+            context = F.scaled_dot_product_attention(*heads.unbind(), dropout_p=dropout)
         # Nothing changes in float32, where the original has no cast; half-precision weights need their dtype back.
         return self.out_proj(context.transpose(1, 2).flatten(2).to(qkv.dtype))
 
@@ -269,8 +274,8 @@ class MaskGitTransformer1DModel(PushedWithCard, ReadsOtherFormats, SafetensorsOn
     `codebook_size`, the classes, and last the label that stands for no class. The class goes in front of the codes as
     one more token; its output is dropped.
 
-    The model starts from random weights: matrices, tables and tokens from a normal law of standard deviation 0.02
-    truncated at twice that, biases 0, normalisations 1 (BERT's initialisation, which MaskGIT and U-ViT keep).
+    The model starts from random weights: matrices, tables and tokens from a normal law of standard deviation 0.02,
+    biases 0, normalisations 1 (BERT's initialisation, which the original keeps for both architectures).
 
     Args:
         architecture: `"vit"` (BERT) or `"uvit"`.
@@ -396,7 +401,7 @@ class MaskGitTransformer1DModel(PushedWithCard, ReadsOtherFormats, SafetensorsOn
     def _initialise(self) -> None:
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1:
-                nn.init.trunc_normal_(parameter, std=0.02, a=-0.04, b=0.04)
+                nn.init.normal_(parameter, std=0.02)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 

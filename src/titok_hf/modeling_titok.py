@@ -73,6 +73,10 @@ def eager_attention_forward(
     return (attention_weights @ value).transpose(1, 2), attention_weights
 
 
+class TiTokQueryKeyValue(nn.Linear):
+    """One matrix for queries, keys and values. A class of its own, since its initial weights follow their own law."""
+
+
 class TiTokAttention(nn.Module):
     """Multi-head self-attention over all tokens, without a mask."""
 
@@ -82,7 +86,7 @@ class TiTokAttention(nn.Module):
         self.head_dim = hidden_size // num_attention_heads
         self.scaling = self.head_dim**-0.5
         self.is_causal = False
-        self.qkv_proj = nn.Linear(hidden_size, 3 * hidden_size)
+        self.qkv_proj = TiTokQueryKeyValue(hidden_size, 3 * hidden_size)
         self.out_proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(
@@ -142,14 +146,22 @@ class TiTokPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
+        """
+        The laws of the original. Each rule is for a module that owns the parameters it sets: transformers skips modules
+        without parameters of their own in models that are defined outside of it.
+        """
         if isinstance(module, (TiTokEncoder, TiTokDecoder)):
             # Tokens and positions start at the scale of a normalised hidden state divided by its width.
             for parameter in module.parameters(recurse=False):
                 init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
-        if isinstance(module, TiTokVectorQuantizer):
-            bound = 1 / module.codebook.num_embeddings
-            init.uniform_(module.codebook.weight, -bound, bound)
+        elif isinstance(module, TiTokQueryKeyValue):
+            init.xavier_uniform_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):  # a codebook
+            bound = 1 / module.num_embeddings
+            init.uniform_(module.weight, -bound, bound)
+        else:
+            super()._init_weights(module)
 
 
 class TiTokEncoder(TiTokPreTrainedModel):
@@ -193,7 +205,7 @@ class TiTokEncoder(TiTokPreTrainedModel):
             `last_hidden_state`, the tokens before quantisation, shape (batch, num_latent_tokens, codebook_dim), twice
             as many channels for KL models.
         """
-        pixel_values = pixel_values.to(self.patch_embedding.weight.dtype)
+        pixel_values = pixel_values.to(self.class_token.dtype)  # matrices may be stored in eight bits, tokens are not
         patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)  # (B, N, D)
         batch_size = len(patches)
         class_token = self.class_token.expand(batch_size, -1, -1)
@@ -275,7 +287,7 @@ class TiTokDecoder(TiTokPreTrainedModel):
         Returns:
             `last_hidden_state`, what the head makes of each patch: pixels or logits.
         """
-        latents = self.input_projection(latents.to(self.input_projection.weight.dtype))  # (B, K, D)
+        latents = self.input_projection(latents.to(self.class_token.dtype))  # (B, K, D)
         latents = latents + self.latent_position_embedding
         batch_size = len(latents)
         class_token = self.class_token.expand(batch_size, -1, -1)
@@ -301,7 +313,9 @@ class TiTokPixelDecoder(nn.Module):
     def forward(self, logits: torch.Tensor) -> torch.Tensor:
         """(batch, num_patches, proxy_codebook_size) -> (batch, num_channels, image_size, image_size), not clamped."""
         # An expectation over codes rather than the likeliest one, so that gradients reach the logits.
-        soft_codes = logits.softmax(dim=-1) @ self.codebook.weight
+        # The entries come from the codebook's own forward: offloaded or sharded weights are there at that time alone.
+        entries = self.codebook(torch.arange(self.codebook.num_embeddings, device=logits.device))
+        soft_codes = logits.softmax(dim=-1) @ entries
         return self.decoder(soft_codes.transpose(1, 2).unflatten(2, (self.grid_size, self.grid_size)))
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from diffusers.utils.torch_utils import randn_tensor
 from torch import nn
 from transformers.utils import ModelOutput
+from transformers.utils.generic import maybe_autocast
 
 from .configuration_titok import TiTokConfig
 
@@ -66,7 +67,7 @@ class TiTokVectorQuantizer(nn.Module):
         Returns:
             `latents`, `codes` and, on request, `loss`, `commitment_loss` and `codebook_loss`.
         """
-        with torch.autocast(latents.device.type, enabled=False):
+        with maybe_autocast(latents.device.type, enabled=False):
             tokens = self.normalize(latents.float())
             codes = self.distances(tokens).argmin(dim=-1)
             quantized = self.lookup(codes)
@@ -92,13 +93,14 @@ class TiTokVectorQuantizer(nn.Module):
         Returns:
             float32, shape (batch, num_latent_tokens, codebook_size).
         """
-        entries = self.normalize(self.codebook.weight.float())  # (C, D)
+        # Through the codebook's own forward, never `codebook.weight`: weights that are offloaded or sharded are there
+        # during the forward of their module alone.
+        entries = self.lookup(torch.arange(self.codebook.num_embeddings, device=tokens.device))  # (C, D)
         squared_norms = tokens.square().sum(-1, keepdim=True) + entries.square().sum(-1)
         return squared_norms - 2 * tokens @ entries.T
 
     def lookup(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codebook entries in float32, shape (batch, num_latent_tokens, codebook_dim), of int64 `codes` without the
-        last axis."""
+        """Codebook entries in float32, shape (..., codebook_dim), of int64 `codes` of any shape (...)."""
         return self.normalize(self.codebook(codes).float())
 
 
@@ -123,7 +125,7 @@ class TiTokGaussianQuantizer(nn.Module):
         Returns:
             `latents`, `posterior_mean`, `posterior_logvar` and, on request, `loss` and `kl_loss`.
         """
-        with torch.autocast(latents.device.type, enabled=False):
+        with maybe_autocast(latents.device.type, enabled=False):
             mean, logvar = latents.float().chunk(2, dim=-1)
             logvar = logvar.clamp(-30, 20)
             tokens = mean
