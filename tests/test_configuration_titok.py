@@ -77,6 +77,16 @@ def test_patch_sizes_of_the_sides_default_to_the_common_one():
         ),
         ({"quantizer": "fsq"}, "quantizer"),
         ({"num_latent_tokens": "32"}, "num_latent_tokens"),
+        ({"image_size": True}, "image_size"),
+        ({"codebook_l2_norm": "no"}, "codebook_l2_norm"),
+        ({"image_size": 0}, "image_size is 0. Use at least 1"),
+        ({"decoder_patch_size": -8}, "decoder_patch_size is -8. Use at least 1"),
+        ({"encoder_num_attention_heads": 0}, "encoder_num_attention_heads is 0. Use at least 1"),
+        ({"codebook_size": 10**12}, "codebook_size is 1000000000000. Use at most 1048576"),
+        ({"decoder_num_hidden_layers": 10**9}, "decoder_num_hidden_layers is 1000000000. Use at most 1024"),
+        ({"mlp_ratio": 0}, "mlp_ratio is 0.0. Use at least"),
+        ({"layer_norm_eps": float("nan")}, "layer_norm_eps is nan, but a finite number"),
+        ({"commitment_cost": -0.25}, "commitment_cost is -0.25"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(fields, message):

@@ -1,11 +1,14 @@
 """MaskGitTransformer1DModel on tiny sizes: its equations, its inputs, and what diffusers and accelerate expect."""
 
+import copy
+
 import accelerate
 import pytest
 import torch
 import torch.nn.functional as F
 from transformers import BertConfig, BertModel
 
+from stored_weights import WAYS_TO_OFFLOAD, offload, store_in_eight_bits
 from titok_hf.modeling_maskgit import MASKGIT_VARIANTS, MaskGitTransformer1DModel
 
 TINY = {
@@ -231,11 +234,40 @@ def test_compiles_without_a_graph_break(model, inputs):
     torch.testing.assert_close(compiled(**inputs).logits, model(**inputs).logits)
 
 
-def test_weights_can_be_offloaded(model, inputs):
+@pytest.mark.parametrize("way", WAYS_TO_OFFLOAD)
+def test_weights_can_be_offloaded(model, inputs, way, tmp_path):
     expected = model(**inputs).logits
-    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
-    assert all(parameter.is_meta for parameter in model.parameters())
-    assert torch.equal(model(**inputs).logits, expected)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(offload(model, way, tmp_path)(**inputs).logits, expected)
+
+
+def test_matrices_may_be_stored_in_eight_bits(model, inputs):
+    eight_bit = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, layer in store_in_eight_bits(eight_bit).items():
+            model.get_submodule(name).weight.copy_(layer.weight * layer.scale)
+    assert torch.equal(eight_bit(**inputs).logits, model(**inputs).logits)
+
+
+def test_runs_on_the_meta_device(model, inputs):
+    logits = model.to("meta")(**{name: value.to("meta") for name, value in inputs.items()}).logits
+    assert logits.is_meta and logits.shape == (2, 6, 20)
+
+
+@torch.no_grad()
+def test_attention_of_the_uvit_is_float32_under_autocast(inputs):
+    model, seen = tiny_model("uvit"), {}
+    attention = model.backbone.middle_block.attention
+    attention.qkv_proj.register_forward_hook(lambda module, args, output: seen.update(qkv=output))
+    attention.out_proj.register_forward_pre_hook(lambda module, args: seen.update(context=args[0]))
+    tokens = torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        attention(tokens)
+    query, key, value = seen["qkv"].unflatten(2, (3, 4, 8)).permute(2, 0, 3, 1, 4).float()
+    context = (query @ key.mT / 8**0.5).softmax(-1) @ value
+    assert seen["qkv"].dtype == seen["context"].dtype == torch.bfloat16
+    # One rounding, of the result: products in bfloat16 are ten times further off.
+    torch.testing.assert_close(seen["context"], context.transpose(1, 2).flatten(2).bfloat16(), rtol=2**-8, atol=1e-6)
 
 
 def test_device_maps_do_not_split_layers(model):
@@ -283,6 +315,26 @@ def test_unknown_classes_are_refused(model, label):
 def test_one_label_an_image_is_wanted(model, labels):
     with pytest.raises(ValueError, match="one label an image"):
         model(torch.zeros(2, 6, dtype=torch.long), labels)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("hidden_size", "64", "hidden_size is '64', but an integer is expected"),
+        ("num_classes", 2.5, "num_classes is 2.5, but an integer"),
+        ("num_latent_tokens", True, "num_latent_tokens is True, but an integer"),
+        ("num_attention_heads", 0, "num_attention_heads is 0. Use at least 1"),
+        ("codebook_size", -3, "codebook_size is -3"),
+        ("codebook_size", 10**12, "codebook_size is 1000000000000. Use at most 1048576"),
+        ("num_hidden_layers", 10**9, "num_hidden_layers is 1000000000. Use at most 1024"),
+        ("dropout", "no", "dropout is 'no', but a number"),
+        ("dropout", float("nan"), "dropout is nan, but a finite number"),
+        ("architecture", ["vit"], "architecture is \\['vit'\\]"),
+    ],
+)
+def test_impossible_fields_are_refused(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        MaskGitTransformer1DModel(**{**TINY, field: value})
 
 
 def test_sizes_that_do_not_fit_are_refused():

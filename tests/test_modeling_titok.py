@@ -1,11 +1,14 @@
 """TiTokModel: both quantisers, both heads, the legacy layout, gradients, precision, memory, saving, errors."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModel
 
+from stored_weights import WAYS_TO_OFFLOAD, offload, store_in_eight_bits
 from tiny_pipeline import tiny_tokenizer
 from titok_hf import TiTokModel
 
@@ -199,17 +202,162 @@ def test_pixel_head_puts_each_patch_in_its_place():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_runs_and_quantises_in_float32(dtype, pixel_values):
     model = tiny_tokenizer().to(dtype)
-    seen = []
-    model.quantizer.distances = lambda tokens, original=model.quantizer.distances: (
-        seen.append(tokens) or original(tokens)
-    )
     output = model(pixel_values)
     assert output.pixel_values.dtype == output.latents.dtype == dtype
     assert torch.isfinite(output.pixel_values).all()
-    assert seen[0].dtype == torch.float32
+    tokens = model.quantizer.normalize(model.encoder(pixel_values).last_hidden_state.float())
+    assert torch.equal(output.codes, model.quantizer.distances(tokens).argmin(-1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("l2_norm", [True, False])
+def test_codebook_does_not_obey_autocast(l2_norm):
+    quantizer = tiny_tokenizer(codebook_size=512, codebook_l2_norm=l2_norm).quantizer
+    latents = torch.randn(4, 8, 4, generator=torch.Generator().manual_seed(0))
+    expected = quantizer(latents, return_loss=True)
     with torch.autocast("cpu", torch.bfloat16):
-        tiny_tokenizer().encode(pixel_values)
-    assert seen[-1].dtype == torch.float32
+        output = quantizer(latents, return_loss=True)
+    assert all(
+        torch.equal(output[name], value) and value.dtype == output[name].dtype for name, value in expected.items()
+    )
+
+
+@torch.no_grad()
+def test_gaussian_is_computed_in_float32():
+    quantizer = tiny_tokenizer(quantizer="kl").quantizer
+    latents = torch.randn(2, 8, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    expected = quantizer(latents.float(), return_loss=True, sample_posterior=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = quantizer(latents, return_loss=True, sample_posterior=False)
+    assert output.latents.dtype == torch.bfloat16
+    assert torch.equal(output.posterior_logvar, expected.posterior_logvar)
+    assert torch.equal(output.loss, expected.loss)
+
+
+def test_log_variance_is_clamped():
+    latents = torch.tensor([[[1.0, 2.0, -1e4, 1e4]]], requires_grad=True)
+    output = tiny_tokenizer(quantizer="kl").quantizer(latents, return_loss=True, generator=torch.Generator())
+    assert output.posterior_logvar.tolist() == [[[-30.0, 20.0]]]
+    assert output.latents.isfinite().all() and output.loss.isfinite()
+
+
+@torch.no_grad()
+def test_noise_of_an_image_does_not_depend_on_its_batch():
+    # 21 numbers an image: PyTorch fills tensors of sixteen and more in blocks, whose borders are none of an image's.
+    model = tiny_tokenizer(quantizer="kl", num_latent_tokens=7, codebook_dim=3)
+    latents = torch.randn(5, 7, 6, generator=torch.Generator().manual_seed(0))
+    for new_source in (lambda: torch.Generator().manual_seed(1), lambda: torch.manual_seed(1) and None):
+        source = new_source()
+        together = model.quantizer(latents, generator=source).latents
+        source = new_source()
+        parts = [model.quantizer(part, generator=source).latents for part in latents.split([1, 3, 1])]
+        assert torch.equal(torch.cat(parts), together)
+    one_each = [torch.Generator().manual_seed(seed) for seed in range(5)]
+    last = model.quantizer(latents, generator=one_each).latents[4]
+    assert torch.equal(model.quantizer(latents[4:], generator=torch.Generator().manual_seed(4)).latents[0], last)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("way", WAYS_TO_OFFLOAD)
+def test_offloaded_weights_give_the_same(model, way, pixel_values, tmp_path):
+    quantizer_calls = {}
+    if model.config.quantizer == "vq":
+        codes = torch.arange(8)[None] + torch.zeros(3, 1, dtype=torch.long)
+        tokens = torch.randn(3, 8, 4)
+        quantizer_calls = {
+            "decode of codes": lambda model: model.decode(codes=codes),
+            "lookup": lambda model: {"entries": model.quantizer.lookup(codes)},
+            "distances": lambda model: {"distances": model.quantizer.distances(tokens)},
+            "loss": lambda model: model.encode(pixel_values, return_loss=True),
+        }
+    calls = quantizer_calls | {
+        "encode": lambda model: model.encode(pixel_values, sample_posterior=False),
+        "decode": lambda model: model.decode(latents=torch.ones(3, 8, 4)),
+        "forward": lambda model: model(pixel_values, sample_posterior=False),
+        "encoder": lambda model: model.encoder(pixel_values),
+        "decoder": lambda model: model.decoder(torch.ones(3, 8, 4)),
+    }
+    expected = {name: call(model) for name, call in calls.items()}
+    model.save_pretrained(tmp_path)
+    model = offload(model, way, tmp_path)
+    for name, call in calls.items():
+        for key, value in call(model).items():
+            assert torch.equal(value, expected[name][key]), (name, key)
+
+
+@torch.no_grad()
+def test_matrices_may_be_stored_in_eight_bits(model, pixel_values):
+    eight_bit = copy.deepcopy(model)
+    layers = store_in_eight_bits(eight_bit)
+    assert next(eight_bit.encoder.patch_embedding.parameters()).dtype == torch.int8
+    for name, layer in layers.items():
+        model.get_submodule(name).weight.copy_(layer.weight * layer.scale)
+    latents = torch.randn(3, 8, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(eight_bit.decode(latents=latents)[0], model.decode(latents=latents)[0])
+    encoded, expected = (m.encode(pixel_values, sample_posterior=False) for m in (eight_bit, model))
+    assert torch.equal(encoded.latents, expected.latents)
+
+
+@torch.no_grad()
+def test_return_dict_false_in_the_configuration_gives_tuples_everywhere(model, pixel_values, tmp_path):
+    model.save_pretrained(tmp_path)
+    loaded = TiTokModel.from_pretrained(tmp_path, return_dict=False)
+    latents = torch.ones(3, 8, 4)
+    for call in (
+        lambda model, **kwargs: model.encode(pixel_values, sample_posterior=False, **kwargs),
+        lambda model, **kwargs: model.decode(latents=latents, **kwargs),
+        lambda model, **kwargs: model(pixel_values, sample_posterior=False, **kwargs),
+    ):
+        expected = call(model)
+        for output in (call(loaded), call(model, return_dict=False)):
+            assert isinstance(output, tuple)
+            assert all(torch.equal(one, other) for one, other in zip(output, expected.to_tuple(), strict=True))
+        assert list(call(loaded, return_dict=True)) == list(expected)
+
+
+def test_runs_on_the_meta_device(model, pixel_values):
+    expected = model(pixel_values, return_loss=True)
+    output = model.to("meta")(pixel_values.to("meta"), return_loss=True)
+    assert {name: value.shape for name, value in output.items()} == {
+        name: value.shape for name, value in expected.items()
+    }
+    if model.config.quantizer == "vq":
+        decoded = model.decode(codes=torch.empty(3, 8, dtype=torch.long, device="meta"))
+        assert decoded[0].is_meta
+
+
+class _Part(torch.nn.Module):
+    """One method of a model as a module of its own, which is what torch.export takes."""
+
+    def __init__(self, model, method):
+        super().__init__()
+        self.model, self.method = model, method
+
+    def forward(self, inputs):
+        return self.method(self.model, inputs)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["vq", "two-stage"])
+def test_decode_of_codes_exports_and_compiles_whole(kind):
+    model = tiny_tokenizer(**KINDS[kind])
+    codes = torch.randint(16, (3, 8), generator=torch.Generator().manual_seed(0))
+    decode = _Part(model, lambda model, codes: model.decode(codes=codes).pixel_values)
+    exported = torch.export.export(decode, (codes[:2],), dynamic_shapes=[{0: torch.export.Dim("batch")}]).module()
+    compiled = torch.compile(decode, fullgraph=True, backend="eager")
+    for module in (exported, compiled):
+        torch.testing.assert_close(module(codes), decode(codes))
+    with pytest.raises(ValueError, match="codes span"):
+        model.decode(codes=codes + 16)
+
+
+@torch.no_grad()
+def test_sampled_encode_exports_for_every_batch():
+    model = tiny_tokenizer(quantizer="kl")
+    encode = _Part(model, lambda model, images: model.encode(images).latents)
+    batch = {0: torch.export.Dim("batch")}
+    exported = torch.export.export(encode, (torch.rand(2, 3, 32, 32),), dynamic_shapes=[batch]).module()
+    assert exported(torch.rand(5, 3, 32, 32)).shape == (5, 8, 4)
 
 
 @settings(max_examples=12, deadline=None)
@@ -295,3 +443,9 @@ def test_bad_input_gives_one_clear_error(call, message):
 def test_kl_model_refuses_codes():
     with pytest.raises(ValueError, match="KL model"):
         tiny_tokenizer(quantizer="kl").decode(codes=torch.zeros(1, 8).long())
+
+
+@pytest.mark.parametrize("generator", [0, [torch.Generator()] * 2, [0, 1, 2]])
+def test_noise_without_one_source_for_each_image_is_refused(generator, pixel_values):
+    with pytest.raises(ValueError, match=r"torch.Generator\(\).manual_seed|2 generators for 3 images"):
+        tiny_tokenizer(quantizer="kl").encode(pixel_values, generator=generator)

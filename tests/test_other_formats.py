@@ -41,3 +41,16 @@ def test_truncated_weights_are_named(cls, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(OSError, match=f"{tmp_path}.*"):
         cls.from_pretrained(tmp_path)
+
+
+def test_a_whole_pipeline_in_place_of_its_model_names_the_subfolder(tmp_path):
+    tiny_pipeline().save_pretrained(tmp_path)
+    for cls, subfolder in ((TiTokModel, "tokenizer"), (MaskGitTransformer1DModel, "transformer")):
+        with pytest.raises(
+            OSError, match=f'{tmp_path} is a whole pipeline. Load its {cls.__name__} with subfolder="{subfolder}"'
+        ):
+            cls.from_pretrained(tmp_path)
+        assert type(cls.from_pretrained(tmp_path, subfolder=subfolder)) is cls
+    with pytest.raises(OSError) as refusal:
+        MaskGitVQGANModel.from_pretrained(tmp_path)
+    assert "whole pipeline" not in str(refusal.value)

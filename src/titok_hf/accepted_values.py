@@ -14,6 +14,11 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
+LARGEST_SIZE = 2**20
+"""Above any width, length or number of entries of a network: beyond, memory would run out before any error."""
+LARGEST_DEPTH = 2**10
+"""Above any number of layers."""
+
 
 def check_pixel_dtype(pixel_values: torch.Tensor, name: str = "pixel_values") -> None:
     """
@@ -73,9 +78,16 @@ def check_code_range(codes: torch.Tensor, codebook_size: int, name: str = "codes
         )
 
 
+def is_traced(tensor: torch.Tensor) -> bool:
+    """Whether a program must not branch on values of a tensor: its graph is being traced, or it has no values."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or tensor.is_meta or isinstance(tensor, FakeTensor):
+        return True
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
 def can_look_at(tensor: torch.Tensor) -> bool:
     """Whether looking at the values of a tensor costs no wait, and does not break a graph that is being traced."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling() and not isinstance(tensor, FakeTensor)
+    return tensor.device.type == "cpu" and not is_traced(tensor)
 
 
 def check_finite(is_finite: bool | torch.Tensor, what: str) -> None:
@@ -158,6 +170,8 @@ def _is_boolean(value: Any) -> bool:
 
 
 __all__ = [
+    "LARGEST_DEPTH",
+    "LARGEST_SIZE",
     "as_integer",
     "can_look_at",
     "check_code_range",
@@ -166,6 +180,7 @@ __all__ = [
     "check_pixel_dtype",
     "check_pixel_range",
     "integer_codes",
+    "is_traced",
     "real_number",
     "whole_number",
 ]

@@ -5,6 +5,7 @@
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .accepted_values import LARGEST_DEPTH, LARGEST_SIZE, real_number, whole_number
 from .remote_code import LoadedByAutoClasses
 
 
@@ -31,7 +32,8 @@ class MaskGitVQGANConfig(LoadedByAutoClasses, PreTrainedConfig):
             (Most VQ models have it the other way round.)
 
     Raises:
-        ValueError: if a size is not positive, or `num_groups` does not divide the channels of some level.
+        StrictDataclassError: if a field has another type, a size is impossible, or `num_groups` does not divide the
+            channels of some level.
     """
 
     model_type = "maskgit_vqgan"
@@ -60,14 +62,18 @@ class MaskGitVQGANConfig(LoadedByAutoClasses, PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Part of `@strict` validation: refuse sizes from which no network can be built."""
-        sizes = ("num_channels", "base_channels", "num_resnet_blocks", "num_groups", "codebook_size", "codebook_dim")
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if not self.channel_multipliers or min(self.channel_multipliers) < 1:
+        for name in ("num_channels", "base_channels", "num_groups", "codebook_size", "codebook_dim"):
+            whole_number(name, getattr(self, name), highest=LARGEST_SIZE)
+        whole_number("num_resnet_blocks", self.num_resnet_blocks, highest=LARGEST_DEPTH)
+        for name in ("group_norm_eps", "codebook_loss_weight"):
+            real_number(name, getattr(self, name), lowest=0)
+        multipliers = self.channel_multipliers
+        if not 1 <= len(multipliers) <= 20 or min(multipliers) < 1 or max(multipliers) > 2**10:
             raise ValueError(
-                f"channel_multipliers is {self.channel_multipliers}; give one positive integer a resolution level."
+                f"channel_multipliers is {multipliers}; give one integer from 1 to {2**10} a resolution level, "
+                "of which there are at most 20."
             )
+        whole_number("the number of channels of the widest level", max(self.level_channels), highest=LARGEST_SIZE)
         misfits = [channels for channels in self.level_channels if channels % self.num_groups]
         if misfits:
             raise ValueError(

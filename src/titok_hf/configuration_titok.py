@@ -6,11 +6,29 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .accepted_values import LARGEST_DEPTH, LARGEST_SIZE, real_number, whole_number
 from .configuration_maskgit_vqgan import MaskGitVQGANConfig
 from .remote_code import LoadedByAutoClasses
 
 # Width, depth and heads of what the paper (section 4.1) and the original call small, base and large.
 VIT_SIZES = {"small": (512, 8, 8), "base": (768, 12, 12), "large": (1024, 24, 16)}
+
+
+_SIZES = (
+    "image_size",
+    "num_channels",
+    "patch_size",
+    "encoder_patch_size",
+    "decoder_patch_size",
+    "encoder_hidden_size",
+    "encoder_num_attention_heads",
+    "decoder_hidden_size",
+    "decoder_num_attention_heads",
+    "num_latent_tokens",
+    "codebook_size",
+    "codebook_dim",
+    "proxy_codebook_size",
+)
 
 
 def _vit_sizes(encoder: str, decoder: str) -> dict[str, int]:
@@ -103,12 +121,12 @@ class TiTokConfig(LoadedByAutoClasses, PreTrainedConfig):
         pixel_decoder: the MaskGIT-VQGAN whose decoder turns soft proxy codes into pixels; None in stage 1, where the
             model ends in the logits.
         legacy_latent_layout: the layout of the 2024 checkpoints l32, b64 and s128, see [`TiTokEncoder`].
-        initializer_range: standard deviation of the initial weights, but for tokens and positions (one over the root of
-            their width), the attention's input projections (Xavier uniform), codebooks (uniform within one over their
-            size) and the pixel decoder (PyTorch's law for convolutions).
+        initializer_range: standard deviation of the initial weights. Tokens and positions have one over the root of
+            their width; the attention's input projections are Xavier uniform, codebooks uniform within one over their
+            size, and the pixel decoder follows PyTorch's law for convolutions.
 
     Raises:
-        ValueError: sizes that do not fit one another.
+        StrictDataclassError: a field of another type, or sizes that are impossible or do not fit one another.
 
     Example:
         >>> config = TiTokConfig.from_variant("s128")
@@ -174,7 +192,14 @@ class TiTokConfig(LoadedByAutoClasses, PreTrainedConfig):
         return self.encoder_num_hidden_layers
 
     def validate_architecture(self) -> None:
-        """Runs when the configuration is made: sizes must fit one another."""
+        """Runs when the configuration is made: sizes must be possible and fit one another."""
+        for name in _SIZES:
+            whole_number(name, getattr(self, name), highest=LARGEST_SIZE)
+        for side in ("encoder", "decoder"):
+            whole_number(f"{side}_num_hidden_layers", getattr(self, f"{side}_num_hidden_layers"), 1, LARGEST_DEPTH)
+            real_number("mlp_ratio", self.mlp_ratio, 1 / getattr(self, f"{side}_hidden_size"), 2**10)
+        for name in ("layer_norm_eps", "commitment_cost", "initializer_range"):
+            real_number(name, getattr(self, name), lowest=0)
         for side in ("encoder", "decoder"):
             patch_size = getattr(self, f"{side}_patch_size")
             if self.image_size % patch_size:

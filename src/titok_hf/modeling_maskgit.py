@@ -18,7 +18,7 @@ from diffusers.utils import BaseOutput
 from torch import nn
 from transformers.utils.generic import maybe_autocast
 
-from .accepted_values import integer_codes
+from .accepted_values import LARGEST_DEPTH, LARGEST_SIZE, can_look_at, integer_codes, real_number, whole_number
 from .hub.push import PushedWithCard
 from .other_formats import ReadsOtherFormats, SafetensorsOnly
 
@@ -89,9 +89,11 @@ class MaskGitAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         if self.float32_attention:
             with maybe_autocast(heads.device.type, enabled=False):  # which would cast back what is cast here
-                context = F.scaled_dot_product_attention(*heads.float().unbind(), dropout_p=dropout)
+                query, key, value = heads.float().unbind()
+                context = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
         else:
-            context = F.scaled_dot_product_attention(*heads.unbind(), dropout_p=dropout)
+            query, key, value = heads.unbind()
+            context = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
         # Nothing changes in float32, where the original has no cast; half-precision weights need their dtype back.
         return self.out_proj(context.transpose(1, 2).flatten(2).to(qkv.dtype))
 
@@ -289,7 +291,8 @@ class MaskGitTransformer1DModel(PushedWithCard, ReadsOtherFormats, SafetensorsOn
         dropout: probability of dropping activations and attention weights in training.
 
     Raises:
-        ValueError: for an unknown architecture or sizes that do not fit together.
+        ValueError: for an unknown architecture, a field of another type or out of range, or sizes that do not fit
+            together.
     """
 
     _supports_gradient_checkpointing = True
@@ -311,7 +314,18 @@ class MaskGitTransformer1DModel(PushedWithCard, ReadsOtherFormats, SafetensorsOn
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        if architecture not in BACKBONES:
+        fields = {
+            "codebook_size": whole_number("codebook_size", codebook_size, highest=LARGEST_SIZE),
+            "num_latent_tokens": whole_number("num_latent_tokens", num_latent_tokens, highest=LARGEST_SIZE),
+            "num_classes": whole_number("num_classes", num_classes, lowest=0, highest=LARGEST_SIZE),
+            "hidden_size": whole_number("hidden_size", hidden_size, highest=LARGEST_SIZE),
+            "num_hidden_layers": whole_number("num_hidden_layers", num_hidden_layers, highest=LARGEST_DEPTH),
+            "num_attention_heads": whole_number("num_attention_heads", num_attention_heads, highest=LARGEST_SIZE),
+            "intermediate_size": whole_number("intermediate_size", intermediate_size, highest=LARGEST_SIZE),
+            "dropout": real_number("dropout", dropout, 0.0, 1.0),
+        }
+        self.register_to_config(**fields)  # numbers of other libraries cannot be saved
+        if not isinstance(architecture, str) or architecture not in BACKBONES:
             raise ValueError(f"architecture is {architecture!r}, which does not exist. Use one of {list(BACKBONES)}.")
         if hidden_size % num_attention_heads:
             raise ValueError(
@@ -368,7 +382,7 @@ class MaskGitTransformer1DModel(PushedWithCard, ReadsOtherFormats, SafetensorsOn
             logits, shape (batch, num_latent_tokens, codebook_size), in the model's dtype.
         Raises:
             ValueError: for wrong shapes or dtypes, and for ids or labels out of range. Ranges are checked on the CPU
-                only: on an accelerator the check would wait for the device.
+                only: on an accelerator each step of sampling would wait for the device.
         """
         input_ids, class_labels = integer_codes(input_ids, "input_ids"), integer_codes(class_labels, "class_labels")
         self._check_inputs(input_ids, class_labels)
@@ -392,8 +406,6 @@ class MaskGitTransformer1DModel(PushedWithCard, ReadsOtherFormats, SafetensorsOn
                 f"class_labels has shape {tuple(class_labels.shape)}, but input_ids holds {len(input_ids)} images. "
                 f"Give one label an image, {num_classes} for no class."
             )
-        if torch.compiler.is_compiling():
-            return
         _check_range("input_ids", input_ids, self.mask_token_id, "the mask token")
         _check_range("class_labels", class_labels, num_classes, "no class")
 
@@ -408,7 +420,7 @@ class MaskGitTransformer1DModel(PushedWithCard, ReadsOtherFormats, SafetensorsOn
 
 def _check_range(name: str, values: torch.LongTensor, largest: int, meaning_of_largest: str) -> None:
     """Raises ValueError if a value is below 0 or above `largest`; tensors on an accelerator pass unread."""
-    if values.device.type != "cpu" or not values.numel():
+    if not can_look_at(values) or not values.numel():
         return
     for value in (values.min().item(), values.max().item()):
         if not 0 <= value <= largest:

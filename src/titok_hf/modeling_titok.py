@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .accepted_values import check_pixel_dtype, integer_codes
+from .accepted_values import check_code_range, check_pixel_dtype, integer_codes, is_traced
 from .configuration_maskgit_vqgan import MaskGitVQGANConfig
 from .configuration_titok import TiTokConfig
 from .hub.push import PushedWithCard
@@ -147,8 +147,8 @@ class TiTokPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """
-        The laws of the original. Each rule is for a module that owns the parameters it sets: transformers skips modules
-        without parameters of their own in models that are defined outside of it.
+        The laws of the original. Each rule is for a module that owns the parameters it sets: transformers skips those
+        without any of their own, in models that it does not define itself.
         """
         if isinstance(module, (TiTokEncoder, TiTokDecoder)):
             # Tokens and positions start at the scale of a normalised hidden state divided by its width.
@@ -207,7 +207,7 @@ class TiTokEncoder(TiTokPreTrainedModel):
         """
         pixel_values = pixel_values.to(self.class_token.dtype)  # matrices may be stored in eight bits, tokens are not
         patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)  # (B, N, D)
-        batch_size = len(patches)
+        batch_size = patches.shape[0]
         class_token = self.class_token.expand(batch_size, -1, -1)
         image = torch.cat([class_token, patches], dim=1) + self.position_embedding  # (B, 1 + N, D)
         latents = (self.latent_tokens + self.latent_position_embedding).expand(batch_size, -1, -1)  # (B, K, D)
@@ -289,7 +289,7 @@ class TiTokDecoder(TiTokPreTrainedModel):
         """
         latents = self.input_projection(latents.to(self.class_token.dtype))  # (B, K, D)
         latents = latents + self.latent_position_embedding
-        batch_size = len(latents)
+        batch_size = latents.shape[0]
         class_token = self.class_token.expand(batch_size, -1, -1)
         mask_tokens = self.mask_token.expand(batch_size, self.num_patches, -1)
         image = torch.cat([class_token, mask_tokens], dim=1) + self.position_embedding  # (B, 1 + N, D)
@@ -368,7 +368,7 @@ class TiTokModel(PushedWithCard, ReadsOtherFormats, SafetensorsOnly, TiTokPreTra
             ValueError: images of another size or number of channels than the model's, or other than floats.
         """
         self._check_pixel_values(pixel_values)
-        encoded = self.encoder(pixel_values, **kwargs)
+        encoded = self.encoder(pixel_values, return_dict=True, **kwargs)
         if self.config.quantizer == "kl":
             output = self.quantizer(encoded.last_hidden_state, return_loss, sample_posterior, generator)
         else:
@@ -387,12 +387,14 @@ class TiTokModel(PushedWithCard, ReadsOtherFormats, SafetensorsOnly, TiTokPreTra
         Tokens to images, from either form.
 
         Args:
-            codes: integers, shape (batch, num_latent_tokens), values in [0, codebook_size); VQ models only.
+            codes: integers, shape (batch, num_latent_tokens), values in [0, codebook_size); VQ models only. Their
+                range is checked first, which waits for the device that holds them; a compiled or exported model does
+                not check it.
             latents: float, shape (batch, num_latent_tokens, codebook_dim), as `encode` returns them.
 
         Raises:
-            ValueError: neither or both of the two, codes for a KL model, a wrong shape or dtype, or (where looking
-                costs no device synchronisation) codes outside the codebook.
+            ValueError: neither or both of the two, codes for a KL model, a wrong shape or dtype, or codes outside the
+                codebook.
         """
         if (codes is None) == (latents is None):
             raise ValueError("decode needs exactly one of codes and latents. Pass encode(...).codes or .latents.")
@@ -401,7 +403,7 @@ class TiTokModel(PushedWithCard, ReadsOtherFormats, SafetensorsOnly, TiTokPreTra
             self._check_codes(codes)
             latents = self.quantizer.lookup(codes)
         self._check_latents(latents)
-        decoded = self.decoder(latents, **kwargs)
+        decoded = self.decoder(latents, return_dict=True, **kwargs)
         pixel_values, logits = decoded.last_hidden_state, None
         if self.config.decoder_head == "proxy_codes":
             logits = decoded.last_hidden_state
@@ -421,8 +423,8 @@ class TiTokModel(PushedWithCard, ReadsOtherFormats, SafetensorsOnly, TiTokPreTra
         Reconstruction: `decode(latents=encode(pixel_values).latents)`. Arguments and errors are those of `encode`;
         `loss` is the quantiser's alone, since what a reconstruction is compared with belongs to training.
         """
-        encoded = self.encode(pixel_values, return_loss, sample_posterior, generator, **kwargs)
-        decoded = self.decode(latents=encoded.latents, **kwargs)
+        encoded = self.encode(pixel_values, return_loss, sample_posterior, generator, return_dict=True, **kwargs)
+        decoded = self.decode(latents=encoded.latents, return_dict=True, **kwargs)
         return TiTokOutput(
             **encoded,
             pixel_values=decoded.pixel_values,
@@ -448,12 +450,9 @@ class TiTokModel(PushedWithCard, ReadsOtherFormats, SafetensorsOnly, TiTokPreTra
             raise ValueError(
                 f"codes has shape {tuple(codes.shape)}, but this model takes (batch, {config.num_latent_tokens})."
             )
-        # On an accelerator looking at values waits for the device; there the lookup itself refuses them.
-        if codes.device.type == "cpu" and codes.numel() and not 0 <= codes.min() <= codes.max() < config.codebook_size:
-            raise ValueError(
-                f"codes span [{codes.min()}, {codes.max()}], but this model's lie in [0, {config.codebook_size}). "
-                "Were they made by another model, or are some still mask tokens?"
-            )
+        # On an accelerator too: there a look-up out of range ends the process's use of the device.
+        if not is_traced(codes):
+            check_code_range(codes, config.codebook_size)
 
     def _check_latents(self, latents: torch.Tensor) -> None:
         expected = (self.config.num_latent_tokens, self.config.codebook_dim)

@@ -4,12 +4,17 @@ Models stand below the room that knows a format, so they cannot import it. The p
 room, names the reader's module here, and the module is imported when a checkpoint is first loaded.
 """
 
+import json
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 
 _reader_modules: list[str] = []
+_HUB_ARGUMENTS = ("cache_dir", "local_files_only", "revision", "token")
 
 
 def add_reader(module: str) -> None:
@@ -51,7 +56,33 @@ class ReadsOtherFormats:
             instance = read(cls, pretrained_model_name_or_path, original_variant=original_variant, **kwargs)
             if instance is not None:
                 return instance
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
+        except OSError as error:
+            component = (
+                None if "subfolder" in kwargs else _component_of_pipeline(cls, pretrained_model_name_or_path, kwargs)
+            )
+            if component is None:
+                raise
+            raise OSError(
+                f"{pretrained_model_name_or_path} is a whole pipeline. "
+                f'Load its {cls.__name__} with subfolder="{component}".'
+            ) from error
+
+
+def _component_of_pipeline(cls: type, source: Any, kwargs: dict[str, Any]) -> str | None:
+    """The subfolder where a saved pipeline, on disk or on the Hub, has an instance of `cls`; None if it is none."""
+    try:
+        index = Path(source) / "model_index.json"
+        if not Path(source).is_dir():
+            where = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
+            index = Path(hf_hub_download(str(source), index.name, **where))
+        components = json.loads(index.read_text(encoding="utf-8"))
+    except (OSError, ValueError, HfHubHTTPError, HFValidationError):
+        return None
+    names = {base.__name__ for base in cls.__mro__}
+    found = (key for key, value in components.items() if isinstance(value, list) and value[-1] in names)
+    return next((key for key in found if not key.startswith("_")), None)
 
 
 class SafetensorsOnly:

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from diffusers.utils.torch_utils import randn_tensor
 from torch import nn
 from transformers.utils import ModelOutput
 from transformers.utils.generic import maybe_autocast
 
+from .accepted_values import check_generator, is_traced
 from .configuration_titok import TiTokConfig
 
 
@@ -120,28 +120,45 @@ class TiTokGaussianQuantizer(nn.Module):
             return_loss: whether to compute the KL divergence.
             sample_posterior: whether the tokens are a sample, as in training and in the published evaluation, or
                 the mean.
-            generator: source of the sample's noise, drawn on the generator's device; or one generator for each
-                image, whose noise then does not depend on the batch it is in.
+            generator: source of the sample's noise, drawn on the generator's device, one image after the other: so a
+                batch has the noise of its images one by one. Or one generator for each image, whose noise does not
+                depend on its place either.
         Returns:
             `latents`, `posterior_mean`, `posterior_logvar` and, on request, `loss` and `kl_loss`.
+        Raises:
+            ValueError: a `generator` that is none, or not one for each image.
         """
-        with maybe_autocast(latents.device.type, enabled=False):
-            mean, logvar = latents.float().chunk(2, dim=-1)
-            logvar = logvar.clamp(-30, 20)
-            tokens = mean
-            if sample_posterior:
-                noise = randn_tensor(mean.shape, generator, mean.device)
-                tokens = mean + (0.5 * logvar).exp() * noise
-            output = TiTokEncoderOutput(latents=tokens.to(latents.dtype), posterior_mean=mean, posterior_logvar=logvar)
-            if return_loss:
-                output.kl_loss = self.kl_divergence(mean, logvar).sum() / len(mean)
-                output.loss = output.kl_loss
+        mean, logvar = latents.float().chunk(2, dim=-1)  # nothing below is a product that autocast would lower
+        logvar = logvar.clamp(-30, 20)
+        tokens = mean
+        if sample_posterior:
+            tokens = mean + (0.5 * logvar).exp() * _noise_like(mean, generator)
+        output = TiTokEncoderOutput(latents=tokens.to(latents.dtype), posterior_mean=mean, posterior_logvar=logvar)
+        if return_loss:
+            output.kl_loss = self.kl_divergence(mean, logvar).sum() / mean.shape[0]
+            output.loss = output.kl_loss
         return output
 
     @staticmethod
     def kl_divergence(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
         """Divergence of each token from the unit Gaussian in nats, shape (batch, num_latent_tokens)."""
         return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(dim=-1)
+
+
+def _noise_like(mean: torch.Tensor, generator: torch.Generator | list[torch.Generator] | None) -> torch.Tensor:
+    """Numbers of the unit Gaussian, shape and device of `mean`, drawn for each image by itself."""
+    if generator is None and is_traced(mean):
+        return torch.randn_like(mean)  # a trace holds for every size of batch
+    generators = list(generator) if isinstance(generator, (list, tuple)) else [generator] * len(mean)
+    for source in generators:
+        check_generator(source)
+    if len(generators) != len(mean):
+        raise ValueError(f"There are {len(generators)} generators for {len(mean)} images. Give one, or one an image.")
+    draws = [
+        torch.randn(mean.shape[1:], generator=source, device=mean.device if source is None else source.device)
+        for source in generators
+    ]
+    return torch.stack(draws).to(mean.device) if draws else torch.empty_like(mean)
 
 
 __all__ = ["TiTokEncoderOutput", "TiTokGaussianQuantizer", "TiTokVectorQuantizer"]

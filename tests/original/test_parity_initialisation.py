@@ -1,7 +1,7 @@
-"""Fresh models: every parameter follows the law that the original draws it from, by figures of freshly built originals.
+"""Fresh models: every parameter follows the law that the original draws it from.
 
-The figures are mean, standard deviation, minimum and maximum of each parameter; the last two tell a uniform law from a
-normal one, and a normal one from one that is cut.
+The figures are mean, standard deviation, minimum and maximum of each parameter of freshly built originals; the last
+two tell a uniform law from a normal one, and a normal one from one that is cut.
 """
 
 import json
