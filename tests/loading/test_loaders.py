@@ -218,11 +218,32 @@ def test_padding_keeps_the_pixels_on_black(images):
 
 def test_labels_are_optional_but_checked(images):
     assert set(next(iter(ImageLoader(images.remove_columns("label"), 16, 4)))) == {"pixels"}
-    for labels, message in (([0, None], "Image 1 cannot be used: it has no label"), ([0, 3], "the label is 3")):
-        wrong = images.select(range(2)).remove_columns("label").add_column("label", labels)
-        wrong.info.features["label"] = ClassLabel(num_classes=3)
-        with pytest.raises(ValueError, match=message):
-            next(iter(ImageLoader(wrong, 16, 2, shuffle=False)))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("kind", ["images", "codes"])
+@pytest.mark.parametrize(
+    ("label", "feature", "message"),
+    [
+        (None, ClassLabel(num_classes=3), "it has no label"),
+        (3, ClassLabel(num_classes=3), r"the label is 3, which is not in \[0, 3\)"),
+        (-1, ClassLabel(num_classes=3), "the label is -1"),
+        (-1, Value("int64"), "the label is -1, which is no class"),
+    ],
+)
+def test_a_label_that_is_no_class_stops_its_batch(label, feature, message, kind, stream, images, codes):
+    """On the CPU: a GPU would read past the classes."""
+    rows = images.select(range(4)) if kind == "images" else codes.filter(lambda view: view == 0, input_columns="view")
+    rows = rows.select(range(4)).remove_columns("label").add_column("label", [0, 1, 2, label])
+    rows.info.features["label"] = feature
+    rows = streaming(rows) if stream else rows
+    options = {"batch_size": 1, "shuffle": False}
+    loader = ImageLoader(rows, 16, **options) if kind == "images" else CodeLoader(rows, num_views=1, **options)
+    batches = iter(loader)
+    assert [next(batches)["label"].item() for _ in range(3)] == [0, 1, 2]
+    name = r"Image 3 \(0003.png\)" if kind == "images" else "Row 3"
+    with pytest.raises(ValueError, match=f"{name} cannot be used: {message}"):
+        next(batches)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -5,7 +5,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
 from image_sources import CLASSES, encoded, image_folder
-from titok_hf.data.training_data import check_codes, class_names, num_views, open_codes, open_images
+from titok_hf.data.training_data import check_codes, class_names, classes_of_splits, num_views, open_codes, open_images
 
 
 def codes(rows, dtype="uint16", **columns):
@@ -87,3 +87,12 @@ def test_a_wrong_code_is_named_with_its_row(rows, message):
             check_codes(dataset, codebook_size=100, num_latent_tokens=2)
     with pytest.raises(ValueError, match="no column 'codes'; its columns are text"):
         check_codes(Dataset.from_dict({"text": ["a"]}), 100, 2)
+
+
+def test_splits_that_number_their_classes_differently_are_refused():
+    train, test = (codes([[1]], label=[0]).cast_column("label", ClassLabel(names=n)) for n in (["a", "b"], ["b"]))
+    with pytest.raises(ValueError, match="number 0 is 'a' in the training split and 'b' in the test split. Prepare"):
+        classes_of_splits(train, test)
+    assert classes_of_splits(train, train) == ["a", "b"]
+    numbered = codes([[1]], label=[4])
+    assert classes_of_splits(numbered, codes([[1]], label=[5])) == [str(number) for number in range(6)]

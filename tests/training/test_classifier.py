@@ -2,8 +2,10 @@
 
 import json
 
+import datasets
 import pytest
 import torch
+from datasets import ClassLabel, Dataset, Features
 from PIL import Image
 from transformers import AutoModelForImageClassification
 
@@ -16,7 +18,7 @@ from titok_hf.training.classifier import (
     train_classifier,
 )
 from titok_hf.training.configs import ImageDataConfig
-from titok_hf.training.recipes import load_recipe
+from titok_hf.training.recipes import RecipeError, load_recipe
 
 
 @pytest.fixture
@@ -72,6 +74,16 @@ def test_the_seed_decides_the_weights(red_and_green, tmp_path):
         weights.append(torch.cat([parameter.flatten() for parameter in model.parameters()]))
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+def test_an_image_without_a_class_is_refused(tmp_path):
+    features = Features({"image": datasets.Image(), "label": ClassLabel(names=["red", "green"])})
+    for split, labels in (("train", [0, 1, -1]), ("test", [0, 1, 1])):
+        rows = {"image": [Image.new("RGB", (8, 8))] * 3, "label": labels}
+        Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "data" / f"{split}.parquet")
+    with pytest.raises(RecipeError, match=r"split 'train': 1 of 3 labels are no class: row 2 has -1. .*in \[0, 2\)"):
+        train_classifier(tiny_config(tmp_path / "data", tmp_path / "classifier"))
+    assert not (tmp_path / "classifier").exists()
 
 
 def test_an_existing_folder_is_not_overwritten(red_and_green, tmp_path):

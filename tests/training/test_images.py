@@ -1,9 +1,10 @@
 """titok_hf.training.images: what is learnt and what is measured never meet; pictures of a run."""
 
+import datasets
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, Features, List, Value
+from datasets import ClassLabel, Dataset, Features, List, Value
 from PIL import Image
 
 from titok_hf.training.configs import CodeDataConfig, ImageDataConfig
@@ -105,7 +106,7 @@ def test_codes_that_do_not_exist_are_refused():
 
 def test_test_images_are_centred_and_never_mirrored(picture_folder):
     config = ImageDataConfig(str(picture_folder), 32, resize_mode="pad", random_crop=True, horizontal_flip=True)
-    dataset = image_splits(config, num_test=3).test
+    dataset = image_splits(config, num_test=3, with_labels=True).test
     pixels, labels = decode_images(dataset, config, limit=3)
     assert (pixels.shape, pixels.dtype) == ((3, 3, 32, 32), torch.uint8)
     assert labels == dataset["label"][:3]
@@ -165,3 +166,53 @@ def test_the_last_rows_of_a_picture_of_pairs_are_a_row_of_each_too(num_images, r
 def test_values_beyond_black_and_white_are_cut_off():
     images = torch.tensor([-0.5, 1.5]).view(2, 1, 1, 1).expand(2, 3, 8, 8)
     assert colours(picture_of(images, columns=2), 1, 2) == [[0, 255]]
+
+
+def test_labels_are_opened_where_they_are_wanted(picture_folder):
+    config = ImageDataConfig(str(picture_folder), image_size=28)
+    without, with_labels = (image_splits(config, 3, with_labels=wanted) for wanted in (False, True))
+    assert without.class_names is None and list(without.train.features) == ["image"]
+    assert with_labels.class_names == with_labels.train.features["label"].names and len(with_labels.class_names) == 10
+
+
+def parquet_of(folder, **labels_of_splits):
+    """Pictures with these labels, in Parquet files of these splits."""
+    for split, (labels, feature) in labels_of_splits.items():
+        columns = {"image": [Image.new("RGB", (8, 8))] * len(labels), "label": labels}
+        dataset = Dataset.from_dict(columns, features=Features({"image": datasets.Image(), "label": feature}))
+        dataset.to_parquet(folder / f"{split}.parquet")
+    return str(folder)
+
+
+CLASSES = ClassLabel(names=["ant", "bee"])
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        (([0, 1, -1, 1], CLASSES), ([0], CLASSES), r"training split, 1 of 4 labels .* row 2 has -1.*in \[0, 2\)"),
+        (([0, 1, None, None], CLASSES), ([0], CLASSES), "training split, 2 of 4 .* row 2 has no label, row 3 has no"),
+        (([0, 1, 3, -2], Value("int64")), ([0], Value("int64")), r"row 3 has -2\. Labels .* in \[0, 4\)"),
+        (([0, 1], CLASSES), ([0, -1], CLASSES), "test split, 1 of 2 labels are no class: row 1 has -1"),
+        (([-1] * 9, CLASSES), ([0], CLASSES), r"9 of 9 .* row 4 has -1, \.\.\.\. Labels .*prepare"),
+    ],
+)
+def test_labels_that_are_no_class_are_named_before_the_first_step(train, test, message, tmp_path):
+    config = ImageDataConfig(parquet_of(tmp_path, train=train, test=test), image_size=8)
+    with pytest.raises(RecipeError, match=message):
+        image_splits(config, num_test=1, with_labels=True)
+    assert len(image_splits(config, num_test=1).train)  # a tokenizer learns from them nevertheless
+
+
+def test_a_class_that_only_test_images_have_counts(tmp_path):
+    source = parquet_of(tmp_path, train=([0, 1], Value("int64")), test=([2], Value("int64")))
+    assert image_splits(ImageDataConfig(source, 8), 1, with_labels=True).class_names == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("label", [None, -1])
+def test_codes_without_a_class_are_refused(label, tmp_path):
+    features = Features({"codes": List(Value("uint16")), "label": ClassLabel(names=["a"])})
+    rows = Dataset.from_dict({"codes": [[1]] * 8, "label": [0] * 7 + [label]}, features=features)
+    rows.to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(RecipeError, match="codes: In the training split, 1 of 8 labels are no class: row 7 has"):
+        code_splits(CodeDataConfig(str(tmp_path)), num_test=1)

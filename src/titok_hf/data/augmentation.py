@@ -96,13 +96,17 @@ class ViewBatch:
         return _stacked(squares), codes, labels
 
 
+def described(record: Record) -> str:
+    """An image by its number in the source and, where it is a file or has a name, by that."""
+    return str(record.source_index) if record.path is None else f"{record.source_index} ({record.path})"
+
+
 def _decoded(record: Record, decoding: Decoding) -> PILImage.Image:
     try:
         return decode_record(record, decoding)[0]
     except ValueError as error:
-        name = "" if record.path is None else f" ({record.path})"
         raise ValueError(
-            f"Image {record.source_index}{name} cannot be used: {error}. `titok-hf prepare` leaves such images out."
+            f"Image {described(record)} cannot be used: {error}. `titok-hf prepare` leaves such images out."
         ) from error
 
 
@@ -112,4 +116,4 @@ def _stacked(squares: list[PILImage.Image]) -> np.ndarray:
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
 
 
-__all__ = ["Augmentation", "ViewBatch", "ViewTask"]
+__all__ = ["Augmentation", "ViewBatch", "ViewTask", "described"]

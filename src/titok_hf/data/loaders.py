@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from datasets import Dataset, IterableDataset
+from datasets import ClassLabel, Dataset, IterableDataset
 
-from .augmentation import Augmentation, ViewBatch, ViewTask
+from .augmentation import Augmentation, ViewBatch, ViewTask, described
 from .records import SOURCE_INDEX, Record, checked_label
 from .resumable import ResumableLoader
 from .shards import Part
@@ -114,7 +115,7 @@ class CodeLoader(ResumableLoader):
         batch_size, part, seed, shuffle: see [`ResumableLoader`].
 
     Raises:
-        ValueError: rows that are not in groups of `num_views`.
+        ValueError: rows that are not in groups of `num_views`; while iterating, a label that is missing or no class.
     """
 
     def __init__(
@@ -131,6 +132,8 @@ class CodeLoader(ResumableLoader):
         self.column = "latents" if "latents" in dataset.features else "codes"
         columns = [name for name in (self.column, "label", "view", SOURCE_INDEX) if name in dataset.features]
         self.dataset = dataset.select_columns(columns)
+        label = dataset.features.get("label")
+        self.label_names = label.names if isinstance(label, ClassLabel) else None
         if isinstance(dataset, Dataset):
             _check_views(dataset, self.num_views)
 
@@ -161,7 +164,11 @@ class CodeLoader(ResumableLoader):
         dtype = np.float32 if self.column == "latents" else np.int64
         batch = {self.column: torch.from_numpy(np.asarray(result[self.column]).astype(dtype))}
         if "label" in result:
-            batch["label"] = torch.from_numpy(np.asarray(result["label"], dtype=np.int64))
+            rows = result.get(SOURCE_INDEX, range(self.batch_size))
+            named = zip(rows, result["label"], strict=True)
+            batch["label"] = torch.tensor(
+                [_class_number(f"Row {row}", label, self.label_names) for row, label in named]
+            )
         return batch
 
 
@@ -239,14 +246,20 @@ class ImageCodeLoader(ResumableLoader):
 
 
 def _with_checked_label(record: Record, source: Source) -> Record:
-    if source.has_labels:
-        try:
-            checked_label(record.label, source.label_names)
-        except ValueError as error:
-            raise ValueError(
-                f"Image {record.source_index} cannot be used: {error}. `titok-hf prepare` leaves such images out."
-            ) from error
-    return record
+    if not source.has_labels:
+        return record
+    return replace(record, label=_class_number(f"Image {described(record)}", record.label, source.label_names))
+
+
+def _class_number(row: str, label: Any, names: list[str] | None) -> int:
+    """A label as the number of a class, checked here and not by the device, which trains on what it reads there."""
+    try:
+        number = checked_label(label.item() if isinstance(label, np.generic) else label, names)
+        if number < 0:
+            raise ValueError(f"the label is {number}, which is no class")
+    except ValueError as error:
+        raise ValueError(f"{row} cannot be used: {error}. `titok-hf prepare` leaves such images out.") from error
+    return number
 
 
 def _rows_of_views(images: list[int], views: list[int], num_views: int) -> list[int]:

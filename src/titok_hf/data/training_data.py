@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
 
 from ..picture_rules import NO_BACKGROUND
-from .records import SOURCE_INDEX
+from .records import SOURCE_INDEX, checked_label
 from .sources import Source, number_in, open_dataset
 from .views import PretokenizeSettings, ViewCutter
 
@@ -24,6 +25,9 @@ _ROWS_AT_ONCE = 100_000
 
 # Rows of a stream that are looked at before training starts.
 _ROWS_OF_STREAM = 1_000
+
+# Wrong labels that an error names.
+_ROWS_SHOWN = 5
 
 
 def open_images(
@@ -110,6 +114,55 @@ def class_names(dataset: Dataset | IterableDataset) -> list[str]:
     else:
         largest = max((_largest(table["label"]) for table in _tables(dataset, "label")), default=-1)
     return [str(number) for number in range(largest + 1)]
+
+
+def classes_of_splits(train: Dataset | IterableDataset, test: Dataset) -> list[str]:
+    """
+    The names of the classes that a training split and its test split share; see `class_names`.
+
+    Raises:
+        ValueError: one of the two has no column `label`, or they number their classes differently.
+    """
+    names, test_names = class_names(train), class_names(test)
+    is_named = [isinstance(dataset.features["label"], ClassLabel) for dataset in (train, test)]
+    if all(is_named) and names != test_names:
+        number, name, test_name = next(
+            (number, *pair) for number, pair in enumerate(zip_longest(names, test_names)) if pair[0] != pair[1]
+        )
+        raise ValueError(
+            f"The splits number their classes differently: number {number} is {name!r} in the training split and "
+            f"{test_name!r} in the test split. Prepare both from one source, or cast both labels to one ClassLabel."
+        )
+    return names if is_named[0] or len(names) >= len(test_names) else test_names
+
+
+def check_labels(dataset: Dataset | IterableDataset, num_classes: int) -> None:
+    """
+    Checks every label against a number of classes. Those of a stream are checked by the loader, batch by batch.
+
+    Raises:
+        ValueError: labels that are missing or not in [0, num_classes). The text names the first such rows.
+    """
+    if not isinstance(dataset, Dataset):
+        return
+    first, num_wrong = 0, 0
+    shown: list[str] = []
+    for table in _tables(dataset, "label"):
+        labels = table["label"]
+        rows = _rows_without_class(labels, num_classes)
+        num_wrong += len(rows)
+        for row in rows[: _ROWS_SHOWN - len(shown)].tolist():
+            value = labels[row].as_py()
+            shown.append(
+                f"row {first + row} has {value!r}" if value is not None else f"row {first + row} has no label"
+            )
+        first += len(labels)
+    if num_wrong:
+        raise ValueError(
+            f"{num_wrong:,} of {first:,} labels are no class: {', '.join(shown)}{', ...' * (num_wrong > len(shown))}. "
+            f"Labels are whole numbers in [0, {num_classes}). Correct these rows or remove them; `titok-hf prepare` "
+            "and `pretokenize` leave out images without a valid label."
+        )
 
 
 def num_views(dataset: Dataset | IterableDataset) -> int:
@@ -204,6 +257,22 @@ def _largest(column: pa.ChunkedArray) -> int:
     return -1 if largest is None else largest
 
 
+def _rows_without_class(labels: pa.ChunkedArray, num_classes: int) -> np.ndarray:
+    if pa.types.is_integer(labels.type):
+        inside = pc.and_(pc.greater_equal(labels, 0), pc.less(labels, num_classes))
+        return np.flatnonzero(~pc.fill_null(inside, False).to_numpy())
+    names = [str(number) for number in range(num_classes)]
+    return np.array([row for row, value in enumerate(labels.to_pylist()) if not _is_class(value, names)], dtype=int)
+
+
+def _is_class(value: Any, names: list[str]) -> bool:
+    try:
+        checked_label(number_in(value) if isinstance(value, bytes) else value, names)
+    except ValueError:
+        return False
+    return True
+
+
 def _columns_of_codes(dataset: Dataset | IterableDataset) -> Iterable[pa.Array]:
     if isinstance(dataset, Dataset):
         return (table["codes"].combine_chunks() for table in _tables(dataset, "codes"))
@@ -224,4 +293,14 @@ def _check_range(codes: pa.Array, first: int, codebook_size: int, num_latent_tok
     )
 
 
-__all__ = ["center_view", "check_codes", "class_names", "num_views", "open_codes", "open_images", "recorded_views"]
+__all__ = [
+    "center_view",
+    "check_codes",
+    "check_labels",
+    "class_names",
+    "classes_of_splits",
+    "num_views",
+    "open_codes",
+    "open_images",
+    "recorded_views",
+]

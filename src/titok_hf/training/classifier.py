@@ -125,7 +125,12 @@ def train_classifier(config: ClassifierConfig) -> float:
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     set_seed(config.seed)
     train_set, names = load_split(config.data, config.data.train_split)
-    test_set, _ = load_split(config.data, config.data.test_split)
+    test_set, test_names = load_split(config.data, config.data.test_split)
+    if test_names != names:
+        raise RecipeError(
+            f"The training split has the classes {', '.join(names)}, and the test split {', '.join(test_names)}. "
+            "Give both the same classes in the same order."
+        )
     train_loader = DataLoader(train_set, config.batch_size, shuffle=True, drop_last=True)
     test_loader = DataLoader(test_set, config.batch_size)
     model = build_classifier(config.model, names).to(memory_format=torch.channels_last)

@@ -14,7 +14,7 @@ from transformers.utils import cached_file
 
 from titok_hf.data.loaders import CodeLoader, ResumableLoader
 from titok_hf.data.shards import Part
-from titok_hf.data.training_data import check_codes, class_names
+from titok_hf.data.training_data import check_codes
 from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
 from titok_hf.modeling_maskgit import MaskGitTransformer1DModel
 from titok_hf.modeling_titok import TiTokModel
@@ -79,7 +79,6 @@ class GeneratorTask:
         try:
             for dataset in (splits.train, splits.test):
                 check_codes(dataset, config.codebook_size, config.num_latent_tokens)
-            names = class_names(splits.train)
             loader = CodeLoader(splits.train, recipe.optimization.batch_size, seed=recipe.seed)
             batches = CodeLoader(splits.test, batch_size=1, shuffle=False, part=Part(0, 1))
         except ValueError as error:
@@ -91,7 +90,8 @@ class GeneratorTask:
         test = list(itertools.islice(batches, num_test))
         self.test_codes = torch.cat([batch["codes"] for batch in test])
         self.test_labels = torch.cat([batch["label"] for batch in test])
-        return names
+        assert splits.class_names is not None  # codes are opened with labels
+        return splits.class_names
 
     def _read_images(self, data: ImageDataConfig) -> list[str]:
         """Opens images, which are encoded batch by batch; returns the names of the classes."""
@@ -101,16 +101,13 @@ class GeneratorTask:
                 f"{self.tokenizer.config.image_size}. Make them equal."
             )
         num_test = self.recipe.cadence.num_test_images
-        splits = image_splits(data, num_test)
-        try:
-            names = class_names(splits.train)
-        except ValueError as error:
-            raise RecipeError(f"data: {error}") from error
+        splits = image_splits(data, num_test, with_labels=True)
         self.loader = image_loader(splits.train, data, self.recipe.optimization, self.recipe.seed)
         images, labels = decode_images(splits.test, data, num_test)
         self.test_codes = torch.cat([self._encode(batch).cpu() for batch in images.split(_ENCODING_BATCH)])
         self.test_labels = torch.tensor(labels)
-        return names
+        assert splits.class_names is not None  # images were opened with labels
+        return splits.class_names
 
     def _make_model(self, num_classes: int) -> MaskGitTransformer1DModel:
         config = self.tokenizer.config

@@ -12,8 +12,8 @@ from torch.utils.data import TensorDataset
 from titok_hf.data.augmentation import Augmentation
 from titok_hf.data.images import class_names, images_to_tensor, load_image_dataset
 from titok_hf.data.loaders import ImageLoader, ResumableLoader
-from titok_hf.data.sources import Source
-from titok_hf.data.training_data import num_views, open_codes, open_images
+from titok_hf.data.sources import NO_LABELS, Source
+from titok_hf.data.training_data import check_labels, classes_of_splits, num_views, open_codes, open_images
 from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
 from titok_hf.pictures import contact_sheet
 
@@ -29,44 +29,71 @@ class Splits:
     Args:
         train: what is learnt, map-style or streaming.
         test: what is measured, map-style.
+        class_names: the classes of both, in the order of the labels; None without labels.
     """
 
     train: Dataset | IterableDataset
     test: Dataset
+    class_names: list[str] | None = None
 
 
-def image_splits(config: ImageDataConfig, num_test: int) -> Splits:
+def image_splits(config: ImageDataConfig, num_test: int, with_labels: bool = False) -> Splits:
     """
     Opens the training and the test images of a run.
 
     Args:
         num_test: images that are held out of the training split if the recipe names no test split.
+        with_labels: whether every image needs a class; without, labels are left out, whatever they are.
     Raises:
-        RecipeError: no such data or split, a stream without a test split, or fewer images than are to be held out.
+        RecipeError: no such data or split, a stream without a test split, fewer images than are to be held out, or,
+            with labels, images without a class.
     """
+    labels = None if with_labels else NO_LABELS
     try:
-        train = open_images(config.source, config.train_split, config.streaming)
+        train = open_images(config.source, config.train_split, config.streaming, label_column=labels)
+        test = None
         if config.test_split is not None:
-            return Splits(train, open_images(config.source, config.test_split))
+            test = open_images(config.source, config.test_split, label_column=labels)
+        names = _checked_classes(train, test) if with_labels else None
     except (FileNotFoundError, ValueError) as error:
         raise RecipeError(f"data: {error}") from error
-    return _hold_out(train, config.source, num_test, rows_per_example=1)
+    return Splits(*_hold_out(train, test, config.source, num_test, rows_per_example=1), names)
 
 
 def code_splits(config: CodeDataConfig, num_test: int) -> Splits:
-    """Opens the training and the test codes of a run; arguments and errors as for `image_splits`."""
+    """Opens the training and the test codes of a run, with labels; arguments and errors as for `image_splits`."""
     try:
         train = open_codes(config.source, config.train_split, config.streaming)
+        test = None
         if config.test_split is not None or config.test_source is not None:
-            test_split = config.test_split or config.train_split
-            return Splits(train, open_codes(config.test_source or config.source, test_split))
+            test = open_codes(config.test_source or config.source, config.test_split or config.train_split)
+        names = _checked_classes(train, test)
     except (FileNotFoundError, ValueError) as error:
         raise RecipeError(f"codes: {error}") from error
-    return _hold_out(train, config.source, num_test, rows_per_example=num_views(train))
+    return Splits(*_hold_out(train, test, config.source, num_test, rows_per_example=num_views(train)), names)
 
 
-def _hold_out(train: Dataset | IterableDataset, source: str, num_test: int, rows_per_example: int) -> Splits:
-    """Splits `num_test` examples off, the same ones in every run; the views of an image stay together."""
+def _checked_classes(train: Dataset | IterableDataset, test: Dataset | None) -> list[str]:
+    """The names of the classes of two splits, or of one; ValueError if a label is none of them."""
+    names = class_names(train) if test is None else classes_of_splits(train, test)
+    for name, dataset in (("training", train), ("test", test)):
+        try:
+            if dataset is not None:
+                check_labels(dataset, len(names))
+        except ValueError as error:
+            raise ValueError(f"In the {name} split, {error}") from error
+    return names
+
+
+def _hold_out(
+    train: Dataset | IterableDataset, test: Dataset | None, source: str, num_test: int, rows_per_example: int
+) -> tuple[Dataset | IterableDataset, Dataset]:
+    """
+    Without a test split, splits `num_test` examples off, the same ones in every run; the views of an image stay
+    together.
+    """
+    if test is not None:
+        return train, test
     if not isinstance(train, Dataset):
         raise RecipeError(f"Of the stream {source} no test examples can be held out. Name a test_split.")
     num_examples = len(train) // rows_per_example
@@ -77,7 +104,7 @@ def _hold_out(train: Dataset | IterableDataset, source: str, num_test: int, rows
         )
     order = np.random.Generator(np.random.Philox(0)).permutation(num_examples)
     held_out, kept = np.sort(order[:num_test]), np.sort(order[num_test:])
-    return Splits(train.select(_rows(kept, rows_per_example)), train.select(_rows(held_out, rows_per_example)))
+    return train.select(_rows(kept, rows_per_example)), train.select(_rows(held_out, rows_per_example))
 
 
 def _rows(examples: np.ndarray, rows_per_example: int) -> np.ndarray:
@@ -139,15 +166,20 @@ def load_split(config: ImageDataConfig, split: str | None) -> tuple[TensorDatase
     One split of a small data set, decoded into memory.
 
     Raises:
-        RecipeError: the recipe names no such split.
+        RecipeError: the recipe names no such split, or an image has no class.
 
     Returns:
         pairs of an image (uint8, shape (3, image_size, image_size)) and a label (int64), and the names of the classes.
     """
     if split is None:
         raise RecipeError("data names no test_split, which this kind of run needs.")
-    dataset = load_image_dataset(config.source, split)
-    return TensorDataset(*images_to_tensor(dataset, config.image_size, config.resize_mode)), class_names(dataset)
+    try:
+        dataset = load_image_dataset(config.source, split)
+        names = class_names(dataset)
+        check_labels(dataset, len(names))
+    except (FileNotFoundError, ValueError) as error:
+        raise RecipeError(f"data, split {split!r}: {error}") from error
+    return TensorDataset(*images_to_tensor(dataset, config.image_size, config.resize_mode)), names
 
 
 def to_pixel_values(images: torch.Tensor) -> torch.Tensor:

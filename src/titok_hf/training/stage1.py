@@ -166,6 +166,8 @@ class Stage1Task:
             )
         try:
             codes = open_codes(data.codes, data.train_split)
+            if "label" in codes.features:
+                codes = codes.remove_columns("label")  # this kind of run has no use for them
             check_codes(codes, self.teacher.config.codebook_size, num_patches)
             views = recorded_views(data.codes, data.train_split)
             if views.image_size != data.image_size:
