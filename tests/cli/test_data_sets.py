@@ -63,7 +63,7 @@ def test_what_was_not_used_is_shown(tmp_path):
     picture(4).save(source / "logo.png")
     result = run("prepare", source, "-o", tmp_path / "out", "--workers", 0, "--background", "black")
     assert result.exit_code == 0, result.output
-    assert "1 entries of the source were not used: logo.png: an image above" in words(result.stdout)
+    assert "not used of the source (1): logo.png: an image above" in words(result.stdout)
 
 
 def test_errors_are_one_line(source, tmp_path):

@@ -134,7 +134,7 @@ def test_classes_have_the_same_numbers_in_all_splits(tmp_path):
 
 
 REFUSED = {
-    "no images": (["a.txt"], r"holds no images\. \*\.txt: 1 files"),
+    "no images": (["a.txt"], r"holds no images\. \*\.txt: 1 files of the suffix .txt"),
     "nothing": ([], "holds no images. It is empty"),
     "splits beside classes": (["train/cat/0.png", "extra/cat/1.png"], r"splits \(train\) lie beside others \(extra\)"),
     "no such split": (["test/cat/0.png"], "no split 'train'; its splits are: test"),
@@ -142,7 +142,9 @@ REFUSED = {
     "images beside tar files": (["0.png", "a.tar"], "holds both images"),
     "Parquet and tar files": (["a.parquet", "b.tar"], "holds Parquet .* and tar files"),
     "named and unnamed files": (["train-0.parquet", "more.parquet"], "others are not"),
-    "broken Parquet": (["a.parquet"], "arquet"),
+    "broken Parquet": (["a.parquet"], "a.parquet is not a Parquet file that can be read"),
+    "a zip file": (["a.zip"], "but a.zip. Unpack that first"),
+    "broken save_to_disk": (["dataset_dict.json"], "codec can't decode|Expecting"),
     "tar files that are none": (["a.tar", "b.tar"], "no images are in 2 tar files. a.tar: .*it is no tar file"),
     "metadata without images": (["0.png", "metadata.csv"], "metadata.csv cannot be used as metadata of images"),
 }
@@ -190,6 +192,8 @@ def test_links_are_followed_once_and_never_in_a_circle(tmp_path):
 def test_what_is_no_file_is_listed_and_never_waited_for(tmp_path):
     write(tmp_path, "cat/0.png")
     os.mkfifo(tmp_path / "cat" / "1.png")
+    for name in ("README.md", "metadata.csv"):
+        os.mkfifo(tmp_path / name)
     (tmp_path / "cat" / "2.png").symlink_to("nowhere")
     (tmp_path / "cat" / "3.png").symlink_to("3.png")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/cat/4\xff.png")).write_bytes(png())
@@ -228,6 +232,32 @@ def parquet(path, labels, feature=None):
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = {"image": [{"bytes": png(), "path": f"{n}.png"} for n in range(len(labels))], "label": labels}
     Dataset.from_dict(columns, Features({"image": Image(), "label": feature or Value("string")})).to_parquet(path)
+
+
+def test_empty_parquet_files_are_passed_over_and_other_columns_refused(tmp_path):
+    parquet(tmp_path / "0.parquet", [])
+    with pytest.raises(ValueError, match="0.parquet has no rows"):
+        open_source(str(tmp_path), "train")
+    parquet(tmp_path / "1.parquet", ["ant"])
+    assert rows(open_source(str(tmp_path), "train")) == {"0.png": "ant"}
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "2.parquet")
+    with pytest.raises(ValueError, match=r"2.parquet has other columns \(x\) than .*1.parquet \(image, label\)"):
+        open_source(str(tmp_path), "train")
+
+
+def test_a_source_index_that_is_no_number_is_no_index(tmp_path):
+    columns = {"image": [{"bytes": png(), "path": "a.png"}], "source_index": ["first"]}
+    pq.write_table(pa.table(columns), tmp_path / "0.parquet")
+    (record,) = Source(open_source(str(tmp_path), "train").dataset).read(0, 9)
+    assert record.source_index == 0
+
+
+@pytest.mark.parametrize("metadata", ["file_name,label\n", "file_name\n../x.png\n", "name\n0.png\n", ""])
+def test_metadata_that_make_no_sense_are_refused_in_one_sentence(metadata, tmp_path):
+    write(tmp_path, "0.png")
+    (tmp_path / "metadata.csv").write_text(metadata)
+    with pytest.raises(ValueError, match="metadata.csv cannot be used as metadata of images"):
+        open_source(str(tmp_path), "train")
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def show_report(report: Report, output: Path, split: str, address: str | None, a
     if report.no_labels:
         lines.append(f"no labels: {escape(report.no_labels)}")
     if report.unused:
-        lines.append(f"{len(report.unused):,} entries of the source were not used:")
+        lines.append(f"not used of the source ({len(report.unused):,}):")
         lines += [f"  {escape(str(unused))}" for unused in report.unused[:_SHOWN_REMARKS]]
         lines += ["  ..."] * (len(report.unused) > _SHOWN_REMARKS)
     if report.skipped:

@@ -92,7 +92,8 @@ class FolderListing:
         found = list(self.hidden)
         for suffix, (number, examples) in sorted(counted.items()):
             shown = ", ".join(examples) + (", ..." if number > len(examples) else "")
-            found.append(Unused(f"*{suffix}", f"{number:,} files that are no images of this source: {shown}"))
+            kind = f"files of the suffix {suffix}" if suffix else "files without a suffix"
+            found.append(Unused(f"*{suffix}", f"{number:,} {kind}, which are no images of this source: {shown}"))
         return found
 
     def folders_without_images(self) -> list[Unused]:
@@ -113,7 +114,7 @@ class FolderListing:
         if _is_hidden(name):
             if suffix in _IMAGE_SUFFIXES:
                 self.hidden.append(Unused(path, "a hidden file"))
-        elif name in METADATA_FILES:
+        elif name in METADATA_FILES and os.path.isfile(self.path(path)):
             self.metadata.append(path)
         elif suffix in _IMAGE_SUFFIXES:
             self.images.append(path)

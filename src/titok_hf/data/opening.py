@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import ClassLabel, Dataset, Image, IterableDataset, load_dataset, load_dataset_builder
+from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, load_dataset, load_dataset_builder
 from datasets import load_from_disk as load_saved
 from datasets.exceptions import DatasetsError
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
@@ -32,7 +32,7 @@ from .split_names import file_splits, folder_splits
 from .tar_files import open_tar_files
 
 # What `datasets` opens by its own rules, if a folder holds nothing better.
-_OTHER_DATA = (".zip", ".arrow", ".json", ".jsonl", ".csv")
+_OTHER_DATA = (".arrow", ".json", ".jsonl", ".csv")
 
 
 @dataclass
@@ -88,7 +88,8 @@ def open_source(
     request = _Request(source, split, config_name, streaming, labels)
     try:
         opened = _open(request)
-    except (DatasetsError, pa.ArrowException) as error:
+    # What `datasets` and Arrow answer to files that are damaged or mean something else.
+    except (DatasetsError, pa.ArrowException, LookupError, TypeError, AttributeError, AssertionError) as error:
         if isinstance(error, OSError):
             raise
         cause = error
@@ -154,6 +155,8 @@ def _open_folder(request: _Request, path: Path) -> Opened:
         return _open_data_files(request, listing, parquet or tar)
     if any(suffix in listing.num_others or suffix in listing.files for suffix in _OTHER_DATA):
         return _open_with_datasets(request, str(path))
+    if ".zip" in listing.files:
+        raise ValueError(f"it holds no images, but {listing.files['.zip'][0]}. Unpack that first.")
     found = "; ".join(f"{unused.path}: {unused.reason}" for unused in listing.unused()[:3])
     raise ValueError(f"it holds no images. {found or 'It is empty'}.")
 
@@ -184,7 +187,7 @@ def _open_described_images(request: _Request, listing: FolderListing) -> Opened:
         )
     try:
         dataset = load(request.split)
-    except (ValueError, DatasetsError) as error:
+    except (ValueError, LookupError, DatasetsError) as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise ValueError(f"{listing.metadata[0]} cannot be used as metadata of images: {reason}") from error
     columns = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
@@ -222,7 +225,7 @@ def _open_files(request: _Request, files: list[str]) -> Opened:
     unused = [Unused(os.path.basename(file), "not a regular file") for file in files if not os.path.isfile(file)]
     files = [file for file in files if os.path.isfile(file)]
     if not files:
-        raise ValueError(f"{request.source} is not a regular file.")
+        raise ValueError(f"{', '.join(entry.path for entry in unused[:3])} is not a regular file.")
     digest = _digest_of_files(files)
     suffixes = {suffix_of(file) for file in files}
     if suffixes <= set(TAR_SUFFIXES):
@@ -231,8 +234,7 @@ def _open_files(request: _Request, files: list[str]) -> Opened:
         raise ValueError(
             f"{files[0]} is not a data source. Name a folder of images, or files of the suffix .parquet or .tar."
         )
-    _check_same_classes(files)
-    patterns = [glob.escape(file) for file in files]
+    patterns = [glob.escape(file) for file in _alike(files)]
     dataset = load_dataset(
         "parquet", data_files={request.split: patterns}, split=request.split, streaming=request.streaming
     )
@@ -319,22 +321,39 @@ def _cannot_be_hub_id(source: str) -> bool:
     return suffix_of(source) in (".parquet", *TAR_SUFFIXES)
 
 
-def _check_same_classes(files: list[str]) -> None:
-    """`datasets` takes the names of classes from the first file, whatever the others say."""
-    first: dict[str, Any] = {}
+def _alike(files: list[str]) -> list[str]:
+    """
+    The Parquet files that have rows: `datasets` stops at an empty one.
+
+    Raises:
+        ValueError: no rows, a damaged file, or one whose columns or classes differ from those of the first, from which
+            `datasets` takes the names of classes, whatever the others say.
+    """
+    found: dict[str, Features] = {}
     for file in files:
-        schema = pq.read_schema(file)
-        classes = {
-            name: feature.names
-            for name, feature in Dataset(schema.empty_table()).features.items()
-            if isinstance(feature, ClassLabel)
-        }
-        different = [name for name in classes if first.setdefault(name, classes[name]) != classes[name]]
-        if different:
+        try:
+            with pq.ParquetFile(file) as content:
+                if content.metadata.num_rows:
+                    found[file] = Dataset(content.schema_arrow.empty_table()).features
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{file} is not a Parquet file that can be read: {error}") from error
+    if not found:
+        raise ValueError(f"{files[0]} has no rows.")
+    (first, features), *others = found.items()
+    for file, theirs in others:
+        if set(theirs) != set(features):
+            raise ValueError(f"{file} has other columns ({', '.join(theirs)}) than {first} ({', '.join(features)}).")
+        names = [
+            name
+            for name, feature in features.items()
+            if isinstance(feature, ClassLabel) and getattr(theirs[name], "names", feature.names) != feature.names
+        ]
+        if names:
             raise ValueError(
-                f"{file} numbers the classes of {different[0]!r} in another way than {files[0]}. Prepare them one by "
-                "one, or write them with the same list of classes."
+                f"{file} numbers the classes of {names[0]!r} in another way than {first}. Prepare them one by one, or "
+                "write them with the same list of classes."
             )
+    return list(found)
 
 
 def _column_of(files: list[str], column: str) -> Dataset:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from datasets import ClassLabel, Dataset, Image, IterableDataset, Value, disable_progress_bars
+from datasets.utils import logging
 
 from . import columns
 from .columns import NO_LABELS
@@ -57,9 +58,9 @@ class Source:
             self.num_images = len(dataset) if limit is None else min(limit, len(dataset))
         if self.label_column is not None:
             self._read_label_names(dataset)
-        self._has_index = SOURCE_INDEX in dataset.features
+        self._has_index = "int" in getattr(dataset.features.get(SOURCE_INDEX), "dtype", "")
         used = [self.image_column, self.label_column]
-        used += [name for name in (SOURCE_INDEX, ERROR) if name in dataset.features]
+        used += [SOURCE_INDEX] * self._has_index + [ERROR] * (dataset.features.get(ERROR) == Value("string"))
         dataset = dataset.select_columns([column for column in used if column is not None])
         self._dataset = dataset.cast_column(self.image_column, Image(decode=False))
         self._stream: Iterator[Record] = iter(())
@@ -176,8 +177,9 @@ def open_dataset(
 
 
 def silence_loading() -> None:
-    """Turns off the progress bars of `datasets`, for a program that draws its own."""
+    """Turns off the progress bars and the log of `datasets`, for a program that has its own."""
     disable_progress_bars()
+    logging.set_verbosity(logging.CRITICAL)
 
 
 def number_in(content: bytes | None) -> int | str | None:
