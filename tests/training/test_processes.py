@@ -1,6 +1,7 @@
 """titok_hf.training.processes: signals, trouble in one process of several, and two runs in one folder."""
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -68,6 +69,27 @@ def test_a_signal_ends_a_run_after_the_step_and_its_state_is_saved(number, kind,
     assert signal.getsignal(number) == handlers
     assert loop.folder.newest_checkpoint().name == "step_00000005"
     assert equal(trained(tokenizer_values), whole)
+
+
+def test_a_signal_to_the_workers_of_a_loader_too_does_not_break_the_step(tokenizer_values):
+    """As a cluster sends it: to every process of a job."""
+    tokenizer_values["data"]["num_workers"] = 2
+    tokenizer_values["optimization"]["num_steps"] = 100
+    loop = loop_of(tokenizer_values)
+    finish_step = loop.task.after_step
+
+    def finish_and_signal() -> None:
+        finish_step()
+        if loop.step == 2:
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid, signal.SIGTERM)
+        if loop.step == 12:  # every batch that was under way has been used
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    loop.task.after_step = finish_and_signal
+    with pytest.raises(SystemExit):
+        loop.run()
+    assert loop.folder.newest_checkpoint().name == "step_00000012"
 
 
 def test_a_signal_in_the_last_step_leaves_a_run_that_ends_at_once(tokenizer_values):

@@ -67,12 +67,12 @@ def train(recipe: Recipe) -> Path:
     folder = RunFolder(recipe.output_dir)
     folder.check(recipe)
     accelerator = make_accelerator(recipe)
-    with raised_together(RecipeError):
-        if recipe.push_to_hub is not None and accelerator.is_main_process:
-            check_push_access(recipe.push_to_hub)
     task = make_task(recipe, accelerator)
     if recipe.init_from is not None and folder.newest_checkpoint() is None:
         load_initial_weights(task.model, recipe.init_from)
+    with raised_together(RecipeError):
+        if recipe.push_to_hub is not None and accelerator.is_main_process:
+            check_push_access(recipe.push_to_hub)
     model = TrainingLoop(task, recipe, accelerator).run()
     is_main_process = accelerator.is_main_process
     with raised_together(OSError):
