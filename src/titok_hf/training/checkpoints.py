@@ -8,7 +8,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,7 @@ class Checkpoints:
             return
         marker = path / f".unfinished-{gather(uuid.uuid4().hex)[0]}"  # a name that no file system has cached
         if accelerator.is_main_process:
+            path.mkdir(parents=True, exist_ok=True)
             marker.touch()
         accelerator.wait_for_everyone()
         deadline = time.monotonic() + (0 if self.on_each_node else _SECONDS_TO_APPEAR)
@@ -117,6 +118,8 @@ class Checkpoints:
         other_writers = [rank for rank, is_writer in enumerate(gather(self.is_writer)) if is_writer and rank > 0]
         if accelerator.is_main_process:
             marker.unlink()
+            with suppress(OSError):  # it is not empty
+                path.rmdir()
         if missing and not self.on_each_node:
             raise RecipeError(
                 f"output_dir is {path}, and process {missing[0]} does not see there what process 0 writes. Put it on "

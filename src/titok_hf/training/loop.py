@@ -126,12 +126,12 @@ class TrainingLoop:
             MemoryError: the batch does not fit.
             OSError: a file can't be written, on a full disk for example; older checkpoints are as they were.
         """
+        self.checkpoints.check_nodes()
         with ExitStack() as claims:
             with raised_together(RecipeError):
                 if self.checkpoints.is_writer:
                     claims.enter_context(self.folder.locked())
                     self.folder.check(self.recipe)
-            self.checkpoints.check_nodes()
             self._resume()
             if self.checkpoints.is_writer:
                 self.folder.claim(self.recipe)
