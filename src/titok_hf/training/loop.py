@@ -1,6 +1,7 @@
 """The loop around every loss: devices, precision, schedules, averaged weights, logs, pictures, checkpoints."""
 
 import itertools
+import logging
 import signal
 import sys
 import time
@@ -13,7 +14,6 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.logging import get_logger
 from accelerate.utils import set_seed, tqdm
 from diffusers.training_utils import EMAModel
 from PIL import Image
@@ -32,7 +32,7 @@ from .run_folder import RunFolder
 from .step import Batch, Learner, NotFiniteError, Scalars, train_step
 from .trackers import announcement, remaining, start_trackers
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Task(Protocol):
@@ -152,7 +152,7 @@ class TrainingLoop:
     def _train(self) -> None:
         cadence, num_steps = self.recipe.cadence, self.recipe.optimization.num_steps
         about = announcement(self.recipe, self.accelerator, self.modules, self.task.loader, self.step)
-        logger.info(about, main_process_only=True)
+        self._say(about)
         # In a file, a bar is a line without end; what is logged says how far the run is.
         watched = sys.stderr.isatty() or "ipykernel" in sys.modules
         bar = tqdm(total=num_steps, initial=self.step, desc=self.recipe.kind, mininterval=5.0, disable=not watched)
@@ -202,7 +202,7 @@ class TrainingLoop:
         if signal_number:
             self._save_where_it_stands()
             message = f"Stopped by {signal.Signals(signal_number).name} after step {self.step}. {self._way_on()}"
-            logger.info(message, main_process_only=True)
+            self._say(message)
             self.accelerator.end_training()
             raise stop_for(signal_number, message)
 
@@ -280,7 +280,11 @@ class TrainingLoop:
         text = "  ".join(f"{name} {value:.4g}" for name, value in entry.items())
         num_steps, (start, start_step) = self.recipe.optimization.num_steps, self._began
         eta = remaining(self.step - start_step, num_steps - self.step, time.monotonic() - start)
-        logger.info(f"step {self.step:,} of {num_steps:,}, {eta} left: {text}", main_process_only=True)
+        self._say(f"step {self.step:,} of {num_steps:,}, {eta} left: {text}")
+
+    def _say(self, text: str) -> None:
+        if self.accelerator.is_main_process:
+            logger.info(text)
 
     def _show(self, picture: Image.Image) -> None:
         with written_together("A picture", self.folder):
@@ -323,7 +327,7 @@ class TrainingLoop:
         if checkpoint is None:
             set_seed(self.recipe.seed, device_specific=True)
         else:
-            logger.info(f"resumed from {checkpoint}", main_process_only=True)
+            self._say(f"resumed from {checkpoint}")
         if self.checkpoints.is_writer:
             self.folder.tidy(self.step)
         self.accelerator.wait_for_everyone()
