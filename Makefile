@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-fast test-upstream quality style dist-check clean
+.PHONY: help demo test test-fast test-upstream fuzz quality style dist-check clean
 
 help:
 	@echo "make demo       reconstruct real pictures and generate every class with the bundled model, into demo/"
 	@echo "make test       all tests"
 	@echo "make test-fast  the tests that are not marked slow"
 	@echo "make test-upstream  the test suites of transformers and diffusers over our classes, see docs/upstream_tests.md"
+	@echo "make fuzz       many damaged files of each kind, FUZZ_CASES of them from FUZZ_SEED on; `make test` tries a few"
 	@echo "make quality    check style, types and who may import whom"
 	@echo "make style      fix and format"
 	@echo "make dist-check build wheel and source archive, check them, install the wheel in a clean environment and use it"
@@ -39,6 +40,10 @@ test-upstream: $(VENV)/installed-test
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt parameterized requests
 	$(BIN)/python tests/upstream_sources.py build/upstream
 	RUN_SLOW=1 UPSTREAM_SOURCES=build/upstream $(BIN)/python -m pytest tests/upstream
+
+FUZZ_CASES ?= 300
+fuzz: $(VENV)/installed-test
+	FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest tests/fuzz
 
 quality: $(VENV)/installed-dev
 	$(BIN)/ruff check .

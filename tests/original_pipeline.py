@@ -40,11 +40,11 @@ GENERATOR = {
 }
 
 
-def write_tokenizer(folder: Path) -> Path:
+def write_tokenizer(folder: Path, config: dict[str, Any] = CONFIG) -> Path:
     """A folder as on the Hub, with random weights."""
     with torch.device("meta"):
-        model = TiTokModel(tokenizer_config(CONFIG))
-    return _write(folder, CONFIG, titok_adapter(model.config, model.state_dict()).expected_shapes)
+        model = TiTokModel(tokenizer_config(config))
+    return _write(folder, config, titok_adapter(model.config, model.state_dict()).expected_shapes)
 
 
 def write_generator(folder: Path, **settings: Any) -> Path:

@@ -9,7 +9,7 @@ import pytest
 
 from hub_server import hub_server
 from titok_hf import __version__
-from titok_hf.checkpoint_files import INDEX_NAME, VERSION_KEY, checkpoint_folder, read_index
+from titok_hf.checkpoint_files import INDEX_NAME, VERSION_KEY, checkpoint_folder, outdated_files, read_index
 
 
 def write_index(folder, **content):
@@ -44,6 +44,56 @@ def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path):
 @pytest.mark.parametrize("version", [__version__, "0.0.1"])
 def test_checkpoints_of_this_version_and_older_ones_are_read(tmp_path, version):
     assert checkpoint_folder(write_index(tmp_path, **{VERSION_KEY: version})) == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (VERSION_KEY, "new"),
+        (VERSION_KEY, 5),
+        ("tokenizer", "titok"),
+        ("transformer", ["a", 1]),
+        ("id2label", {"x": "name"}),
+        ("id2label", {"0": 1}),
+        ("id2label", "names"),
+    ],
+)
+def test_an_index_with_values_of_another_kind_is_refused(tmp_path, key, value):
+    write_index(tmp_path, **{key: value})
+    with pytest.raises(OSError, match=f"model_index.json is damaged: {key} is"):
+        read_index(tmp_path)
+
+
+PLAIN = ["model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "pytorch_model.bin"]
+PLAIN += ["pytorch_model.bin.index.json", "pytorch_model-00001-of-00002.bin", "diffusion_pytorch_model.safetensors"]
+FP16 = ["model.fp16.safetensors", "model.fp16-00001-of-00002.safetensors", "model.safetensors.index.fp16.json"]
+FP16 += ["diffusion_pytorch_model.fp16.bin", "diffusion_pytorch_model-00001-of-00002.fp16.safetensors"]
+OTHERS = [
+    "config.json",
+    "README.md",
+    "adapter_model.safetensors",
+    "optimizer.bin",
+    "my_model.safetensors",
+    "model.txt",
+]
+OTHERS += ["model.safetensors.bak", "remodel.safetensors", "other/model.safetensors", "train-00001.parquet"]
+
+
+def test_new_weights_outdate_those_of_the_same_part_and_variant_in_any_form():
+    there = PLAIN + FP16 + OTHERS
+    for new in PLAIN:
+        assert set(outdated_files(there, [new])) == set(PLAIN) - {new}
+    for new in FP16:
+        assert set(outdated_files(there, [new])) == set(FP16) - {new}
+    assert outdated_files(there, ["config.json", "README.md", "new/model.safetensors"]) == []
+    assert outdated_files([f"part/{name}" for name in there], ["part/model.safetensors"]) == sorted(
+        f"part/{name}" for name in PLAIN if name != "model.safetensors"
+    )
+
+
+def test_a_split_outdates_its_shards_alone():
+    there = ["data/train-00000.parquet", "data/train-00001.parquet", "data/test-00000.parquet", "data/mine.parquet"]
+    assert outdated_files(there, ["data/train-00000.parquet"]) == ["data/train-00001.parquet"]
 
 
 @pytest.mark.parametrize("model", ["./no/such/folder", "a b", "/nowhere"])

@@ -113,6 +113,21 @@ def test_weights_saved_in_shards_and_as_a_variant_are_complete(pipe, tmp_path):
         assert torch.equal(loaded.tokenizer.quantizer.codebook.weight, pipe.tokenizer.quantizer.codebook.weight)
 
 
+def test_a_variant_lies_beside_the_plain_weights_and_each_is_saved_anew_alone(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path, max_shard_size="30KB")
+    (tmp_path / "tokenizer" / "notes.txt").write_text("mine")
+    half = tiny_pipeline(1).to(torch.float16)
+    half.save_pretrained(tmp_path, variant="fp16")
+    again = tiny_pipeline(2)
+    again.save_pretrained(tmp_path)
+    for saved, variant in ((again, None), (half, "fp16")):
+        loaded = TiTokPipeline.from_pretrained(tmp_path, variant=variant, dtype=saved.dtype)
+        assert torch.equal(loaded.transformer.lm_head.weight, saved.transformer.lm_head.weight)
+        assert torch.equal(loaded.tokenizer.quantizer.codebook.weight, saved.tokenizer.quantizer.codebook.weight)
+    assert (tmp_path / "tokenizer" / "notes.txt").read_text() == "mine"
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 4 and not list(tmp_path.rglob("*.safetensors.index*"))
+
+
 def test_a_device_map_that_does_not_exist_is_not_taken_for_damage(pipe, tmp_path):
     pipe.save_pretrained(tmp_path)
     with pytest.raises(NotImplementedError, match="auto not supported"):

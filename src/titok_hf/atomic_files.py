@@ -1,10 +1,24 @@
-"""Files and folders that are either whole or absent: written beside their place, then renamed into it."""
+"""Files and folders that are either whole or absent: written beside their place, then renamed into it.
+
+What is written gets the permissions that the umask gives to any file, whatever library wrote it, and is on the disk
+before it replaces anything.
+"""
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
+from uuid import uuid4
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows: there the folders of killed processes stay
+    fcntl = None  # type: ignore[assignment]
+
+UNFINISHED = ".unfinished-"
+"""How the names of files and folders begin that are not yet in their place."""
 
 
 def write_atomically(path: str | os.PathLike, content: bytes | Callable[[Path], object]) -> Path:
@@ -24,12 +38,15 @@ def write_atomically(path: str | os.PathLike, content: bytes | Callable[[Path], 
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".unfinished-{os.getpid()}-{path.name}")
+    unfinished = path.with_name(f"{_unfinished_name()}-{path.name}")
     try:
+        unfinished.touch()
+        permissions = unfinished.stat().st_mode & 0o777
         if callable(content):
             content(unfinished)
         else:
             unfinished.write_bytes(content)
+        unfinished.chmod(permissions)
         flush_to_disk(unfinished)
         os.replace(unfinished, path)
         flush_names(path.parent)
@@ -39,45 +56,57 @@ def write_atomically(path: str | os.PathLike, content: bytes | Callable[[Path], 
 
 
 @contextmanager
-def folder_atomically(path: str | os.PathLike, last: str | None = None) -> Iterator[Path]:
+def folder_atomically(
+    path: str | os.PathLike,
+    last: Sequence[str] = (),
+    outdated: Callable[[Iterable[str], Iterable[str]], Iterable[str]] | None = None,
+) -> Iterator[Path]:
     """
-    A context that gives an empty folder to fill, and moves its entries into `path` when the block ends without error.
+    A context that gives an empty folder to fill, and moves its files into `path` when the block ends without error.
 
-    Entries of the same name are replaced; others in `path` (a README, a `.git`) stay. After an error, `path` is as it
-    was.
+    Files of the same name are replaced, in folders below `path` too; all others stay (a README, a `.git`, the weights
+    of another variant). After an error, also one in the middle of the moves, `path` is as it was.
 
     Args:
         path: the folder to write; made if missing.
-        last: the entry that is moved last, namely the index which makes the folder a complete checkpoint.
+        last: the files that make the folder complete, the most telling one at the end. Old ones go first and new ones
+            come last, so that a folder whose writer was killed between two moves is not taken for complete.
+        outdated: is given the files that lie beside the new ones, and the new ones, as paths relative to `path`, and
+            names those of the first that the second make invalid. They are removed.
 
     Raises:
-        OSError: the place cannot be written.
+        OSError: the place cannot be written, or has a folder where a file is to be written.
     """
     path = Path(path).resolve()
-    if path.is_file():
+    if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"{path} is a file, and a folder is to be written there. Choose another name.")
     path.parent.mkdir(parents=True, exist_ok=True)
     # Renaming works within one file system: a folder that exists may be the root of its own.
-    workplace = path if path.exists() else path.parent
-    unfinished = workplace / f".unfinished-{os.getpid()}-{path.name}"
-    replaced = workplace / f".replaced-{os.getpid()}-{path.name}"
-    try:
-        unfinished.mkdir()
+    with _workplace(path if path.exists() else path.parent, path.name) as unfinished:
         yield unfinished
+        set_permissions(unfinished)
         flush_to_disk(unfinished)
         if not path.exists():
             os.replace(unfinished, path)
             flush_names(path.parent)
             return
-        replaced.mkdir()
-        for entry in sorted(unfinished.iterdir(), key=lambda entry: entry.name == last):
-            if (path / entry.name).exists():
-                os.replace(path / entry.name, replaced / entry.name)
-            os.replace(entry, path / entry.name)
-        flush_names(path)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
+        new = [file.relative_to(unfinished).as_posix() for file in unfinished.rglob("*") if not file.is_dir()]
+        new.sort(key=lambda name: (last.index(Path(name).name) if Path(name).name in last else -1, name))
+        old = set() if outdated is None else set(outdated(_files_beside(path, new), new))
+        with _workplace(path, path.name) as replaced:
+            _exchange(unfinished, path, replaced, new, old - set(new))
+
+
+def set_permissions(folder: Path) -> None:
+    """
+    Give all files in a folder the permissions that the umask allows: some writers (safetensors, `tempfile`) make files
+    that nobody else can read.
+    """
+    permissions = folder.stat().st_mode & 0o666
+    for top, _, names in os.walk(folder):
+        for path in (Path(top, name) for name in names):
+            if path.is_file() and not path.is_symlink():
+                path.chmod(permissions)
 
 
 def flush_to_disk(path: Path) -> None:
@@ -91,6 +120,110 @@ def flush_to_disk(path: Path) -> None:
         flush_names(Path(folder))
     if path.is_file():
         _fsync(path)
+
+
+def _exchange(source: Path, target: Path, replaced: Path, names: list[str], outdated: Iterable[str]) -> None:
+    """Move files from `source` into `target`, and what is in their way, and what they outdate, into `replaced`."""
+    for name in names:
+        _check_place(target, Path(name))
+    moves: list[tuple[Path, Path]] = []
+    new_folders: list[Path] = []
+
+    def move(one: Path, other: Path) -> None:
+        new_folders.extend(folder for folder in reversed(other.parents) if not folder.exists())
+        other.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(one, other)
+        moves.append((one, other))
+
+    try:
+        # In reverse, so that the file which makes the folder complete goes first.
+        for name in [*reversed(names), *sorted(outdated)]:
+            if os.path.lexists(target / name):
+                move(target / name, replaced / name)
+        for name in names:
+            move(source / name, target / name)
+        for parent in sorted({parent for name in names for parent in Path(name).parents}, reverse=True):
+            flush_names(target / parent)
+    except BaseException:
+        for one, other in reversed(moves):
+            os.replace(other, one)
+        for folder in reversed(new_folders):
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _check_place(target: Path, name: Path) -> None:
+    """Refuse to put a file where a folder is, or a folder where a file is: neither is anything of ours."""
+    if (target / name).is_dir():
+        raise IsADirectoryError(f"{target / name} is a folder, and a file is to be written there. Move it away.")
+    for parent in (target / parent for parent in name.parents):
+        if os.path.lexists(parent) and not parent.is_dir():
+            raise NotADirectoryError(f"{parent} is a file, and a folder is to be written there. Move it away.")
+
+
+@contextmanager
+def _workplace(folder: Path, name: str) -> Iterator[Path]:
+    """A new folder in another, which is gone at the end, and with it those that killed processes left for `name`."""
+    for leftover in folder.glob(f"{UNFINISHED}*-{escape(name)}"):
+        if leftover.is_dir() and _is_abandoned(leftover):
+            shutil.rmtree(leftover, ignore_errors=True)
+    workplace = folder / f"{_unfinished_name()}-{name}"
+    workplace.mkdir()
+    with _locked(workplace):
+        try:
+            yield workplace
+        finally:
+            shutil.rmtree(workplace, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """A lock on a folder for as long as this process lives, where the system knows such locks."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks: nobody will take the folder for abandoned there
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_abandoned(folder: Path) -> bool:
+    """Whether the process that made a workplace has ended: the system then took its lock away."""
+    if fcntl is None:
+        return False
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _unfinished_name() -> str:
+    """The number of a process is not enough: another machine, or a later process, may have the same."""
+    return f"{UNFINISHED}{os.getpid()}-{uuid4().hex[:8]}"
+
+
+def _files_beside(folder: Path, names: Iterable[str]) -> list[str]:
+    """Files that lie beside the named ones, the names relative to `folder` as theirs are."""
+    parents = {Path(name).parent for name in names}
+    return [
+        (parent / path.name).as_posix()
+        for parent in parents
+        if (folder / parent).is_dir()
+        for path in (folder / parent).iterdir()
+        if path.is_symlink() or path.is_file()
+    ]
 
 
 def flush_names(folder: Path) -> None:
@@ -108,4 +241,4 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-__all__ = ["flush_names", "flush_to_disk", "folder_atomically", "write_atomically"]
+__all__ = ["UNFINISHED", "flush_names", "flush_to_disk", "folder_atomically", "set_permissions", "write_atomically"]

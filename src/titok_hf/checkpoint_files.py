@@ -1,18 +1,21 @@
-"""Where a saved pipeline lies, on disk or on the Hub, and what its index says. Needs no torch."""
+"""What a saved checkpoint consists of, on disk or on the Hub, and whether its files are whole. Needs no torch."""
 
 import json
 import os
-from collections.abc import Iterable
-from pathlib import Path
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.errors import HTTPError as TransportError  # of the HTTP library that huggingface_hub uses
-from packaging.version import Version
-from safetensors import safe_open
+from packaging.version import InvalidVersion, Version
+from safetensors import SafetensorError, safe_open
 
 from . import __version__
+from .atomic_files import folder_atomically
 
 INDEX_NAME = "model_index.json"
 VERSION_KEY = "_titok_hf_version"
@@ -28,6 +31,27 @@ _SMALL_FILES = [
     "transformer/*.index*.json",
 ]
 _WEIGHTS = {"tokenizer": "model", "transformer": "diffusion_pytorch_model"}
+# Without its card a data set is not finished, without its configuration a model, without its index a pipeline.
+_TELLING_FILES = ("README.md", "config.json", INDEX_NAME)
+_PARTS = ("tokenizer", "image_processor", "transformer", "scheduler")
+# How the names of fields end that say how often a layer is repeated.
+_DEPTHS = ("num_hidden_layers", "num_resnet_blocks")
+# What `from_pretrained` of the libraries takes without a change to what is loaded.
+_LOADING_ARGUMENTS = {
+    *("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder", "variant"),
+    *("dtype", "torch_dtype", "use_safetensors", "low_cpu_mem_usage", "output_loading_info", "return_unused_kwargs"),
+}
+_AGAIN = "Save or download the checkpoint again."
+
+# Every name under which transformers, diffusers or the original look for the weights of a model, with the index of
+# shards: "model.fp16-00001-of-00002.safetensors", "model.safetensors.index.fp16.json", "pytorch_model.bin"; diffusers
+# once put the variant behind the number. Not "adapter_model", "optimizer" or any name that a person chose.
+_WEIGHTS_FILE = re.compile(
+    r"^(?:model|pytorch_model|diffusion_pytorch_model|flax_model|checkpoint(?=\.msgpack))"
+    r"(?:\.(?P<variant>(?!safetensors|bin|msgpack).+?))?(?:-\d+-of-\d+(?:\.(?P<late_variant>[^.]+))?)?"
+    r"\.(?P<suffix>safetensors|bin|pt|pth|ckpt|msgpack)(?:\.index(?:\.(?P<index_variant>[^.]+))?\.json)?$"
+)
+_DATA_SHARD = re.compile(r"^(?P<split>.+)-\d+(?:-of-\d+)?\.parquet$")
 
 
 def checkpoint_folder(
@@ -59,21 +83,28 @@ def read_index(folder: Path) -> dict[str, Any]:
     The content of a pipeline folder's `model_index.json`.
 
     Raises:
-        OSError: no index, one that is not JSON, or one that a newer version of this package wrote.
+        OSError: no index, one that is damaged, or one that a newer version of this package wrote.
     """
-    try:
-        index = json.loads((folder / INDEX_NAME).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    path = folder / INDEX_NAME
+    if not path.exists():
         raise OSError(
             f"{folder} is not a TiTok pipeline: it has no {INDEX_NAME}. Give a folder that "
             "`TiTokPipeline.save_pretrained` wrote, or the id of a Hub repository."
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise OSError(f"{folder / INDEX_NAME} is damaged ({error}). Save or download the checkpoint again.") from error
-    if not isinstance(index, dict):
-        raise OSError(f"{folder / INDEX_NAME} is damaged: it holds no JSON object. Save or download it again.")
+        )
+    index = read_json(path)
+    for part in _PARTS:
+        record = index.get(part, [None, None])
+        if not (isinstance(record, list) and len(record) == 2 and all(isinstance(x, str | None) for x in record)):
+            raise OSError(f"{path} is damaged: {part} is {_shown(record)}, not a module and a class. {_AGAIN}")
+    labels = index.get("id2label") or {}
+    if not (isinstance(labels, dict) and all(_is_class(*entry) for entry in labels.items())):
+        raise OSError(f"{path} is damaged: id2label is {_shown(labels)}, not numbers and names of classes. {_AGAIN}")
     written_by = index.get(VERSION_KEY, __version__)
-    if Version(written_by).release > Version(__version__).release:
+    try:
+        is_newer = Version(written_by).release > Version(__version__).release
+    except (InvalidVersion, TypeError):
+        raise OSError(f"{path} is damaged: {VERSION_KEY} is {_shown(written_by)}, not a version. {_AGAIN}") from None
+    if is_newer:
         raise OSError(
             f"{folder} was saved by titok_hf {written_by}, and this is {__version__}. Upgrade with "
             "`pip install -U titok-hf`."
@@ -81,34 +112,248 @@ def read_index(folder: Path) -> dict[str, Any]:
     return index
 
 
-def check_weight_names(folder: Path, expected: Iterable[str]) -> None:
+def read_json(path: Path) -> dict[str, Any]:
     """
-    Compare the tensors in a folder with those that a model wants, since libraries fill a gap with random numbers.
-
-    Args:
-        folder: one part of a pipeline.
-        expected: names in the state dict of the model that was loaded from it.
+    A configuration file.
 
     Raises:
-        OSError: a name that only one side has.
+        OSError: none there, or a damaged one.
     """
-    stored: set[str] = set()
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, framework="numpy") as file:
-            stored.update(file.keys())
-    expected = set(expected)
-    missing, unknown = sorted(expected - stored), sorted(stored - expected)
-    if missing or unknown:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing. {_AGAIN}") from None
+    except IsADirectoryError:
+        raise IsADirectoryError(f"{path} is a folder, not a file. {_AGAIN}") from None
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise OSError(f"{path} is damaged ({_reason(error)}). {_AGAIN}") from error
+    if not isinstance(content, dict):
+        raise OSError(f"{path} is damaged: it holds no JSON object. {_AGAIN}")
+    return content
+
+
+@contextmanager
+def naming(
+    path: object, what: str = "is damaged, or describes nothing that can be built", arguments: Iterable[str] = ()
+) -> Iterator[None]:
+    """
+    A block that uses the content of a file: whatever a wrong content makes fail there becomes an error with its name.
+
+    Args:
+        path: the file.
+        what: is wrong with it then.
+        arguments: names of the caller's arguments that the block uses. If any changes more than where and how to load,
+            a TypeError may be about it and passes as it is.
+
+    Raises:
+        OSError, ValueError: the block failed, with such an error or another. What says nothing of a file passes as it
+            is: a missing package, a full GPU.
+    """
+    try:
+        yield
+    except (OSError, ImportError, NotImplementedError):
+        raise
+    except Exception as error:
+        # torch's OutOfMemoryError by its name, since this module does without torch.
+        is_callers = isinstance(error, TypeError) and not _LOADING_ARGUMENTS.issuperset(arguments)
+        if type(error).__name__ == "OutOfMemoryError" or is_callers:
+            raise
+        if isinstance(error, ValueError) and (
+            str(path) in str(error) or type(error).__module__.startswith(__package__)
+        ):
+            raise
+        if type(error) is ValueError:
+            raise ValueError(f"{path}: {error}") from error
+        raise OSError(f"{path} {what} ({_reason(error)}). {_AGAIN}") from error
+
+
+def checkpoint_atomically(path: str | os.PathLike) -> AbstractContextManager[Path]:
+    """
+    How checkpoints are written, and copies of data sets: see [`folder_atomically`]. Files of the same name are
+    replaced, and so is what [`outdated_files`] names: old weights that could be loaded in place of the new ones. All
+    else in `path` stays.
+    """
+    return folder_atomically(path, _TELLING_FILES, outdated_files)
+
+
+def outdated_files(there: Iterable[str], new: Iterable[str]) -> list[str]:
+    """
+    Which files nobody shall read any more once others lie beside them.
+
+    These are the weights of the same part and variant in another form (one file beside shards, their index, pickles
+    beside safetensors) and the shards of the same split of a data set.
+
+    Args:
+        there: paths of files that are there.
+        new: paths of files that are put there.
+    """
+    new = set(new)
+    written = {_series(name) for name in new} - {None}
+    return sorted(name for name in there if name not in new and _series(name) in written)
+
+
+def variant_of(file_name: str) -> str | None:
+    """The variant that a weights file or its index is of ("model.fp16.safetensors" -> "fp16"), None if plain."""
+    found = _WEIGHTS_FILE.match(PurePosixPath(file_name).name)
+    return None if found is None else found["variant"] or found["late_variant"] or found["index_variant"]
+
+
+def is_weights_file(file_name: str) -> bool:
+    """Whether a file holds weights as safetensors, or lists the files that do."""
+    found = _WEIGHTS_FILE.match(PurePosixPath(file_name).name)
+    return found is not None and found["suffix"] == "safetensors"
+
+
+def check_weights_index(path: Path) -> list[Path]:
+    """
+    The weights files that an index names.
+
+    Raises:
+        OSError: a damaged index, or one that names a pickle, a file outside of its folder or one that is not there.
+    """
+    index = read_json(path)
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not isinstance(index.get("metadata"), dict):
+        raise OSError(f"{path} is damaged: it lacks weight_map or metadata. {_AGAIN}")
+    names = weight_map.values()
+    for name in names:
+        if not isinstance(name, str) or not name.endswith(".safetensors") or PurePosixPath(name).name != name:
+            raise OSError(
+                f"{path} names {_shown(name)} as a weights file. Only safetensors files in the folder of the index "
+                "are read, because a pickle runs code when it is opened."
+            )
+    return [path.parent / name for name in sorted(set(names))]
+
+
+def stored_tensors(files: Iterable[Path]) -> dict[str, tuple[tuple[int, ...], str]]:
+    """
+    Shape and dtype ("F32") of each tensor in safetensors files, from their headers.
+
+    Raises:
+        OSError: a file that is not there, or damaged.
+    """
+    stored = {}
+    for path in files:
+        try:
+            with safe_open(path, framework="numpy") as file:
+                for name in file.keys():  # noqa: SIM118 - it is no dict
+                    entry = file.get_slice(name)
+                    stored[name] = (tuple(entry.get_shape()), entry.get_dtype())
+        except FileNotFoundError:
+            raise FileNotFoundError(f"The weights file {path} is missing. {_AGAIN}") from None
+        except (SafetensorError, OSError, MemoryError) as error:
+            raise OSError(f"The weights file {path} is damaged ({_reason(error)}). {_AGAIN}") from error
+    return stored
+
+
+def check_weights(
+    source: object,
+    stored: Mapping[str, tuple[tuple[int, ...], str]],
+    expected: Mapping[str, Any],
+    names: bool = True,
+    shapes: bool = True,
+) -> None:
+    """
+    Compare the tensors in a checkpoint with those that a model wants, since libraries fill a gap with random numbers.
+
+    Args:
+        source: folder or Hub id, for the message.
+        stored: what `stored_tensors` gives.
+        expected: state dict of the model; tensors on the meta device are enough.
+        names, shapes: whether to compare these.
+
+    Raises:
+        OSError: a name that only one side has, another shape, or integers in place of floating-point numbers.
+    """
+    shared = [name for name in expected if name in stored]
+    differences = {
+        "missing": [name for name in expected if name not in stored] if names else [],
+        "unknown": sorted(stored.keys() - expected.keys()) if names else [],
+        "misshapen": [
+            f"{name} {stored[name][0]} for {tuple(expected[name].shape)}"
+            for name in shared
+            if shapes and stored[name][0] != tuple(expected[name].shape)
+        ],
+        "not floating-point": [
+            f"{name} {stored[name][1]}"
+            for name in shared
+            if expected[name].is_floating_point() and not stored[name][1].startswith(("F", "BF"))
+        ],
+    }
+    if any(differences.values()):
+        found = ", ".join(f"{_count(names)} {kind}" for kind, names in differences.items() if names)
+        raise OSError(f"The weights in {source} do not fit the configuration beside them: {found}. {_AGAIN}")
+
+
+def check_depth(path: Path, config: object, num_tensors: int) -> None:
+    """
+    Refuse a configuration of more layers than there are tensors: to build them only to find out may take for ever.
+
+    Raises:
+        OSError: such a number.
+    """
+    entries = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else []
+    for key, value in entries:
+        if isinstance(value, int) and str(key).endswith(_DEPTHS) and value > num_tensors:
+            raise OSError(f"{path} is damaged: {key} is {_shown(value)} for {num_tensors} tensors. {_AGAIN}")
+        check_depth(path, value, num_tensors)
+
+
+def check_finite_weights(source: object, tensors: Mapping[str, Any]) -> None:
+    """
+    Refuse weights that turn every image into noise.
+
+    Args:
+        source: file, folder or Hub id, for the message.
+        tensors: the state dict; tensors on the meta device (offloaded to the disk) are left out.
+
+    Raises:
+        OSError: NaN or infinity in a tensor.
+    """
+    bad = [
+        name
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and tensor.device.type != "meta" and not bool(tensor.isfinite().all())
+    ]
+    if bad:
         raise OSError(
-            f"The weights in {folder} do not fit the configuration beside them: {_count(missing)} missing, "
-            f"{_count(unknown)} unknown. Save or download the checkpoint again."
+            f"The weights in {source} are not finite: {_count(bad)} hold NaN or infinity. The training that made them "
+            "diverged, the file is damaged, or the dtype asked for is too small for them."
         )
+
+
+def _series(name: str) -> tuple[PurePosixPath, str, str | None] | None:
+    """What a file replaces: weights of one part and variant, or shards of one split. None for any other file."""
+    path = PurePosixPath(name)
+    weights, shard = _WEIGHTS_FILE.match(path.name), _DATA_SHARD.match(path.name)
+    if weights is not None:
+        return path.parent, "weights", variant_of(name)
+    return None if shard is None else (path.parent, "split", shard["split"])
+
+
+def _is_class(label: str, name: object) -> bool:
+    return label.isdecimal() and len(label) < 10 and isinstance(name, str)
+
+
+def _shown(value: object) -> str:
+    """A value from a file in a message, however long it is."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an exception, or its name."""
+    text = str(error).strip()
+    line = text.splitlines()[0] if text else type(error).__name__
+    return _shown_text(line if not isinstance(error, KeyError) else f"{line} is missing")
+
+
+def _shown_text(text: str, length: int = 300) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def _count(names: list[str], shown: int = 3) -> str:
     """How many names there are, and the first few of them."""
-    if not names:
-        return "none"
     return f"{len(names)} ({', '.join(names[:shown])}{', ...' if len(names) > shown else ''})"
 
 
@@ -131,10 +376,9 @@ def _download(repository: str, variant: str | None, subfolder: str | None, hub_a
             "user/name."
         ) from None
     except (HfHubHTTPError, TransportError, LocalEntryNotFoundError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise OSError(
-            f"{repository!r} is no folder here, and the Hub did not give it ({reason}). Check the name, the revision, "
-            "your access and the network."
+            f"{repository!r} is no folder here, and the Hub did not give it ({_reason(error)}). Check the name, the "
+            "revision, your access and the network."
         ) from error
     return folder
 
@@ -145,4 +389,20 @@ def _weight_patterns(part: str, variant: str | None) -> list[str]:
     return [f"{name}.safetensors", f"{name}-?????-of-?????.safetensors"]
 
 
-__all__ = ["INDEX_NAME", "VERSION_KEY", "check_weight_names", "checkpoint_folder", "read_index"]
+__all__ = [
+    "INDEX_NAME",
+    "VERSION_KEY",
+    "check_depth",
+    "check_finite_weights",
+    "check_weights",
+    "check_weights_index",
+    "checkpoint_atomically",
+    "checkpoint_folder",
+    "is_weights_file",
+    "naming",
+    "outdated_files",
+    "read_index",
+    "read_json",
+    "stored_tensors",
+    "variant_of",
+]

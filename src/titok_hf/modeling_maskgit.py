@@ -20,7 +20,8 @@ from transformers.utils.generic import maybe_autocast
 
 from .accepted_values import LARGEST_DEPTH, LARGEST_SIZE, can_look_at, integer_codes, real_number, whole_number
 from .hub.push import PushedWithCard
-from .other_formats import ReadsOtherFormats, SafetensorsOnly
+from .other_formats import ReadsOtherFormats
+from .saved_models import SafetensorsOnly
 
 _VIT = {
     "architecture": "vit",

@@ -24,7 +24,8 @@ from transformers.utils.generic import can_return_tuple, maybe_autocast
 from .accepted_values import check_code_range, integer_codes, is_traced
 from .configuration_maskgit_vqgan import MaskGitVQGANConfig
 from .hub.push import PushedWithCard
-from .other_formats import ReadsOtherFormats, SafetensorsOnly
+from .other_formats import ReadsOtherFormats
+from .saved_models import SafetensorsOnly
 
 
 @dataclass

@@ -21,8 +21,9 @@ from .configuration_maskgit_vqgan import MaskGitVQGANConfig
 from .configuration_titok import TiTokConfig
 from .hub.push import PushedWithCard
 from .modeling_maskgit_vqgan import MaskGitVQGANDecoder
-from .other_formats import ReadsOtherFormats, SafetensorsOnly
+from .other_formats import ReadsOtherFormats
 from .quantization_titok import TiTokEncoderOutput, TiTokGaussianQuantizer, TiTokVectorQuantizer
+from .saved_models import SafetensorsOnly
 
 
 @dataclass

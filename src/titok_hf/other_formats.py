@@ -4,14 +4,9 @@ Models stand below the room that knows a format, so they cannot import it. The p
 room, names the reader's module here, and the module is imported when a checkpoint is first loaded.
 """
 
-import json
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from safetensors import SafetensorError
 
 _reader_modules: list[str] = []
 _HUB_ARGUMENTS = ("cache_dir", "local_files_only", "revision", "token")
@@ -56,8 +51,14 @@ class ReadsOtherFormats:
             instance = read(cls, pretrained_model_name_or_path, original_variant=original_variant, **kwargs)
             if instance is not None:
                 return instance
+        # Here, since the package itself imports this module, and shall do so in no time.
+        from .checkpoint_files import naming
+
+        name = getattr(cls, "config_name", None) or "config.json"
+        place = Path(str(pretrained_model_name_or_path), kwargs.get("subfolder") or "", name)
         try:
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
+            with naming(place, arguments=kwargs):
+                return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
         except OSError as error:
             component = (
                 None if "subfolder" in kwargs else _component_of_pipeline(cls, pretrained_model_name_or_path, kwargs)
@@ -72,42 +73,22 @@ class ReadsOtherFormats:
 
 def _component_of_pipeline(cls: type, source: Any, kwargs: dict[str, Any]) -> str | None:
     """The subfolder where a saved pipeline, on disk or on the Hub, has an instance of `cls`; None if it is none."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    from .checkpoint_files import INDEX_NAME, read_json
+
     try:
-        index = Path(source) / "model_index.json"
-        if not Path(source).is_dir():
+        index = Path(str(source), INDEX_NAME)
+        if not Path(str(source)).is_dir():
             where = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
             index = Path(hf_hub_download(str(source), index.name, **where))
-        components = json.loads(index.read_text(encoding="utf-8"))
+        components = read_json(index)
     except (OSError, ValueError, HfHubHTTPError, HFValidationError):
         return None
     names = {base.__name__ for base in cls.__mro__}
-    found = (key for key, value in components.items() if isinstance(value, list) and value[-1] in names)
+    found = (key for key, value in components.items() if isinstance(value, list) and value and value[-1] in names)
     return next((key for key in found if not key.startswith("_")), None)
 
 
-class SafetensorsOnly:
-    """Put behind [`ReadsOtherFormats`]: the library reads weights from safetensors, never from a pickle."""
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """
-        As the library's own, which would fall back to a pickle where there are no safetensors.
-
-        Raises:
-            ValueError: `use_safetensors=False`.
-            OSError: no safetensors there, or damaged ones.
-        """
-        if kwargs.setdefault("use_safetensors", True) is False:
-            raise ValueError(
-                "use_safetensors is False, but pickles run code when opened and are not read. Leave it out."
-            )
-        try:
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
-        except SafetensorError as error:
-            raise OSError(
-                f"The weights in {pretrained_model_name_or_path} are damaged ({error}). "
-                "Save or download the checkpoint again."
-            ) from error
-
-
-__all__ = ["ReadsOtherFormats", "SafetensorsOnly", "add_reader"]
+__all__ = ["ReadsOtherFormats", "add_reader"]

@@ -11,13 +11,11 @@ from diffusers import DiffusionPipeline
 # diffusers finds the loader of a part by the name of its base class in the module that it takes the part's class from.
 from diffusers import ModelMixin as ModelMixin
 from diffusers import SchedulerMixin as SchedulerMixin
-from safetensors import SafetensorError
 from transformers import ImageProcessingMixin as ImageProcessingMixin
 from transformers import PreTrainedModel as PreTrainedModel
 from transformers.utils import is_torchvision_available
 
-from .atomic_files import folder_atomically
-from .checkpoint_files import INDEX_NAME, check_weight_names, checkpoint_folder
+from .checkpoint_files import checkpoint_atomically, checkpoint_folder, naming
 from .hub.cards import write_model_card
 from .hub.folders import forget_origins
 from .hub.push import push_folder
@@ -67,25 +65,12 @@ class TiTokPipelineFiles(LoadedByDiffusers, DiffusionPipeline):
         hub_arguments = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
         place = {"variant": kwargs.get("variant"), "subfolder": kwargs.pop("subfolder", None)}
         folder = checkpoint_folder(pretrained_model_name_or_path, **place, **hub_arguments)
-        try:
+        with naming(folder, "cannot be loaded", list(kwargs)):
             if "image_processor" not in kwargs:
                 # The twin that works here, whichever of the two the checkpoint was saved with.
                 processor = TiTokImageProcessor if is_torchvision_available() else TiTokImageProcessorPil
                 kwargs["image_processor"] = processor.from_pretrained(folder, subfolder="image_processor")
             pipe = super().from_pretrained(folder, use_safetensors=True, **kwargs)
-        except (torch.OutOfMemoryError, NotImplementedError):  # RuntimeErrors that say nothing about the weights
-            raise
-        except (
-            SafetensorError,
-            RuntimeError,
-        ) as error:  # the second is what transformers raises for misshapen weights
-            raise OSError(
-                f"The weights in {folder} are damaged or do not fit the configuration beside them ({error}). "
-                "Save or download the checkpoint again."
-            ) from error
-        for name, part in pipe.components.items():
-            if isinstance(part, torch.nn.Module) and name not in kwargs and "quantization_config" not in kwargs:
-                check_weight_names(folder / name, part.state_dict())
         pipe.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return pipe
 
@@ -163,7 +148,7 @@ class TiTokPipelineFiles(LoadedByDiffusers, DiffusionPipeline):
         """
         if not safe_serialization:
             raise ValueError("safe_serialization is False, but pickles are not written. Leave it out.")
-        with folder_atomically(save_directory, last=INDEX_NAME) as folder:
+        with checkpoint_atomically(save_directory) as folder:
             super().save_pretrained(folder, variant=variant, max_shard_size=max_shard_size)
             forget_origins(folder)
             # `transformers.pipeline` looks for it beside the model's configuration.

@@ -17,7 +17,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from transformers import ImageProcessingMixin
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME
+
 from .atomic_files import write_atomically
+from .checkpoint_files import naming
 
 REMOTE_MODULE = "titok"
 
@@ -82,6 +86,20 @@ class LoadedByAutoClasses:
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "") -> None:
         """Ignored: after it, transformers would copy this package's modules into every checkpoint that it saves."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """
+        As the library's own.
+
+        Raises:
+            OSError: no such file, or a damaged one.
+            ValueError: arguments that do not fit.
+        """
+        name = IMAGE_PROCESSOR_NAME if issubclass(cls, ImageProcessingMixin) else CONFIG_NAME
+        place = Path(str(pretrained_model_name_or_path), kwargs.get("subfolder") or "", name)
+        with naming(place, arguments=kwargs):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> Any:
         """As the library's own, and the file that lets the Auto classes load the folder with `trust_remote_code`."""

@@ -279,3 +279,21 @@ def test_a_killed_run_goes_on_with_two_processes_and_gives_the_same_bytes(pipeli
     subprocess.run([*launcher, *arguments, str(killed), "0"], check=True, timeout=300)
     assert content(killed) == content(tmp_path / "straight")
     assert len(load_dataset(str(killed), split="train")) == 2 * 898
+
+
+@pytest.mark.parametrize("kind", ["vq", "kl", "vqgan"])
+def test_tokens_that_are_not_finite_are_refused_where_they_are_made(kind):
+    encoder = ImageEncoder("a model in memory")
+    if kind == "vqgan":
+        sizes = {"base_channels": 8, "channel_multipliers": [1, 1], "num_groups": 4}
+        model = MaskGitVQGANModel(MaskGitVQGANConfig(**sizes, codebook_dim=4, codebook_size=8))
+    else:
+        model = tiny_tokenizer(quantizer=kind)
+    encoder.__dict__["network"] = model.eval()  # where the cached property keeps what it has loaded
+    pixels = np.zeros((2, 32, 32, 3), np.uint8)
+    assert len(encoder(pixels)) == 2
+    last = model.encoder.output_projection if kind != "vqgan" else list(model.encoder.parameters())[-1]
+    with torch.no_grad():
+        (last.bias if kind != "vqgan" else last)[0] = 1e5 if kind == "kl" else torch.inf
+    with pytest.raises(ValueError, match="finite|float16"):
+        encoder(pixels)

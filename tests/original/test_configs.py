@@ -101,6 +101,25 @@ def test_references_in_a_circle_are_refused():
         resolve_references({"a": "${b}", "b": "${a}"})
 
 
+@pytest.mark.parametrize("leaf", ["x", ""])
+def test_a_kilobyte_of_references_does_not_grow_into_gigabytes(l32, leaf):
+    bomb = {"v0": leaf} | {f"v{n}": f"${{v{n - 1}}}${{v{n - 1}}}" for n in range(1, 40)}
+    network = generator_config(l32)
+    assert generator_config(l32 | bomb) == network  # nothing of a network refers to it
+    with pytest.raises(ValueError, match="grow into more than"):
+        resolve_references(bomb)
+    l32["model"]["generator"]["image_seq_len"] = "${v39}"
+    with pytest.raises(ValueError, match="grow into more than"):
+        generator_config(l32 | bomb)
+
+
+def test_a_long_chain_of_references_is_refused(l32):
+    chain = {"v0": 4} | {f"v{n}": f"${{v{n - 1}}}" for n in range(1, 5000)}
+    l32["model"]["generator"]["image_seq_len"] = "${v4999}"
+    with pytest.raises(ValueError, match="into chains of more than"):
+        generator_config(l32 | chain)
+
+
 def test_old_tokenizer_configs_lack_keys(l32, vq_model):
     full = tokenizer_config(l32)
     for key in ("finetune_decoder", "vit_enc_patch_size", "vit_dec_patch_size", "commitment_cost"):

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageClassification
 
 from titok_hf.pictures import write_atomically
 from titok_hf.pipeline_titok import TiTokPipeline
 
+from .frozen_classifier import load_classifier
 from .measure import MeasureConfig, Measurement, measure, measured_with
 
 
@@ -57,7 +57,7 @@ def _measure(model: str, judge: str, device: str, **options: Any) -> Measurement
     """Loads everything, measures, and puts what the numbers depend on in front of them."""
     config = MeasureConfig(**options)
     pipeline = TiTokPipeline.from_pretrained(model).to(device)
-    judge_model = AutoModelForImageClassification.from_pretrained(judge).to(device)
+    judge_model = load_classifier(judge).to(device)
     start = time.monotonic()
     measurement = measure(pipeline, judge_model, config)
     conditions = {

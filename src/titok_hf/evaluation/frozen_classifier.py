@@ -12,6 +12,8 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import cached_file
 
+from titok_hf.checkpoint_files import check_finite_weights
+
 from .torchvision_convnext import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -40,7 +42,7 @@ class FrozenClassifier(nn.Module):
     def __init__(self, name: str) -> None:
         super().__init__()
         from_torchvision = is_torchvision_convnext(name)
-        network = load_torchvision_convnext(name) if from_torchvision else _load_network(name)
+        network = load_torchvision_convnext(name) if from_torchvision else load_classifier(name)
         self.network = network.eval().requires_grad_(False)
         self.num_channels: int = getattr(self.network.config, "num_channels", 3)
         self.size: tuple[int, int] | None = None
@@ -82,7 +84,14 @@ class FrozenClassifier(nn.Module):
         return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
 
-def _load_network(name: str) -> PreTrainedModel:
+def load_classifier(name: str) -> PreTrainedModel:
+    """
+    An image classifier of transformers, complete.
+
+    Raises:
+        ValueError: no classifier there, or one that lacks weights.
+        OSError: weights that are not finite.
+    """
     try:
         network, report = AutoModelForImageClassification.from_pretrained(name, output_loading_info=True)
     except (OSError, ValueError) as error:
@@ -98,6 +107,7 @@ def _load_network(name: str) -> PreTrainedModel:
             f"{name!r} lacks weights of {type(network).__name__}: {', '.join(sorted(report['missing_keys']))}. "
             "Name a classifier that was trained and saved with its classifying layer."
         )
+    check_finite_weights(name, network.state_dict())
     return network
 
 
@@ -112,4 +122,4 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-__all__ = ["FrozenClassifier"]
+__all__ = ["FrozenClassifier", "load_classifier"]

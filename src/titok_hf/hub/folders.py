@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import re
-import struct
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint_files import INDEX_NAME, VERSION_KEY, read_index
+from ..checkpoint_files import INDEX_NAME, VERSION_KEY, read_index, read_json, stored_tensors, variant_of
 
 
 class Kind(Enum):
@@ -86,15 +84,9 @@ _SINGLE_PARTS = {
     Kind.GENERATOR: ("transformer", "_class_name", "MaskGitTransformer1DModel"),
 }
 IMAGE_PROCESSOR_NAME = "preprocessor_config.json"
-# Folders of a saved pipeline, and the names of a data set's files.
+# Folders of a saved pipeline.
 PIPELINE_FOLDERS = ("tokenizer", "transformer", "scheduler", "image_processor")
-SHARD_NAME = re.compile(r"data/(?P<split>.+)-\d+(?:-of-\d+)?\.parquet")
 _CONFIGURATION_FILES = {"scheduler": "scheduler_config.json"}
-# "model.fp16-00001-of-00002.safetensors" and "model.safetensors.index.fp16.json": the variant's name is between dots.
-_VARIANT = re.compile(
-    r"^[^.]+\.(?:safetensors\.index\.)?(?!safetensors)([^.]+?)(?:-\d+-of-\d+)?\.(?:safetensors|json)$"
-)
-_WEIGHTS = re.compile(r"\.safetensors$|\.safetensors\.index\.(?:[^.]+\.)?json$")
 
 
 def kind_of(folder: Path) -> Kind:
@@ -162,24 +154,6 @@ def describe(folder: Path) -> Description:
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """
-    A configuration file.
-
-    Raises:
-        OSError: none there, or a damaged one.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} is missing. Save or download the checkpoint again.") from None
-    except ValueError as error:
-        raise OSError(f"{path} is damaged ({error}). Save or download the checkpoint again.") from error
-    if not isinstance(content, dict):
-        raise OSError(f"{path} is damaged: it holds no JSON object. Save or download the checkpoint again.")
-    return content
-
-
 def forget_origins(folder: Path) -> None:
     """Take out of all configurations where a part was loaded from: a path here means nothing elsewhere."""
     for path in folder.rglob("*.json"):
@@ -203,35 +177,17 @@ def read_weights(folder: Path) -> Weights:
 
 
 def _num_parameters(path: Path) -> int:
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-
-
-def variant_of(file_name: str) -> str | None:
-    """The variant that a weights file or its index is of ("model.fp16.safetensors" -> "fp16"), None if plain."""
-    found = _VARIANT.match(Path(file_name).name)
-    return found[1] if found else None
-
-
-def is_weights_file(file_name: str) -> bool:
-    """Whether a file holds weights or lists the files that do."""
-    return _WEIGHTS.search(file_name) is not None
+    return sum(math.prod(shape) for shape, _ in stored_tensors([path]).values())
 
 
 __all__ = [
     "IMAGE_PROCESSOR_NAME",
     "PIPELINE_FOLDERS",
-    "SHARD_NAME",
     "Description",
     "Kind",
     "Weights",
     "describe",
     "forget_origins",
-    "is_weights_file",
     "kind_of",
-    "read_json",
     "read_weights",
-    "variant_of",
 ]

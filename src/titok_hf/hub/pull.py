@@ -12,11 +12,10 @@ from typing import Any
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from ..atomic_files import folder_atomically
-from ..checkpoint_files import INDEX_NAME
+from ..checkpoint_files import checkpoint_atomically, is_weights_file, variant_of
 from .cards import CARD_NAME
 from .connection import REPO_TYPES, Token, check_weights, clear_errors, exactly, is_hidden, is_published, repo_type_of
-from .folders import Description, Kind, Weights, describe, is_weights_file, kind_of, variant_of
+from .folders import Description, Kind, Weights, describe, kind_of
 
 # What tells a checkpoint apart and describes it, without its weights.
 _SMALL_FILES = ["*.json", CARD_NAME]
@@ -50,7 +49,8 @@ def pull(
 
     Args:
         repo_id: "user/name".
-        folder: where to put a copy, which appears when everything is there; by default it stays in the cache.
+        folder: where to put a copy, which appears when everything is there; by default it stays in the cache. Files of
+            the same name, and weights of the same variant, are replaced; all others in it stay.
         revision: branch, tag or commit; by default main.
         variant: take the weights of this variant, where a part has them; by default the plain ones.
         token: of the Hub user; by default the one that is logged in.
@@ -78,8 +78,7 @@ def pull(
         check_weights(cached, describe(cached))
     if folder is None:
         return Pulled(kind, cached, tuple(files))
-    last = INDEX_NAME if kind is Kind.PIPELINE else "config.json"
-    with folder_atomically(folder, last=last) as unfinished:
+    with checkpoint_atomically(folder) as unfinished:
         for name in files:
             (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(cached / name, unfinished / name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -12,19 +11,16 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from ..atomic_files import write_atomically
-from ..checkpoint_files import INDEX_NAME
+from ..checkpoint_files import INDEX_NAME, is_weights_file, outdated_files
 from .cards import CARD_NAME, CardContent, is_generated, model_card, readdressed, with_new_head
 from .connection import Token, check_weights, clear_errors, is_hidden, is_published
 from .folders import (
     IMAGE_PROCESSOR_NAME,
     PIPELINE_FOLDERS,
-    SHARD_NAME,
     Kind,
     describe,
     forget_origins,
-    is_weights_file,
     kind_of,
-    variant_of,
 )
 from .pull import needed_files
 
@@ -108,7 +104,7 @@ def push_folder(
             old_card = Path(api.hf_hub_download(filename=CARD_NAME, **place)).read_text(encoding="utf-8")
         new_card = card if replace_card else _chosen_card(kind, card, old_card)
         new_files = {name: folder / name for name in files} | {CARD_NAME: new_card.encode()}
-        replaced = _replaced_files(there, files, kind)
+        replaced = outdated_files(there, files)
         commit = api.create_commit(
             operations=[
                 *(CommitOperationAdd(name, content) for name, content in new_files.items()),
@@ -239,22 +235,6 @@ def _keep_card(path: Path, card: str) -> None:
     """Writes the card into the folder too, unless it is there already; the Hub's cache is left as it is."""
     if not path.is_symlink() and (not path.is_file() or path.read_text(encoding="utf-8") != card):
         write_atomically(path, card.encode())
-
-
-def _replaced_files(there: Sequence[str], new: Sequence[str], kind: Kind) -> list[str]:
-    """
-    Files in a repository that nobody shall load beside the new ones: weights of the same part and variant, and shards
-    of the same split of a data set.
-    """
-
-    def identity(name: str) -> tuple[PurePosixPath, str | None] | None:
-        if kind is Kind.DATA_SET:
-            shard = SHARD_NAME.fullmatch(name)
-            return (PurePosixPath("data"), shard["split"]) if shard else None
-        return (PurePosixPath(name).parent, variant_of(name)) if is_weights_file(name) else None
-
-    written = {identity(name) for name in new} - {None}
-    return [name for name in there if name not in new and identity(name) in written]
 
 
 __all__ = ["Pushed", "PushedWithCard", "push_folder"]

@@ -6,7 +6,7 @@ then, and any may have keys that say nothing about a network.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
@@ -15,6 +15,12 @@ from transformers import PreTrainedConfig
 from titok_hf.configuration_titok import VIT_SIZES, TiTokConfig
 
 _REFERENCE = re.compile(r"\$\{([^{}]*)\}")
+# Real configurations have a few hundred values and chains of two references.
+_MOST_VALUES, _LONGEST_CHAIN = 10_000, 100
+_TOO_LARGE = (
+    f"The references (${{...}}) in the original configuration grow into more than {_MOST_VALUES:,} values, or into "
+    f"chains of more than {_LONGEST_CHAIN}. Is it damaged?"
+)
 
 _QUANTIZERS = {"vq": "vq", "vae": "kl"}
 _ARCHITECTURES = {"ViT": "vit", "UViT": "uvit"}
@@ -30,15 +36,26 @@ def is_original_config(config: Any) -> bool:
     return isinstance(model, Mapping) and isinstance(model.get("vq_model"), Mapping)
 
 
-def resolve_references(config: Mapping[str, Any]) -> dict[str, Any]:
+def resolve_references(value: Any, config: Mapping[str, Any] | None = None) -> Any:
     """
-    A copy of a configuration with its `${...}` replaced by what they refer to.
+    A copy of a configuration, or of a value in it, with its `${...}` replaced by what they refer to.
+
+    Args:
+        value: a mapping, list or single value.
+        config: the whole configuration, in which references are looked up; by default `value`.
 
     Raises:
-        ValueError: a reference to nothing, or to itself.
+        ValueError: a reference to nothing or to itself, or references that grow into more than a configuration is.
     """
+    root = value if config is None else config
+    steps = 0
 
     def resolve(value: Any, under_way: tuple[str, ...] = ()) -> Any:
+        nonlocal steps
+        steps += 1
+        # A kilobyte of references to references to references can stand for gigabytes.
+        if steps > _MOST_VALUES or len(under_way) > _LONGEST_CHAIN:
+            raise ValueError(_TOO_LARGE)
         if isinstance(value, Mapping):
             return {key: resolve(item, under_way) for key, item in value.items()}
         if isinstance(value, list):
@@ -48,19 +65,73 @@ def resolve_references(config: Mapping[str, Any]) -> dict[str, Any]:
         whole = _REFERENCE.fullmatch(value)
         if whole:
             return look_up(whole[1], under_way)
-        return _REFERENCE.sub(lambda reference: str(look_up(reference[1], under_way)), value)
+        return _REFERENCE.sub(lambda reference: text(look_up(reference[1], under_way)), value)
+
+    def text(value: Any) -> str:
+        if len(str(value)) > _MOST_VALUES:
+            raise ValueError(_TOO_LARGE)
+        return str(value)
 
     def look_up(path: str, under_way: tuple[str, ...]) -> Any:
         if path in under_way:
             raise ValueError(f"The original configuration refers to itself: {' -> '.join((*under_way, path))}.")
-        value: Any = config
+        value: Any = root
         for key in path.split("."):
             if not isinstance(value, Mapping) or key not in value:
                 raise ValueError(f"The original configuration refers to {path!r}, which it does not have.")
             value = value[key]
         return resolve(value, (*under_way, path))
 
-    return resolve(config)
+    return resolve(value)
+
+
+class _Section(Mapping[str, Any]):
+    """A part of a configuration whose references are resolved where they are read: others say nothing of a network."""
+
+    def __init__(self, config: Mapping[str, Any], *path: str) -> None:
+        section: Any = config
+        for key in path:
+            section = section.get(key) if isinstance(section, Mapping) else None
+        if not isinstance(section, Mapping):
+            raise ValueError(
+                f"This is not a configuration of the original TiTok: it has no {'.'.join(path)}. "
+                f"Its keys: {_names(config)}."
+            )
+        self._config, self._section, self._name = config, section, ".".join(path)
+
+    def __getitem__(self, key: str) -> Any:
+        return resolve_references(self._section[key], self._config)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._section)
+
+    def __len__(self) -> int:
+        return len(self._section)
+
+    def require(self, *keys: str) -> None:
+        """ValueError if one of these keys is missing."""
+        missing = [key for key in keys if key not in self._section]
+        if missing:
+            raise ValueError(
+                f"{self._name} of the original configuration lacks {', '.join(missing)}. Is it of another project? "
+                f"It has {_names(self._section)}."
+            )
+
+    def flag(self, key: str, default: bool) -> bool:
+        """A value that is true or false."""
+        value = self.get(key, default)
+        if not isinstance(value, bool):
+            raise ValueError(f"{key} is {value!r} in the original configuration. It has to be true or false.")
+        return value
+
+    def choice(self, key: str, choices: Mapping[str, Any], default: Any = None) -> Any:
+        """What one of a few known names stands for."""
+        if key not in self._section and default is not None:
+            return default
+        value = self[key]
+        if not isinstance(value, str) or value not in choices:
+            raise ValueError(f"{key} is {value!r} in the original configuration. Known: {', '.join(choices)}.")
+        return choices[value]
 
 
 def tokenizer_config(original: Mapping[str, Any]) -> TiTokConfig:
@@ -73,14 +144,13 @@ def tokenizer_config(original: Mapping[str, Any]) -> TiTokConfig:
     Raises:
         ValueError: not a configuration of a TiTok tokenizer, or of one that cannot work.
     """
-    resolved = resolve_references(original)
-    section = _section(resolved, "model", "vq_model")
-    _require(section, "model.vq_model", "token_size", "vit_enc_model_size", "vit_dec_model_size", "num_latent_tokens")
-    quantizer = _choice(section, "quantize_mode", _QUANTIZERS, default="vq")
+    section = _Section(original, "model", "vq_model")
+    section.require("token_size", "vit_enc_model_size", "vit_dec_model_size", "num_latent_tokens")
+    quantizer = section.choice("quantize_mode", _QUANTIZERS, default="vq")
     if quantizer == "vq":
-        _require(section, "model.vq_model", "codebook_size")
-    legacy = section.get("is_legacy", True)
-    two_stage = section.get("finetune_decoder", True)
+        section.require("codebook_size")
+    legacy = section.flag("is_legacy", True)
+    two_stage = section.flag("finetune_decoder", True)
     if two_stage and not legacy:
         raise ValueError(
             "The original configuration has finetune_decoder with is_legacy off, but only legacy models have a pixel "
@@ -92,7 +162,7 @@ def tokenizer_config(original: Mapping[str, Any]) -> TiTokConfig:
             "Set finetune_decoder to false."
         )
     fields = {
-        "image_size": resolved.get("dataset", {}).get("preprocessing", {}).get("crop_size", 256),
+        "image_size": _image_size(original),
         "encoder_patch_size": section.get("vit_enc_patch_size", 16),
         "decoder_patch_size": section.get("vit_dec_patch_size", 16),
         "num_latent_tokens": section["num_latent_tokens"],
@@ -110,7 +180,7 @@ def tokenizer_config(original: Mapping[str, Any]) -> TiTokConfig:
             "commitment_cost": section.get("commitment_cost", 0.25),
         }
     for side, key in (("encoder", "vit_enc_model_size"), ("decoder", "vit_dec_model_size")):
-        width, depth, heads = _choice(section, key, VIT_SIZES)
+        width, depth, heads = section.choice(key, VIT_SIZES)
         fields |= {
             f"{side}_hidden_size": width,
             f"{side}_num_hidden_layers": depth,
@@ -181,17 +251,15 @@ def generator_config(original: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: not a configuration of a MaskGIT generator.
     """
-    resolved = resolve_references(original)
-    section = _section(resolved, "model", "generator")
-    tokenizer = _section(resolved, "model", "vq_model")
-    _require(tokenizer, "model.vq_model", "codebook_size")
-    _require(section, "model.generator", "condition_num_classes")
+    section, tokenizer = _Section(original, "model", "generator"), _Section(original, "model", "vq_model")
+    tokenizer.require("codebook_size")
+    section.require("condition_num_classes")
     num_latent_tokens = section.get("image_seq_len", tokenizer.get("num_latent_tokens"))
     if num_latent_tokens is None:
         raise ValueError(
             "The original configuration lacks model.generator.image_seq_len, the number of latent tokens."
         )
-    architecture = _choice(section, "model_type", _ARCHITECTURES, default="vit")
+    architecture = section.choice("model_type", _ARCHITECTURES, default="vit")
     return {
         "architecture": architecture,
         "codebook_size": tokenizer["codebook_size"],
@@ -213,10 +281,9 @@ def scheduler_config(original: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: no sampler settings in the configuration.
     """
-    resolved = resolve_references(original)
-    section, tokenizer = _section(resolved, "model", "generator"), _section(resolved, "model", "vq_model")
-    _require(section, "model.generator", "num_steps", "randomize_temperature", "guidance_scale", "guidance_decay")
-    _require(tokenizer, "model.vq_model", "codebook_size")
+    section, tokenizer = _Section(original, "model", "generator"), _Section(original, "model", "vq_model")
+    section.require("num_steps", "randomize_temperature", "guidance_scale", "guidance_decay")
+    tokenizer.require("codebook_size")
     return {
         "mask_token_id": tokenizer["codebook_size"],
         "num_inference_steps": section["num_steps"],
@@ -259,33 +326,17 @@ def original_generator_config(config: Mapping[str, Any], scheduler: Mapping[str,
     return {"model": {"vq_model": tokenizer, "generator": section}}
 
 
-def _section(config: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
-    section: Any = config
-    for key in path:
-        section = section.get(key) if isinstance(section, Mapping) else None
-    if not isinstance(section, Mapping):
-        raise ValueError(
-            f"This is not a configuration of the original TiTok: it has no {'.'.join(path)}. "
-            f"Its keys: {', '.join(map(str, config))}."
-        )
-    return section
+def _image_size(original: Mapping[str, Any]) -> Any:
+    """Side of the images; the original's default where the configuration does not say."""
+    dataset = original.get("dataset")
+    if not isinstance(dataset, Mapping) or "preprocessing" not in dataset:
+        return 256
+    return _Section(original, "dataset", "preprocessing").get("crop_size", 256)
 
 
-def _require(section: Mapping[str, Any], where: str, *keys: str) -> None:
-    missing = [key for key in keys if key not in section]
-    if missing:
-        raise ValueError(
-            f"{where} of the original configuration lacks {', '.join(missing)}. Is it of another project? "
-            f"It has {', '.join(map(str, section))}."
-        )
-
-
-def _choice(section: Mapping[str, Any], key: str, choices: Mapping[str, Any], default: Any = None) -> Any:
-    if key not in section and default is not None:
-        return default
-    if section[key] not in choices:
-        raise ValueError(f"{key} is {section[key]!r} in the original configuration. Known: {', '.join(choices)}.")
-    return choices[section[key]]
+def _names(section: Mapping[str, Any], shown: int = 20) -> str:
+    """The first keys of a section."""
+    return ", ".join([*map(str, list(section)[:shown]), *(["..."] if len(section) > shown else [])])
 
 
 def _vit_size(config: TiTokConfig, side: str) -> str:

@@ -10,7 +10,7 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors.torch import save_file
 
-from titok_hf.atomic_files import folder_atomically
+from titok_hf.checkpoint_files import checkpoint_atomically
 from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig
 from titok_hf.configuration_titok import TiTokConfig
 from titok_hf.hub.push import push_folder
@@ -63,7 +63,7 @@ def convert_tokenizer(
         OSError: files that are missing, damaged or refused, or a place that cannot be written.
         ValueError: weights that do not fit, or a conversion that changed something. Nothing is written then.
     """
-    with folder_atomically(output, last="config.json") as folder:
+    with checkpoint_atomically(output) as folder:
         verification = _convert_model(TiTokModel, source, variant, folder)
         image_size = json.loads((folder / "config.json").read_text())["image_size"]
         TiTokImageProcessorPil(size=image_size).save_pretrained(folder)
@@ -107,7 +107,7 @@ def convert_all_tokenizers(
 def convert_vqgan(source: Source, output: Source, push_to_hub: str | None = None) -> Verification:
     """The MaskGIT-VQGAN, from its PyTorch or Flax file. Arguments and errors are those of [`convert_tokenizer`]."""
     variant = None if Path(source).is_file() else next(iter(RELEASED_VQGANS))
-    with folder_atomically(output, last="config.json") as folder:
+    with checkpoint_atomically(output) as folder:
         verification = _convert_model(MaskGitVQGANModel, source, variant, folder)
         is_released = Path(source).name == RELEASED_VQGANS["imagenet256"].file or not Path(source).exists()
         write_card(
@@ -147,8 +147,7 @@ def convert_generator(
         as [`convert_tokenizer`].
     """
     name = _released_name(RELEASED_GENERATORS, source, variant)
-    last = "config.json" if tokenizer is None else "model_index.json"
-    with folder_atomically(output, last=last) as folder:
+    with checkpoint_atomically(output) as folder:
         scheduler = load(MaskGitScheduler, _located(MaskGitScheduler, source, variant))
         if tokenizer is None:
             verifications = [_convert_model(MaskGitTransformer1DModel, source, variant, folder)]
@@ -193,7 +192,7 @@ def export_to_original(model: Source, output: Source, form: str = "safetensors")
     if form not in EXPORT_FORMS:
         raise ValueError(f"form is {form!r}. Use one of {', '.join(EXPORT_FORMS)}.")
     source = _local_folder(model)
-    with folder_atomically(output, last="config.json") as folder:
+    with checkpoint_atomically(output) as folder:
         if not (source / "model_index.json").is_file():
             return [_export_model(source, folder, form, _original_config(source))]
         configs = [_original_config(source / "tokenizer")]

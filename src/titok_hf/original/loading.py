@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 
+from titok_hf.checkpoint_files import check_depth, check_finite_weights
 from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig
 from titok_hf.configuration_titok import TiTokConfig
 
@@ -69,7 +71,7 @@ def locate(
 
 
 def load(cls: type, checkpoint: OriginalCheckpoint, **kwargs: Any) -> Any:
-    """An instance of one of our classes from the files that [`locate`] found."""
+    """An instance of one of our classes from the files that [`locate`] found. Errors are those of [`read`]."""
     return _kind(cls).load(cls, checkpoint, kwargs)
 
 
@@ -94,7 +96,8 @@ def maskgit_vqgan_adapter(
 
 def _load_tokenizer(cls: Any, checkpoint: OriginalCheckpoint, kwargs: dict[str, Any]) -> Any:
     if checkpoint.config is not None:
-        config = tokenizer_config(checkpoint.config)
+        with checkpoint.naming_config():
+            config = tokenizer_config(checkpoint.config)
     else:
         variant = str(checkpoint.variant)
         stage_1 = {"pixel_decoder": None} if variant.endswith(STAGE_1_SUFFIX) else {}
@@ -117,9 +120,9 @@ def _from_state_dict(
     kwargs: dict[str, Any],
 ) -> Any:
     """Translate the state dict, then let transformers load it as it would load a file of ours."""
-    with torch.device("meta"):
-        skeleton = cls(config).state_dict()
-    tensors = make_adapter(config, skeleton).to_ours(checkpoint.state_dict(), checkpoint.weights)
+    with checkpoint.naming_config(), torch.device("meta"):
+        adapter = make_adapter(config, cls(config).state_dict())
+    tensors = adapter.to_ours(checkpoint.state_dict(), checkpoint.weights)
     return cls.from_pretrained(None, config=config, state_dict=tensors, **kwargs)
 
 
@@ -131,21 +134,28 @@ def _load_generator(cls: Any, checkpoint: OriginalCheckpoint, kwargs: dict[str, 
             f"from_pretrained does not take {', '.join(kwargs)} for an original checkpoint. Load it, save it with "
             "save_pretrained, and load that."
         )
-    with torch.device("meta"):
+    original = checkpoint.state_dict()
+    with checkpoint.naming_config(), torch.device("meta"):
         if checkpoint.config is not None:
-            model = cls(**generator_config(checkpoint.config))
+            settings = generator_config(checkpoint.config)
+            check_depth(cast(Path, checkpoint.config_path), settings, len(original))
+            model = cls(**settings)
         else:
             model = cls.from_variant(checkpoint.variant)
-    adapter = generator_adapter(model.config, model.state_dict())
-    tensors = adapter.to_ours(checkpoint.state_dict(), checkpoint.weights)
-    model.load_state_dict(tensors, assign=True)
-    return model.to(dtype).eval()
+        adapter = generator_adapter(model.config, model.state_dict())
+    model.load_state_dict(adapter.to_ours(original, checkpoint.weights), assign=True)
+    model = model.to(dtype).eval()
+    check_finite_weights(checkpoint.weights, model.state_dict())
+    return model
 
 
 def _load_scheduler(cls: Any, checkpoint: OriginalCheckpoint, kwargs: dict[str, Any]) -> Any:
     if checkpoint.config is None:
         return cls.from_variant(checkpoint.variant, **kwargs)
-    return cls(**scheduler_config(checkpoint.config) | kwargs)
+    with checkpoint.naming_config():
+        settings = scheduler_config(checkpoint.config)
+        cls(**settings)
+    return cls(**settings | kwargs)
 
 
 @dataclass(frozen=True)

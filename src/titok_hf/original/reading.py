@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -11,8 +12,9 @@ from typing import Any, cast
 import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
 from safetensors.torch import load_file
+
+from titok_hf.checkpoint_files import check_finite_weights, naming
 
 from .configs import is_original_config
 
@@ -31,12 +33,14 @@ class OriginalCheckpoint:
     Args:
         weights: its state dict; None where only its configuration was asked for.
         config: content of its `config.json`; None where the caller names the variant, or the file is all there is.
+        config_path: where that lies.
         variant: the caller's name for the architecture.
     """
 
     weights: Path | None
     config: dict[str, Any] | None = None
     variant: str | None = None
+    config_path: Path | None = None
 
     @property
     def is_flax(self) -> bool:
@@ -44,8 +48,14 @@ class OriginalCheckpoint:
         return self.weights is not None and self.weights.suffix not in {*_PICKLES, ".safetensors"}
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The tensors; see [`read_state_dict`] for the errors."""
-        return read_state_dict(cast(Path, self.weights))
+        """The tensors; OSError if one is not finite, and as [`read_state_dict`]."""
+        tensors = read_state_dict(cast(Path, self.weights))
+        check_finite_weights(self.weights, tensors)
+        return tensors
+
+    def naming_config(self) -> AbstractContextManager[None]:
+        """A block that uses the configuration, see [`naming`]."""
+        return nullcontext() if self.config_path is None else naming(self.config_path)
 
 
 def find_original(
@@ -77,10 +87,11 @@ def find_original(
     path = Path(source)
     if path.is_file():
         return OriginalCheckpoint(path, variant=variant)
-    config = None
+    config, config_path = None, None
     if variant is None:
         # Every load of a model passes here: a copy in the cache tells as well as the Hub whose format it is.
-        config = _read_json(_find(source, ["config.json"], hub_arguments, prefer_cache=True))
+        config_path = _find(source, ["config.json"], hub_arguments, prefer_cache=True)
+        config = _read_json(config_path)
         if not is_original_config(config):
             return None
     weights = None
@@ -89,7 +100,7 @@ def find_original(
         weights = _find(source, names, hub_arguments)
         if weights is None:
             raise OSError(f"{source} has no weights, or is not there. Looked for {', '.join(names)}.")
-    return OriginalCheckpoint(weights, config, variant)
+    return OriginalCheckpoint(weights, config, variant, config_path)
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
@@ -99,13 +110,13 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         OSError: a file that is cut short or of another kind, or a pickle with anything but tensors in it.
     """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, not a weights file.")
     if path.suffix in _PICKLES:
         tensors = _read_pickle(path)
     elif path.suffix == ".safetensors":
-        try:
+        with naming(path, "is damaged, or not a safetensors file"):
             tensors = load_file(path)
-        except SafetensorError as error:
-            raise OSError(f"{path} is damaged, or not a safetensors file ({error}). Get it again.") from error
     else:
         tensors = _read_flax(path)
     return tensors
@@ -118,7 +129,8 @@ def _read_flax(path: Path) -> dict[str, torch.Tensor]:
         raise ImportError(
             f"{path} is read as a Flax checkpoint, which needs msgpack. Run `pip install titok-hf[convert]`."
         ) from error
-    return read_flax_tensors(path)
+    with naming(path, "is not a Flax checkpoint, or is damaged"):
+        return read_flax_tensors(path)
 
 
 def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
@@ -129,7 +141,9 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
             f"{path} is refused: it is damaged, or holds more than tensors, and anything else in a pickle could run "
             f"code ({_first_line(error)})."
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # torch has no common one for the two formats that it reads, zip and tar
         raise OSError(f"{path} is damaged, or not a PyTorch file ({_first_line(error)}). Get it again.") from error
     if not isinstance(content, Mapping):
         raise OSError(f"{path} holds a {type(content).__name__}, not a state dict.")
@@ -171,17 +185,18 @@ def _find(
 
 def _checkpoint_names(config: dict[str, Any] | None) -> list[str]:
     """Names of bare files that an original configuration itself tells."""
-    experiment = (config or {}).get("experiment", {})
-    return [
-        Path(experiment[key]).name for key in ("tokenizer_checkpoint", "generator_checkpoint") if key in experiment
-    ]
+    experiment = (config or {}).get("experiment")
+    if not isinstance(experiment, Mapping):
+        return []
+    names = (experiment.get(key) for key in ("tokenizer_checkpoint", "generator_checkpoint"))
+    return [Path(name).name for name in names if isinstance(name, str)]
 
 
 def _read_json(path: Path | None) -> dict[str, Any] | None:
     """None where there is no file or it is not JSON, which `from_pretrained` reports better than we could."""
     try:
         return None if path is None else json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -25,7 +25,7 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-from titok_hf.atomic_files import folder_atomically
+from titok_hf.checkpoint_files import checkpoint_atomically
 
 from .configs import ImageDataConfig
 from .images import flip_half, load_split, to_pixel_values
@@ -164,7 +164,7 @@ def train_classifier(config: ClassifierConfig) -> float:
 
 
 def _save(model: PreTrainedModel, config: ClassifierConfig, accuracy: float) -> None:
-    with folder_atomically(config.output_dir, last="config.json") as folder:
+    with checkpoint_atomically(config.output_dir) as folder:
         model.save_pretrained(folder)
         (folder / "recipe.yaml").write_text(recipe_to_yaml(config), encoding="utf-8")
         (folder / "metrics.json").write_text(json.dumps({"test_accuracy": accuracy}) + "\n", encoding="utf-8")

@@ -20,7 +20,8 @@ from PIL import Image
 from torch import nn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from titok_hf.atomic_files import folder_atomically, write_atomically
+from titok_hf.atomic_files import write_atomically
+from titok_hf.checkpoint_files import checkpoint_atomically
 from titok_hf.data.loaders import ResumableLoader
 
 from .checkpoints import Checkpoints, Progress, written_together
@@ -318,7 +319,7 @@ class TrainingLoop:
             if self.accelerator.is_main_process:
                 # A compiled module puts this before the names of its parameters.
                 weights = {key.replace("_orig_mod.", ""): value for key, value in weights.items()}
-                with folder_atomically(self.folder.path / name) as folder:
+                with checkpoint_atomically(self.folder.path / name) as folder:
                     self.task.save(folder, weights)
 
     def _resume(self) -> None:
