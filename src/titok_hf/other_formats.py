@@ -87,7 +87,7 @@ def _component_of_pipeline(cls: type, source: Any, kwargs: dict[str, Any]) -> st
     except (OSError, ValueError, HfHubHTTPError, HFValidationError):
         return None
     names = {base.__name__ for base in cls.__mro__}
-    found = (key for key, value in components.items() if isinstance(value, list) and value and value[-1] in names)
+    found = (key for key, value in components.items() if isinstance(value, list) and value and str(value[-1]) in names)
     return next((key for key in found if not key.startswith("_")), None)
 
 
