@@ -1,5 +1,7 @@
 """Cards of data sets: their Python runs, and a person's text stays while files and columns are brought up to date."""
 
+import json
+import os
 import re
 
 import datasets
@@ -38,6 +40,23 @@ def test_the_python_of_the_cards_runs_where_the_data_set_was_made(images, tmp_pa
         exec(python_of(card), found)
     assert found["image"].size == (32, 32)
     assert found["codes"].shape == (4, 8) and found["codes"].dtype == torch.int64
+
+
+def test_nothing_that_is_published_says_where_the_source_lies(tmp_path):
+    source = tmp_path / "photos of me"
+    for name in ("a/0.png", "a/1.png", "b/0.png"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32)).save(source / name)
+    (source / "a" / "0.png").write_bytes(b"no image")
+    os.mkfifo(source / "b" / "pipe.png")
+    tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    prepare(source, tmp_path / "images", PrepareSettings(image_size=32), workers=0)
+    pretokenize(source, tmp_path / "codes", ImageEncoder(str(tmp_path / "tokenizer")), workers=0)
+    for name in ("images", "codes"):
+        files = [path for path in (tmp_path / name).rglob("*") if path.is_file() and ".titok_hf" not in path.parts]
+        assert len(files) == 3 and not [path for path in files if str(tmp_path).encode() in path.read_bytes()]
+        report = json.loads((tmp_path / name / "report-train.json").read_text())
+        assert [remark["file"] for remark in report["skipped"]] == ["a/0.png", "b/pipe.png"]
 
 
 @pytest.mark.parametrize("head", ["kept", "none", "broken"])

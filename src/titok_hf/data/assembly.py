@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from itertools import count, groupby
+from pathlib import Path
 from typing import Any, Literal
 
 from ..atomic_files import write_atomically
@@ -63,19 +64,23 @@ def make_shards(
     return Report.of(whole[index] for index in sorted(whole))
 
 
-def write_report(shards: ShardFolder, unused: list[Unused], no_labels: str | None) -> Report | None:
+def write_report(
+    shards: ShardFolder, unused: list[Unused], no_labels: str | None, folder: Path | None
+) -> Report | None:
     """
     Sums up a complete split in `report-<split>.json`, with the settings that made it, and removes what runs left.
 
     Args:
         unused, no_labels: as in `Report`.
+        folder: of the source, if it is one here.
 
     Returns:
-        the report; None if shards are missing."""
+        the report; None if shards are missing.
+    """
     records = shards.records()
     if records is None:
         return None
-    report = Report.of(records)
+    report = Report.of(records).below(folder)
     report.unused, report.no_labels = unused, no_labels
     settings = {name: value for name, value in shards.settings.items() if name != "num_images"}  # streams know it late
     content = json.dumps(report.as_dict() | {"settings": settings}, indent=1, ensure_ascii=False)

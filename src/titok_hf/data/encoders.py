@@ -156,7 +156,7 @@ class ImageEncoder:
         config.pop("transformers_version", None)
         config.pop("dtype", None)
         return {
-            "model": Path(self.model).resolve().name if Path(self.model).is_dir() else self.model,
+            "model": Path(self.model).resolve().name if Path(self.model).exists() else self.model,
             "revision": getattr(self.network.config, "_commit_hash", None) or self.revision,
             "config_hash": hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest(),
             "weights_hash": self._weights_hash(),

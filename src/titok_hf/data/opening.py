@@ -48,6 +48,7 @@ class Opened:
         single_class: name of the folder in which all images lie.
         others: opens the other splits, of which only the labels are read.
         name: what the source is called in records: a path without the folders above it.
+        folder: in which its files lie, where they lie on this machine.
     """
 
     dataset: Dataset | IterableDataset
@@ -57,6 +58,7 @@ class Opened:
     single_class: str | None = None
     others: Callable[[str], Iterable[Dataset]] = lambda column: ()
     name: str | None = None
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,9 @@ def open_source(
         reason = " ".join(str(cause).split()) or type(cause).__name__
         raise ValueError(f"{source} cannot be opened as a data set: {reason}") from error
     is_elsewhere = "://" in source or not (Path(source).expanduser().exists() or glob.has_magic(source))
-    opened.name = source if is_elsewhere else Path(source).expanduser().resolve().name
+    path = Path(source).expanduser().absolute()
+    opened.name = source if is_elsewhere else path.resolve().name
+    opened.folder = None if is_elsewhere else path if path.is_dir() else path.parent
     if opened.dataset.features is None:
         opened.dataset = opened.dataset._resolve_features()  # `datasets` looks at the first examples of a stream
     opened.dataset = with_image_columns(opened.dataset)

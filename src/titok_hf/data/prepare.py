@@ -79,7 +79,9 @@ def prepare(
     convert = ImageConverter(images.label_names, images.has_labels, settings)
     with shards.locked(part):
         report = make_shards(images, shards, convert, _CHUNK_SIZE, workers, part, on_error, progress=progress)
-        complete = write_report(shards, opened.unused, reason_for_no_labels(opened, images, label_column))
+        complete = write_report(
+            shards, opened.unused, reason_for_no_labels(opened, images, label_column), opened.folder
+        )
         if complete is not None:
             _write_card(Path(output), features, description, settings)
         return complete or report

@@ -79,7 +79,9 @@ def pretokenize(
     chunk_size = max(1, encoder.batch_size // settings.num_views)
     with shards.locked(part):
         report = make_shards(images, shards, convert, chunk_size, workers, part, on_error, finish, progress)
-        complete = write_report(shards, opened.unused, reason_for_no_labels(opened, images, label_column))
+        complete = write_report(
+            shards, opened.unused, reason_for_no_labels(opened, images, label_column), opened.folder
+        )
         if complete is not None:
             _write_card(Path(output), features, description, encoder)
         return complete or report

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,14 @@ class Remark:
     def __str__(self) -> str:
         name = f" ({self.file})" if self.file else ""
         return f"image {self.source_index}{name}: {self.reason}"
+
+    def below(self, folder: Path | None) -> Remark:
+        """The same without the folders above the source, or above the file where it lies elsewhere."""
+        if self.file is None or not Path(self.file).is_absolute():
+            return self
+        path = Path(self.file)
+        name = path.relative_to(folder).as_posix() if folder and path.is_relative_to(folder) else path.name
+        return replace(self, file=name, reason=self.reason.replace(self.file, name))
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,11 @@ class Report:
     def read(cls, path: Path) -> Report:
         """Reads a file that holds the JSON of `as_dict`."""
         return cls.of([json.loads(path.read_bytes())])
+
+    def below(self, folder: Path | None) -> Report:
+        """The same with the names of images seen from a folder: where it lies on this machine is not published."""
+        skipped, converted = ([remark.below(folder) for remark in list_] for list_ in (self.skipped, self.converted))
+        return replace(self, skipped=skipped, converted=converted)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, counts first, for a JSON file."""
