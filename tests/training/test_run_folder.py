@@ -62,6 +62,33 @@ def test_another_run_is_refused(change, folder, tokenizer_values):
     assert folder.recipe_file.read_bytes() == before
 
 
+@pytest.mark.parametrize("change", [{"num_workers": 3}, {"broken_images": "skip"}])
+def test_how_images_are_read_may_change(change, folder, tokenizer_values):
+    folder.check(recipe_of(tokenizer_values, data=change))
+
+
+TRAINED = {"rows": 20, "columns": ["image"], "classes": None, "files": "a", "content": "b"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"training data": TRAINED | {"rows": 19}}, "training data changed .*it had 20 rows, and now it has 19 rows"),
+        ({"training data": TRAINED | {"content": "c"}}, "its rows are others.* Restore them as they were. Or choose"),
+        ({"cadence.num_test_images": 8}, "num_test_images was 4 when this run began, and is 8.* Set it to 4, or"),
+        ({"teacher": "e"}, "The teacher changed since this run began"),
+    ],
+)
+def test_a_run_goes_on_with_the_data_that_it_began_with(change, message, folder, tokenizer_values):
+    record = {"training data": TRAINED, "cadence.num_test_images": 4, "teacher": "d"}
+    folder.claim(recipe_of(tokenizer_values), record)
+    folder.check_data(record | change)  # nothing is learnt yet
+    save(folder, 9)
+    folder.check_data(record)
+    with pytest.raises(RecipeError, match=message):
+        folder.check_data(record | change)
+
+
 def test_a_run_of_another_kind_is_refused(folder, vqgan_values):
     with pytest.raises(RecipeError, match="holds a run with another recipe"):
         folder.check(recipe_of(vqgan_values))

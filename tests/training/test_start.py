@@ -1,5 +1,6 @@
 """titok_hf.training.start and its command: the task of each kind, and one clear line before anything is written."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from titok_hf.training.__main__ import main
 from titok_hf.training.configs import Stage2Recipe
 from titok_hf.training.recipes import RecipeError
 from titok_hf.training.start import load_training_recipe, make_accelerator, make_task, train
-from training_runs import recipe_of
+from training_runs import entries_of, recipe_of, trained
 
 
 @pytest.mark.parametrize(
@@ -99,3 +100,20 @@ def test_the_command_trains_and_says_where_the_model_is(tokenizer_values, tmp_pa
     main([str(path), "--set", "optimization.num_steps=1"])
     assert capsys.readouterr().out.endswith(f"The model is in {tokenizer_values['output_dir']}/model\n")
     assert TiTokModel.from_pretrained(f"{tokenizer_values['output_dir']}/model")
+
+
+def test_a_resumed_run_finds_its_data_as_they_were(tokenizer_values, picture_folder, tmp_path):
+    source = shutil.copytree(picture_folder / "train", tmp_path / "source")
+    values = tokenizer_values | {"data": tokenizer_values["data"] | {"source": str(source), "test_split": None}}
+    values["cadence"] |= {"num_test_images": 4, "log_every": 1}
+    few, more = values["optimization"] | {"num_steps": 2}, values["optimization"] | {"num_steps": 3}
+    trained(values, optimization=few)
+    with pytest.raises(RecipeError, match="num_test_images was 4 when this run began, and is 12.* Set it to 4"):
+        trained(values, optimization=more, cadence={"num_test_images": 12})
+    picture = next(source.rglob("*.png"))
+    picture.rename(tmp_path / "away.png")
+    with pytest.raises(RecipeError, match="training data changed .*: it had 20 rows, and now it has 19 rows"):
+        trained(values, optimization=more)
+    (tmp_path / "away.png").rename(picture)
+    trained(values, optimization=more, data={"num_workers": 1})
+    assert [entry["step"] for entry in entries_of(values) if "loss" in entry] == [1, 2, 3]

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, IterableDataset, Value
+from datasets import ClassLabel, Dataset, IterableDataset
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
 
 from ..picture_rules import NO_BACKGROUND
+from .opening import open_source
 from .records import SOURCE_INDEX, checked_label
-from .sources import Source, number_in, open_dataset
+from .sources import Source, number_in
 from .views import PretokenizeSettings, ViewCutter
 
 _ROWS_AT_ONCE = 100_000
@@ -52,14 +53,27 @@ def open_images(
         FileNotFoundError: a path where nothing lies.
         ValueError: no such split or column, or several columns that could be meant.
     """
-    dataset = _with_features(open_dataset(source, split, config_name, streaming, label_column))
+    return open_images_with_digest(source, split, streaming, image_column, label_column, config_name)[0]
+
+
+def open_images_with_digest(
+    source: str,
+    split: str = "train",
+    streaming: bool = False,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    config_name: str | None = None,
+) -> tuple[Dataset | IterableDataset, str | None]:
+    """As `open_images`, with the digest of the source's files, by which a source that has changed is known."""
+    opened = open_source(source, split, config_name, streaming, label_column)
+    dataset = opened.dataset
     found = Source(dataset, image_column, label_column)
     names = {found.image_column: "image"}
     if found.label_column is not None:
         names[found.label_column] = "label"
     kept = {name: name for name in (SOURCE_INDEX, "codes") if name in dataset.features and name not in names}
     dataset = dataset.select_columns([*names, *kept])
-    return dataset.rename_columns({old: new for old, new in names.items() if old != new})
+    return dataset.rename_columns({old: new for old, new in names.items() if old != new}), opened.digest
 
 
 def open_codes(
@@ -72,18 +86,22 @@ def open_codes(
         FileNotFoundError: a path where nothing lies.
         ValueError: no such split, or neither a column `codes` nor one `latents`.
     """
-    dataset = _with_features(open_dataset(source, split, config_name, streaming))
+    return open_codes_with_digest(source, split, streaming, config_name)[0]
+
+
+def open_codes_with_digest(
+    source: str, split: str = "train", streaming: bool = False, config_name: str | None = None
+) -> tuple[Dataset | IterableDataset, str | None]:
+    """As `open_codes`, with the digest of the source's files."""
+    opened = open_source(source, split, config_name, streaming)
+    dataset = opened.dataset
     if not {"codes", "latents"} & set(dataset.features):
         raise ValueError(
             f"{source} has neither a column 'codes' nor one 'latents'; its columns are {', '.join(dataset.features)}. "
             "`titok-hf pretokenize` makes codes from images."
         )
     columns = [name for name in ("codes", "latents", "label", "view", SOURCE_INDEX) if name in dataset.features]
-    dataset = dataset.select_columns(columns)
-    label = dataset.features.get("label")
-    if isinstance(dataset, Dataset) and isinstance(label, Value) and "string" in label.dtype:
-        return dataset.class_encode_column("label")
-    return dataset
+    return dataset.select_columns(columns), opened.digest
 
 
 def class_names(dataset: Dataset | IterableDataset) -> list[str]:
@@ -98,7 +116,7 @@ def class_names(dataset: Dataset | IterableDataset) -> list[str]:
         raise ValueError(
             f"The data set has no column 'label'; its columns are {', '.join(dataset.features)}. A generator learns "
             "from labelled images: name the column of classes, put the images into one folder a class, or give all of "
-            "them the label 0."
+            "them the label 0. `titok-hf prepare` makes a folder without classes a single class of its name."
         )
     if isinstance(feature, ClassLabel):
         return list(feature.names)
@@ -244,10 +262,6 @@ def center_view(image_size: int) -> ViewCutter:
     return ViewCutter(PretokenizeSettings(views="center", enlarge=True), image_size)
 
 
-def _with_features(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
-    return dataset._resolve_features() if dataset.features is None else dataset
-
-
 def _tables(dataset: Dataset, column: str) -> Iterator[pa.Table]:
     yield from dataset.select_columns(column).with_format("arrow").iter(batch_size=_ROWS_AT_ONCE)
 
@@ -301,6 +315,8 @@ __all__ = [
     "classes_of_splits",
     "num_views",
     "open_codes",
+    "open_codes_with_digest",
     "open_images",
+    "open_images_with_digest",
     "recorded_views",
 ]

@@ -105,7 +105,7 @@ class OptimizationConfig:
 class CadenceConfig:
     """
     How often a run speaks, measures and saves, in optimiser steps, and where it speaks. A resumed run may change all
-    of it.
+    of it, but for `num_test_images` where they are held out of the training split.
 
     Args:
         log_every: an entry with losses, learning rate, gradient norm, images a second and the use of the codebook.

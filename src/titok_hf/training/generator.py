@@ -31,6 +31,7 @@ from .images import (
     image_splits,
     picture_of,
     to_pixel_values,
+    weights_digest,
 )
 from .loop import Scalars
 from .losses import mask_from, masked_token_loss, num_hidden_tokens
@@ -86,6 +87,7 @@ class GeneratorTask:
         if isinstance(splits.train, Dataset):
             check_batches(loader, len(splits.train) // loader.num_views)
         self.loader: ResumableLoader = loader
+        self.data_record = splits.record | {"tokenizer": weights_digest(self.tokenizer)}
         num_test = min(recipe.cadence.num_test_images, len(splits.test) // batches.num_views)
         test = list(itertools.islice(batches, num_test))
         self.test_codes = torch.cat([batch["codes"] for batch in test])
@@ -102,6 +104,7 @@ class GeneratorTask:
             )
         num_test = self.recipe.cadence.num_test_images
         splits = image_splits(data, num_test, with_labels=True)
+        self.data_record = splits.record | {"tokenizer": weights_digest(self.tokenizer)}
         self.loader = image_loader(splits.train, data, self.recipe.optimization, self.recipe.seed)
         images, labels = decode_images(splits.test, data, num_test)
         self.test_codes = torch.cat([self._encode(batch).cpu() for batch in images.split(_ENCODING_BATCH)])

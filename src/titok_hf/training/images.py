@@ -1,24 +1,35 @@
 """Images of a run: where they come from, on the way to the model, and as the pictures that a run writes."""
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
 from PIL import Image
+from torch import nn
 from torch.utils.data import TensorDataset
 
 from titok_hf.data.augmentation import Augmentation
+from titok_hf.data.fingerprint import fingerprint
 from titok_hf.data.images import class_names, images_to_tensor, load_image_dataset
 from titok_hf.data.loaders import ImageLoader, ResumableLoader
 from titok_hf.data.sources import NO_LABELS, Source
-from titok_hf.data.training_data import check_labels, classes_of_splits, num_views, open_codes, open_images
+from titok_hf.data.training_data import (
+    check_labels,
+    classes_of_splits,
+    num_views,
+    open_codes_with_digest,
+    open_images_with_digest,
+)
 from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
 from titok_hf.pictures import contact_sheet
 
 from .configs import CodeDataConfig, ImageDataConfig, OptimizationConfig
 from .recipes import RecipeError
+from .run_folder import HELD_OUT
 
 
 @dataclass
@@ -30,11 +41,14 @@ class Splits:
         train: what is learnt, map-style or streaming.
         test: what is measured, map-style.
         class_names: the classes of both, in the order of the labels; None without labels.
+        record: what decides which examples are learnt, in which order, and which are measured; a resumed run has to
+            find the same. Plain values.
     """
 
     train: Dataset | IterableDataset
     test: Dataset
     class_names: list[str] | None = None
+    record: dict[str, Any] = field(default_factory=dict)
 
 
 def image_splits(config: ImageDataConfig, num_test: int, with_labels: bool = False) -> Splits:
@@ -50,27 +64,42 @@ def image_splits(config: ImageDataConfig, num_test: int, with_labels: bool = Fal
     """
     labels = None if with_labels else NO_LABELS
     try:
-        train = open_images(config.source, config.train_split, config.streaming, label_column=labels)
+        train = open_images_with_digest(config.source, config.train_split, config.streaming, label_column=labels)
         test = None
         if config.test_split is not None:
-            test = open_images(config.source, config.test_split, label_column=labels)
-        names = _checked_classes(train, test) if with_labels else None
+            test = open_images_with_digest(config.source, config.test_split, label_column=labels)
+        return _splits(train, test, config.source, num_test, with_labels)
     except (FileNotFoundError, ValueError) as error:
         raise RecipeError(f"data: {error}") from error
-    return Splits(*_hold_out(train, test, config.source, num_test, rows_per_example=1), names)
 
 
 def code_splits(config: CodeDataConfig, num_test: int) -> Splits:
     """Opens the training and the test codes of a run, with labels; arguments and errors as for `image_splits`."""
     try:
-        train = open_codes(config.source, config.train_split, config.streaming)
+        train = open_codes_with_digest(config.source, config.train_split, config.streaming)
         test = None
         if config.test_split is not None or config.test_source is not None:
-            test = open_codes(config.test_source or config.source, config.test_split or config.train_split)
-        names = _checked_classes(train, test)
+            test_split = config.test_split or config.train_split
+            test = open_codes_with_digest(config.test_source or config.source, test_split)
+        return _splits(train, test, config.source, num_test, with_labels=True)
     except (FileNotFoundError, ValueError) as error:
         raise RecipeError(f"codes: {error}") from error
-    return Splits(*_hold_out(train, test, config.source, num_test, rows_per_example=num_views(train)), names)
+
+
+def _splits(
+    train: tuple[Dataset | IterableDataset, str | None],
+    test: tuple[Dataset, str | None] | None,
+    source: str,
+    num_test: int,
+    with_labels: bool,
+) -> Splits:
+    """The splits of data sets that come with the digests of their files."""
+    names = _checked_classes(train[0], None if test is None else test[0]) if with_labels else None
+    record: dict[str, Any] = {"training data": fingerprint(*train)}
+    if test is not None:
+        return Splits(train[0], test[0], names, record | {"test data": fingerprint(*test)})
+    record[HELD_OUT] = num_test
+    return Splits(*_hold_out(train[0], source, num_test), names, record)
 
 
 def _checked_classes(train: Dataset | IterableDataset, test: Dataset | None) -> list[str]:
@@ -85,20 +114,14 @@ def _checked_classes(train: Dataset | IterableDataset, test: Dataset | None) -> 
     return names
 
 
-def _hold_out(
-    train: Dataset | IterableDataset, test: Dataset | None, source: str, num_test: int, rows_per_example: int
-) -> tuple[Dataset | IterableDataset, Dataset]:
-    """
-    Without a test split, splits `num_test` examples off, the same ones in every run; the views of an image stay
-    together.
-    """
-    if test is not None:
-        return train, test
+def _hold_out(train: Dataset | IterableDataset, source: str, num_test: int) -> tuple[Dataset, Dataset]:
+    """Splits `num_test` examples off, the same ones in every run; the views of an image stay together."""
     if not isinstance(train, Dataset):
-        raise RecipeError(f"Of the stream {source} no test examples can be held out. Name a test_split.")
+        raise ValueError(f"Of the stream {source} no test examples can be held out. Name a test_split.")
+    rows_per_example = num_views(train)
     num_examples = len(train) // rows_per_example
     if num_test >= num_examples:
-        raise RecipeError(
+        raise ValueError(
             f"{source} has {num_examples} examples, of which cadence.num_test_images={num_test} would be held out for "
             "tests. Lower it, or name a test_split."
         )
@@ -154,6 +177,14 @@ def decode_images(dataset: Dataset, config: ImageDataConfig, limit: int) -> tupl
     except ValueError as error:
         raise RecipeError(f"data: {error}") from error
     return torch.from_numpy(pixels), labels
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Of the first values of every parameter, which differ where two models of one kind were trained differently."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.flatten()[:64].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def image_processor(image_size: int, resize_mode: str) -> TiTokImageProcessorPil:
@@ -221,4 +252,5 @@ __all__ = [
     "picture_of",
     "picture_of_pairs",
     "to_pixel_values",
+    "weights_digest",
 ]

@@ -44,6 +44,9 @@ class Task(Protocol):
     loader: ResumableLoader
     # The measure by which the best model is kept, and whether more of it is better.
     best: tuple[str, bool]
+    # What decides which examples are learnt and measured, and from which frozen models: a resumed run has to find the
+    # same. Plain values.
+    data_record: dict[str, Any]
 
     def losses(
         self, modules: dict[str, nn.Module], batch: dict[str, torch.Tensor], randomness: StepRandomness, step: int
@@ -133,9 +136,10 @@ class TrainingLoop:
                 if self.checkpoints.is_writer:
                     claims.enter_context(self.folder.locked())
                     self.folder.check(self.recipe)
+                    self.folder.check_data(self.task.data_record)
             self._resume()
             if self.checkpoints.is_writer:
-                self.folder.claim(self.recipe)
+                self.folder.claim(self.recipe, self.task.data_record)
             start_trackers(self.accelerator, self.recipe, self.folder)
             try:
                 self._train()

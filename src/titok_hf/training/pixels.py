@@ -42,6 +42,7 @@ class PixelTask:
         self.has_codebook = getattr(model.config, "quantizer", "vq") == "vq"
         self.data: ImageDataConfig = recipe.data  # type: ignore[attr-defined]
         splits = image_splits(self.data, recipe.cadence.num_test_images)
+        self.data_record = splits.record
         self.loader: ResumableLoader = image_loader(splits.train, self.data, recipe.optimization, recipe.seed)
         self.test_images, _ = decode_images(splits.test, self.data, recipe.cadence.num_test_images)
         self._make_losses()

@@ -19,19 +19,23 @@ from .recipes import RecipeError, build_recipe, recipe_to_yaml
 # Held while a run trains; the name of a file in its folder.
 _LOCK = ".lock"
 
+# The entry of a record of data that says how many examples are held out for tests.
+HELD_OUT = "cadence.num_test_images"
+
 
 class RunFolder:
     """
     What a run leaves behind, and what it goes on from.
 
     Args:
-        path: the recipe's `output_dir`. It receives `recipe.yaml`, `metrics.jsonl`, `checkpoints/`, `pictures/`,
-            `logs/`, `model/` and `best_model/`.
+        path: the recipe's `output_dir`. It receives `recipe.yaml`, `data.json`, `metrics.jsonl`, `checkpoints/`,
+            `pictures/`, `logs/`, `model/` and `best_model/`.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.recipe_file = self.path / "recipe.yaml"
+        self.data_file = self.path / "data.json"
         self.metrics_file = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.unfinished = self.checkpoints / "unfinished"
@@ -82,9 +86,28 @@ class RunFolder:
         ):
             raise RecipeError(f"{self.path} is not empty and holds no run. Choose another output_dir.")
 
-    def claim(self, recipe: Recipe) -> None:
-        """Makes the folder and writes the recipe into it."""
+    def check_data(self, record: dict[str, Any]) -> None:
+        """
+        Makes sure that a run which is to go on finds the data that it began with.
+
+        Args:
+            record: see `Task`.
+        Raises:
+            RecipeError: the data, a frozen model or the number of images held out are others.
+        """
+        if self.newest_checkpoint() is None or not self.data_file.exists():
+            return
+        then = json.loads(self.data_file.read_bytes())
+        for name in {**then, **record}:
+            change = _change(name, then.get(name), record.get(name))
+            if change is not None:
+                raise RecipeError(f"{change} Or choose another output_dir to start anew.")
+
+    def claim(self, recipe: Recipe, record: dict[str, Any] | None = None) -> None:
+        """Makes the folder and writes the recipe into it, and the record of its data; see `check_data`."""
         write_atomically(self.recipe_file, recipe_to_yaml(recipe).encode())
+        if record is not None:
+            write_atomically(self.data_file, json.dumps(record, indent=1).encode())
 
     def all_checkpoints(self) -> list[Path]:
         """Checkpoints that were completed, the oldest first."""
@@ -184,7 +207,31 @@ class RunFolder:
         free = ("num_steps", "mixed_precision", "batch_size", "gradient_accumulation_steps")
         optimization = replace(there.optimization, **{name: getattr(recipe.optimization, name) for name in free})
         same = {name: getattr(recipe, name) for name in ("cadence", "output_dir", "push_to_hub", "system")}
+        there, recipe = _with_free_data(there), _with_free_data(recipe)
         return replace(there, optimization=optimization, **same) != recipe
+
+
+def _with_free_data(recipe: Recipe) -> Recipe:
+    """Without what decides how images are read, but not which ones: a resumed run may change it."""
+    data = getattr(recipe, "data", None)
+    return recipe if data is None else replace(recipe, data=replace(data, num_workers=0, broken_images="stop"))  # type: ignore[call-arg]
+
+
+def _change(name: str, then: Any, now: Any) -> str | None:
+    """A sentence on what has changed since a run began, and what to do; None if nothing has."""
+    if then == now:
+        return None
+    if name == HELD_OUT:
+        return (
+            f"{HELD_OUT} was {then} when this run began, and is {now}: as many images are held out of the training "
+            f"split, so others would be learnt and measured. Set it to {then}, or leave the test split as it was."
+        )
+    if isinstance(then, dict) and isinstance(now, dict):
+        # Imported here: the folder of a finished run is also read where no data is.
+        from titok_hf.data.fingerprint import difference
+
+        return f"The {name} changed since this run began: {difference(then, now)}. Restore them as they were."
+    return f"The {name} changed since this run began. Restore what was there."
 
 
 __all__ = ["RunFolder"]

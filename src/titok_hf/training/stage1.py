@@ -10,8 +10,9 @@ from datasets import Dataset, IterableDataset
 from PIL import Image
 from torch import nn
 
+from titok_hf.data.fingerprint import fingerprint
 from titok_hf.data.loaders import ImageCodeLoader, ResumableLoader
-from titok_hf.data.training_data import check_codes, open_codes, recorded_views
+from titok_hf.data.training_data import check_codes, open_codes_with_digest, recorded_views
 from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANModel
 from titok_hf.modeling_titok import TiTokModel
 
@@ -25,6 +26,7 @@ from .images import (
     image_splits,
     picture_of_pairs,
     to_pixel_values,
+    weights_digest,
 )
 from .loop import Scalars
 from .losses import proxy_code_loss
@@ -55,6 +57,7 @@ class Stage1Task:
         self.teacher.to(accelerator.device)
         self.model = self._make_model().to(accelerator.device)
         splits = image_splits(self.data, recipe.cadence.num_test_images)
+        self.data_record = splits.record | {"teacher": weights_digest(self.teacher)}
         self.loader = self._make_loader(splits.train)
         self.test_images, _ = decode_images(splits.test, self.data, recipe.cadence.num_test_images)
         codebook_size = self.model.config.codebook_size
@@ -165,9 +168,10 @@ class Stage1Task:
                 "data.test_split."
             )
         try:
-            codes = open_codes(data.codes, data.train_split)
+            codes, files = open_codes_with_digest(data.codes, data.train_split)
             if "label" in codes.features:
                 codes = codes.remove_columns("label")  # this kind of run has no use for them
+            self.data_record["data.codes"] = fingerprint(codes, files)
             check_codes(codes, self.teacher.config.codebook_size, num_patches)
             views = recorded_views(data.codes, data.train_split)
             if views.image_size != data.image_size:
