@@ -60,6 +60,12 @@ def test_other_idx_folders_number_their_classes(idx_folder):
     assert class_names(load_image_dataset(str(digits), "test")) == [str(digit) for digit in range(10)]
 
 
+def test_idx_folders_have_the_same_classes_in_both_splits(idx_folder, pictures):
+    write_idx(idx_folder / "train-labels-idx1-ubyte.gz", np.arange(len(load_image_dataset(str(idx_folder)))) % 13)
+    names = [load_image_dataset(str(idx_folder), split).features["label"].names for split in ("train", "test")]
+    assert names[0] == names[1] and len(names[0]) > 10
+
+
 def test_padding_centres_the_pixels_on_black(idx_folder, pictures):
     images, labels = images_to_tensor(load_image_dataset(str(idx_folder), "train"), 32, "pad")
     assert images.shape == (12, 3, 32, 32) and images.dtype == torch.uint8

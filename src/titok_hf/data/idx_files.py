@@ -6,6 +6,7 @@ import gzip
 import io
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -45,13 +46,22 @@ def load_idx_folder(folder: Path, split: str) -> Dataset:
     labels = _read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", IDX_LABELS_MAGIC)
     if len(images) != len(labels):
         raise ValueError(f"{folder}: {len(images)} images but {len(labels)} labels in the split {split!r}.")
-    num_classes = int(labels.max(initial=0)) + 1
+    num_classes = int(max(file.max(initial=0) for file in _every_labels(folder, labels))) + 1
     is_fashion = "fashion" in folder.resolve().name.lower() and num_classes <= len(FASHION_MNIST_CLASSES)
     names = list(FASHION_MNIST_CLASSES) if is_fashion else [str(index) for index in range(max(num_classes, 10))]
     return Dataset.from_dict(
         {"image": [{"bytes": _png(image), "path": None} for image in images], "label": labels.tolist()},
         features=Features({"image": Image(), "label": ClassLabel(names=names)}),
     )
+
+
+def _every_labels(folder: Path, labels: np.ndarray) -> Iterator[np.ndarray]:
+    """The labels of this split and of the others that are there, so that all of them have the same classes."""
+    yield labels
+    for prefix in IDX_PREFIXES.values():
+        path = folder / f"{prefix}-labels-idx1-ubyte.gz"
+        if path.is_file():
+            yield _read_idx(path, IDX_LABELS_MAGIC)
 
 
 def _read_idx(path: Path, expected_magic: int) -> np.ndarray:

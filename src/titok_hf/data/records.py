@@ -179,7 +179,7 @@ def decode_record(record: Record, decoding: Decoding) -> Decoded:
         content = record.read()
     except (OSError, ValueError) as error:
         is_renamed = record.path is not None and "\N{REPLACEMENT CHARACTER}" in record.path
-        reason = "its name is not UTF-8; rename it" if is_renamed else error
+        reason = "its name is not UTF-8; rename it" if is_renamed else getattr(error, "strerror", None) or error
         raise UnusableImage(f"the file cannot be read ({reason})") from error
     return decoding.decode(content)
 
@@ -187,7 +187,7 @@ def decode_record(record: Record, decoding: Decoding) -> Decoded:
 def check_regular_file(path: str | os.PathLike) -> None:
     """Raises OSError for what has no end, such as a device, and for what reading would wait for, such as a pipe."""
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise OSError(f"{path} is not a regular file")
+        raise OSError("it is not a regular file")
 
 
 __all__ = [
