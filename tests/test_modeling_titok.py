@@ -449,3 +449,15 @@ def test_kl_model_refuses_codes():
 def test_noise_without_one_source_for_each_image_is_refused(generator, pixel_values):
     with pytest.raises(ValueError, match=r"torch.Generator\(\).manual_seed|2 generators for 3 images"):
         tiny_tokenizer(quantizer="kl").encode(pixel_values, generator=generator)
+
+
+@pytest.mark.parametrize("quantizer", ["vq", "kl"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_tokens_that_are_not_finite_have_no_codes(quantizer, value):
+    model, images = tiny_tokenizer(quantizer=quantizer), torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        model.encoder.class_token.fill_(value)
+    for entrance in (model.encode, model):
+        with pytest.raises(ValueError, match="tokens of the encoder are not all finite"):
+            entrance(images)
+    assert model.train().encode(images).latents.isnan().all()  # training looks at its loss, an accelerator at these

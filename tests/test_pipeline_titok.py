@@ -144,6 +144,7 @@ def test_the_callback_can_change_the_codes(pipe):
         ({"class_labels": 0, "generator": []}, "list of 0 for 1 images"),
         ({"class_labels": 0, "generator": [None]}, "Give one an image"),
         ({"class_labels": 0, "callback_on_step_end_tensor_inputs": "codes"}, "Give a list of names"),
+        ({"class_labels": 0, "callback_on_step_end": 3}, "callback_on_step_end is 3, but a function"),
         ({"class_labels": 0, "init_codes": random_codes(1), "strength": float("nan")}, "strength is nan"),
         ({"class_labels": 0, "init_codes": random_codes(1), "strength": True}, "strength is True"),
         ({"class_labels": 0, "init_codes": random_codes(1) > 3, "strength": 0.5}, "dtype torch.bool"),

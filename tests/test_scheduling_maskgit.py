@@ -467,6 +467,12 @@ def test_wrong_number_of_mask_counts_is_refused():
         scheduler.step(torch.zeros(2, 8, MASK), 1.0, torch.full((2, 8), MASK))
 
 
+@pytest.mark.parametrize("shares", [[0.5, math.nan], [0.0, 0.5], [1.5, 0.5]])
+def test_shares_to_mask_out_of_range_are_refused(shares):
+    with pytest.raises(ValueError, match=r"Use numbers in \(0, 1\]"):
+        MaskGitScheduler(MASK).add_noise(torch.zeros(2, 8, dtype=torch.long), torch.tensor(shares))
+
+
 @pytest.mark.parametrize("share", [0.0, 1.5, -0.1, math.nan])
 def test_share_to_mask_out_of_range_is_refused(share):
     with pytest.raises(ValueError, match=f"mask is {share}"):

@@ -21,7 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple, maybe_autocast
 
-from .accepted_values import check_code_range, integer_codes, is_traced
+from .accepted_values import can_look_at, check_code_range, check_finite, integer_codes, is_traced
 from .configuration_maskgit_vqgan import MaskGitVQGANConfig
 from .hub.push import PushedWithCard
 from .other_formats import ReadsOtherFormats
@@ -342,6 +342,8 @@ class MaskGitVQGANModel(PushedWithCard, ReadsOtherFormats, SafetensorsOnly, Mask
         quantized, codes = self.quantizer(latents)
         # Straight-through: the value of the code, bit for bit, with the gradient of the encoder's output.
         straight_through = quantized.detach() + (latents - latents.detach())
+        if not self.training and can_look_at(straight_through):  # in training, a loss that is not finite tells
+            check_finite(straight_through.isfinite().all(), "The tokens of the encoder")
         loss = self.quantizer.loss(latents, quantized) if return_loss else None
         return MaskGitVQGANEncoderOutput(latents=straight_through, codes=codes.flatten(1), loss=loss)
 

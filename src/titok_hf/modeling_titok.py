@@ -16,7 +16,14 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .accepted_values import check_code_range, check_pixel_dtype, integer_codes, is_traced
+from .accepted_values import (
+    can_look_at,
+    check_code_range,
+    check_finite,
+    check_pixel_dtype,
+    integer_codes,
+    is_traced,
+)
 from .configuration_maskgit_vqgan import MaskGitVQGANConfig
 from .configuration_titok import TiTokConfig
 from .hub.push import PushedWithCard
@@ -366,7 +373,9 @@ class TiTokModel(PushedWithCard, ReadsOtherFormats, SafetensorsOnly, TiTokPreTra
                 the noise (a list has one for each image). VQ models have no use for them.
 
         Raises:
-            ValueError: images of another size or number of channels than the model's, or other than floats.
+            ValueError: images of another size or number of channels than the model's, or other than floats; or (in
+                evaluation mode on the CPU, where looking costs no wait) tokens that are not finite. Elsewhere
+                `latents` are NaN where tokens are not finite, and the codes there mean nothing.
         """
         self._check_pixel_values(pixel_values)
         encoded = self.encoder(pixel_values, return_dict=True, **kwargs)
@@ -374,6 +383,8 @@ class TiTokModel(PushedWithCard, ReadsOtherFormats, SafetensorsOnly, TiTokPreTra
             output = self.quantizer(encoded.last_hidden_state, return_loss, sample_posterior, generator)
         else:
             output = self.quantizer(encoded.last_hidden_state, return_loss)
+        if not self.training and can_look_at(output.latents):  # in training, a loss that is not finite tells
+            check_finite(output.latents.isfinite().all(), "The tokens of the encoder")
         output.hidden_states, output.attentions = encoded.hidden_states, encoded.attentions
         return output
 

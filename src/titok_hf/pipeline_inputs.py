@@ -112,8 +112,10 @@ def checked_generators(
     return list(generator)
 
 
-def check_callback_inputs(names: Sequence[str]) -> None:
-    """ValueError for names of tensors that a callback cannot have."""
+def check_callback(callback: StepCallback | None, names: Sequence[str]) -> None:
+    """ValueError for what cannot be called, and for names of tensors that a callback cannot have."""
+    if callback is not None and not callable(callback):
+        raise ValueError(f"callback_on_step_end is {callback!r}, but a function is expected.")
     if isinstance(names, str):
         raise ValueError(f"callback_on_step_end_tensor_inputs is {names!r}. Give a list of names: [{names!r}].")
     unknown = [str(name) for name in names if name not in CALLBACK_TENSORS]
@@ -167,7 +169,7 @@ __all__ = [
     "OneImage",
     "StepCallback",
     "Tokens",
-    "check_callback_inputs",
+    "check_callback",
     "checked_codes",
     "checked_generators",
     "checked_latents",

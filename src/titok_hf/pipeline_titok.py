@@ -32,7 +32,7 @@ from .pipeline_inputs import (
     Images,
     StepCallback,
     Tokens,
-    check_callback_inputs,
+    check_callback,
     checked_codes,
     checked_generators,
     checked_latents,
@@ -317,7 +317,7 @@ class TiTokPipeline(TiTokPipelineFiles):
         _check_output_type(output_type, (*_OUTPUT_TYPES, "latent"))
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        check_callback_inputs(callback_on_step_end_tensor_inputs)
+        check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
         scheduler = self._scheduler_with(guidance_scale=guidance_scale, temperature=temperature)
         labels, codes, mask = self._inputs(class_labels, num_images_per_class, init_codes, strength, mask)
         generator = checked_generators(generator, len(labels))

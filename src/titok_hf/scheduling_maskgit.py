@@ -317,12 +317,15 @@ class MaskGitScheduler(ReadsOtherFormats, SchedulerMixin, ConfigMixin):
         Returns:
             the codes with `mask_token_id` at the chosen positions.
         Raises:
-            ValueError: if a single share is not in (0, 1], or the list of generators is not as long as the batch.
+            ValueError: if a share is not in (0, 1] (tensors on an accelerator are not looked at), or the list of
+                generators is not as long as the batch.
         """
         if not isinstance(timesteps, torch.Tensor) and not 0 < real_number("The share to mask", timesteps) <= 1:
             raise ValueError(f"The share of tokens to mask is {timesteps}. Use a number above 0 and up to 1.")
         device, num_tokens = original_samples.device, original_samples.shape[1]
         shares = torch.as_tensor(timesteps, device=device).reshape(-1, 1)
+        if can_look_at(shares) and not ((shares > 0) & (shares <= 1)).all():
+            raise ValueError(f"The share of tokens to mask is {shares.flatten().tolist()}. Use numbers in (0, 1].")
         if noise is None:
             noise = _uniforms(original_samples.shape, device, generator)
         num_masked = (num_tokens * shares).round().clamp(min=1)

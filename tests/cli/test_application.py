@@ -245,6 +245,23 @@ def test_errors_are_one_line_and_leave_nothing(model, photos, tmp_path):
     assert not out.exists() and not list(tmp_path.rglob(".unfinished*"))
 
 
+def test_numbers_and_models_that_are_not_finite_make_no_picture(model, photos, tmp_path):
+    out, generate = tmp_path / "out", ("generate", "0", "-o", tmp_path / "out", "-m", model)
+    for option in ("--temperature", "--guidance-scale"):
+        fail(2, option, *generate, option, "nan")
+        fail(1, f"{option[2:].replace('-', '_')} is inf", *generate, option, "inf")
+    fail(1, "num_inference_steps is 1000000000", *generate, "--steps", 10**9)
+    pipe = TiTokPipeline.from_pretrained(model)
+    with torch.no_grad():
+        pipe.tokenizer.encoder.output_projection.weight.mul_(2e38)  # finite weights that overflow
+        pipe.transformer.lm_head.weight.mul_(1e38)
+    pipe.save_pretrained(tmp_path / "broken")
+    fail(1, "logits of the transformer", "generate", "0", "-o", out, "-m", tmp_path / "broken")
+    for command in ("encode", "reconstruct"):
+        fail(1, "tokens of the encoder are not all finite", command, photos[0], "-o", out, "-m", tmp_path / "broken")
+    assert not out.exists() or not list(out.iterdir())
+
+
 @pytest.mark.parametrize("command", ["generate", "reconstruct", "encode", "decode"])
 def test_an_output_that_cannot_be_written_is_one_line(command, model, photos, tmp_path):
     in_the_way = tmp_path / "file"

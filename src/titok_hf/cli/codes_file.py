@@ -55,6 +55,8 @@ class CodesFile:
         """
         from safetensors import SafetensorError, safe_open
 
+        from titok_hf.accepted_values import integer_codes
+
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist. Make a file of codes with `titok-hf encode`.")
         try:
@@ -70,7 +72,10 @@ class CodesFile:
         if len(names) != len(tokens) or not names:
             raise OSError(f"{path} is damaged: it has {len(names)} names for {len(tokens)} rows of codes.")
         if keys == ["codes"]:
-            tokens = tokens.long()
+            try:
+                tokens = integer_codes(tokens)
+            except ValueError as error:
+                raise OSError(f"{path} is damaged: {error}") from error
         return cls(tokens, names, metadata["model"], metadata.get("codebook"))
 
     def to_bytes(self) -> bytes:
