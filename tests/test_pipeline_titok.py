@@ -58,6 +58,15 @@ def test_codes_are_complete_and_pictures_are_their_decoding(pipe):
     assert torch.equal(output.images, pixel_values.clamp(0, 1))
 
 
+def test_a_tokenizer_whose_configuration_asks_for_tuples_works_the_same(pipe):
+    expected = pipe(1, generator=torch.Generator().manual_seed(0), output_type="pt")
+    codes = pipe.encode(expected.images)
+    pipe.tokenizer.config.return_dict = False
+    output = pipe(1, generator=torch.Generator().manual_seed(0), output_type="pt")
+    assert torch.equal(output.images, expected.images)
+    assert torch.equal(pipe.encode(output.images), codes)
+
+
 def test_output_types_agree(pipe):
     outputs = {kind: pipe(1, generator=generators(5), output_type=kind).images for kind in ("pil", "np", "pt")}
     assert outputs["np"].shape == (1, 32, 32, 3) and outputs["pt"].shape == (1, 3, 32, 32)

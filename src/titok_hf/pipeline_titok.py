@@ -179,6 +179,7 @@ class TiTokPipeline(TiTokPipelineFiles):
                 pixel_values = self.preprocess(single[rows]).to(device, self.tokenizer.dtype)
                 encoded = self.tokenizer.encode(
                     pixel_values,
+                    return_dict=True,
                     sample_posterior=generators is not None,
                     generator=generators[rows] if isinstance(generators, list) else generators,
                 )
@@ -232,9 +233,9 @@ class TiTokPipeline(TiTokPipelineFiles):
 
     def _decode_batch(self, tokens: torch.Tensor, output_type: str) -> list[Image.Image] | np.ndarray | torch.Tensor:
         if self.tokenizer.config.quantizer == "kl":
-            decoded = self.tokenizer.decode(latents=tokens.to(self.tokenizer.dtype))
+            decoded = self.tokenizer.decode(latents=tokens.to(self.tokenizer.dtype), return_dict=True)
         else:
-            decoded = self.tokenizer.decode(codes=tokens)
+            decoded = self.tokenizer.decode(codes=tokens, return_dict=True)
         if decoded.pixel_values is None:
             raise ValueError("This is a stage-1 tokenizer: it ends in proxy codes, not pixels. Use a stage-2 model.")
         return self.image_processor.post_process(decoded.pixel_values.float(), output_type=output_type)

@@ -83,7 +83,7 @@ class ImageToCodesPipeline(_TokenizerTask):
         return {"pixel_values": pixel_values}
 
     def _forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        encoded = self.model.encode(inputs["pixel_values"])
+        encoded = self.model.encode(inputs["pixel_values"], return_dict=True)
         return {"codes": encoded.codes, "finite": encoded.latents.isfinite().flatten(1).all(dim=1)}
 
     def postprocess(self, outputs: dict[str, torch.Tensor]) -> list[int]:
@@ -125,7 +125,7 @@ class CodesToImagePipeline(_TokenizerTask):
         return {"codes": checked_codes(row, self.model.config, "codes")}
 
     def _forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        pixel_values = self.model.decode(codes=inputs["codes"]).pixel_values
+        pixel_values = self.model.decode(codes=inputs["codes"], return_dict=True).pixel_values
         if pixel_values is None:
             raise ValueError("This is a stage-1 model: it ends in proxy codes and makes no pictures.")
         return {"pixel_values": pixel_values}
@@ -143,7 +143,7 @@ class TiTokFeatureExtractionPipeline(ImageFeatureExtractionPipeline):
     def _forward(self, model_inputs: dict[str, torch.Tensor]) -> Any:
         if self.model.config.model_type != "titok":
             return super()._forward(model_inputs)
-        return self.model.encode(**model_inputs, sample_posterior=False)
+        return self.model.encode(**model_inputs, sample_posterior=False, return_dict=True)
 
 
 TASKS: dict[str, type[Pipeline]] = {"image-to-codes": ImageToCodesPipeline, "codes-to-image": CodesToImagePipeline}

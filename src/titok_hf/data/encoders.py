@@ -168,10 +168,10 @@ class ImageEncoder:
     def _encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Tokens of a batch; ValueError if the encoder's output is not finite, which then has the latents' NaN."""
         if isinstance(self.network, MaskGitVQGANModel):
-            output = self.network.encode(pixel_values)
+            output = self.network.encode(pixel_values, return_dict=True)
             check_finite(output.latents.isfinite().all(), "The tokens of the encoder")
             return output.codes
-        output = self.network.encode(pixel_values, sample_posterior=False)
+        output = self.network.encode(pixel_values, sample_posterior=False, return_dict=True)
         check_finite(output.latents.isfinite().all(), "The tokens of the encoder")
         return output.posterior_mean.float() if self.is_continuous else output.codes
 

@@ -115,9 +115,9 @@ def reconstruct(pipeline: TiTokPipeline, images: torch.Tensor) -> tuple[torch.Te
         ValueError: the model gives tokens or pixels that are not finite.
     """
     tokenizer = pipeline.tokenizer
-    encoded = tokenizer.encode((images.float() / 255).to(tokenizer.device, tokenizer.dtype))
+    encoded = tokenizer.encode((images.float() / 255).to(tokenizer.device, tokenizer.dtype), return_dict=True)
     check_finite(encoded.latents.isfinite().all(), "The tokens of the encoder")
-    pixel_values = tokenizer.decode(codes=encoded.codes).pixel_values
+    pixel_values = tokenizer.decode(codes=encoded.codes, return_dict=True).pixel_values
     check_finite(pixel_values.isfinite().all(), "The pixels of the decoder")
     return round_to_bytes(pixel_values).cpu(), encoded.codes
 

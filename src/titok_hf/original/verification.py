@@ -91,8 +91,8 @@ def _reconstruct(model: TiTokModel | MaskGitVQGANModel) -> list[torch.Tensor]:
     image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     # The mean of KL models: a sample would differ from run to run.
     choices = {"sample_posterior": False} if isinstance(model, TiTokModel) else {}
-    encoded = model.encode(image, **choices)
-    decoded = model.decode(latents=encoded.latents)
+    encoded = model.encode(image, **choices, return_dict=True)
+    decoded = model.decode(latents=encoded.latents, return_dict=True)
     outputs = [encoded.codes, encoded.latents, getattr(decoded, "logits", None), decoded.pixel_values]
     return [output for output in outputs if output is not None]
 

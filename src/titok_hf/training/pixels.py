@@ -70,7 +70,7 @@ class PixelTask:
         """The model's loss of uint8 images (batch, 3, image_size, image_size), then the discriminator's."""
         images = to_pixel_values(batch["pixels"])
         noise = {} if self.has_codebook else {"generator": randomness.generators(len(images))}
-        output = modules["model"](images, return_loss=True, **noise)
+        output = modules["model"](images, return_loss=True, return_dict=True, **noise)
         if self.has_codebook:
             self.counter.update(output.codes)
         reconstructions = output.pixel_values.float()
@@ -159,7 +159,7 @@ class PixelTask:
         """Images, their reconstructions in [0, 1], and their codes if they have any, of uint8 images."""
         images = to_pixel_values(batch.to(self.accelerator.device))
         noise = {} if self.has_codebook else {"generator": generators}
-        output = self.model(images, **noise)
+        output = self.model(images, return_dict=True, **noise)
         return images, output.pixel_values.float().clamp(0, 1), output.codes
 
     def _mean_over_processes(self, value: torch.Tensor) -> torch.Tensor:

@@ -94,7 +94,7 @@ class Stage1Task:
         """Cross-entropy of the teacher's codes of uint8 images, and the quantiser's loss."""
         images = to_pixel_values(batch["pixels"])
         codes = batch["codes"] if "codes" in batch else self._teach(images)
-        output = modules["model"](images, return_loss=True)
+        output = modules["model"](images, return_loss=True, return_dict=True)
         self.counter.update(output.codes)
         cross_entropy = proxy_code_loss(output.logits, codes)
         loss = cross_entropy + self.recipe.loss.quantizer_weight * output.loss.float()
@@ -144,12 +144,12 @@ class Stage1Task:
     @torch.no_grad()
     def _teach(self, images: torch.Tensor) -> torch.Tensor:
         """The teacher's codes, in float32: the same that `pretokenize` writes."""
-        return self.teacher.encode(images).codes
+        return self.teacher.encode(images, return_dict=True).codes
 
     def _reconstruct(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Any]:
         images = to_pixel_values(batch.to(self.accelerator.device))
-        output = self.model(images)
-        return images, self.teacher.decode(codes=output.logits.argmax(dim=-1)).pixel_values, output
+        output = self.model(images, return_dict=True)
+        return images, self.teacher.decode(codes=output.logits.argmax(dim=-1), return_dict=True).pixel_values, output
 
     def _make_loader(self, images: Dataset | IterableDataset) -> ResumableLoader:
         """Images alone, which the teacher encodes, or images with their codes."""
