@@ -183,15 +183,14 @@ def test_maskgit_vqgan_codes_are_made_the_same_way(source, tmp_path):
         pretokenize(source, tmp_path / "no", encoder(tmp_path / "vqgan", image_size=9), workers=0)
 
 
-@pytest.mark.parametrize("factor", [1e9, float("nan")])
-def test_latents_that_float16_cannot_hold_are_refused(factor, source, tmp_path):
+def test_latents_that_float16_cannot_hold_are_refused(source, tmp_path):
     model = tiny_tokenizer(quantizer="kl")
     with torch.no_grad():
         for parameter in model.encoder.parameters():
             last = parameter
-        last.mul_(0).add_(factor)
+        last.fill_(1e9)
     model.save_pretrained(tmp_path / "kl")
-    with pytest.raises(ValueError, match="which float16 cannot hold|not all finite"):
+    with pytest.raises(ValueError, match="which float16 cannot hold"):
         pretokenize(source, tmp_path / "out", encoder(tmp_path / "kl"), settings("center"), limit=5, workers=0)
     assert not list(tmp_path.rglob("*.parquet"))
 
