@@ -10,7 +10,7 @@ help:
 	@echo "make test       all tests"
 	@echo "make test-fast  the tests that are not marked slow"
 	@echo "make test-upstream  the test suites of transformers and diffusers over our classes, see docs/upstream_tests.md"
-	@echo "make fuzz       many damaged files of each kind, FUZZ_CASES of them from FUZZ_SEED on; `make test` tries a few"
+	@echo "make fuzz       many damaged files of each kind, FUZZ_CASES of them from FUZZ_SEED on, and many kills; make test has a few"
 	@echo "make quality    check style, types and who may import whom"
 	@echo "make style      fix and format"
 	@echo "make dist-check build wheel and source archive, check them, install the wheel in a clean environment and use it"
@@ -42,8 +42,9 @@ test-upstream: $(VENV)/installed-test
 	RUN_SLOW=1 UPSTREAM_SOURCES=build/upstream $(BIN)/python -m pytest tests/upstream
 
 FUZZ_CASES ?= 300
+FUZZ_KILLS ?= 10
 fuzz: $(VENV)/installed-test
-	FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest tests/fuzz
+	FUZZ_CASES=$(FUZZ_CASES) FUZZ_KILLS=$(FUZZ_KILLS) $(BIN)/python -m pytest tests/fuzz
 
 quality: $(VENV)/installed-dev
 	$(BIN)/ruff check .

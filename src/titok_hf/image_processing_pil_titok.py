@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
@@ -31,7 +31,7 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs, Unpack
 
 from .accepted_values import check_pixel_dtype
-from .picture_rules import BACKGROUND, MAX_PIXELS, background_colour, is_transparent, laid_on
+from .picture_rules import BACKGROUND, MAX_PIXELS, background_colour, is_transparent, laid_on, upright
 from .remote_code import LoadedByAutoClasses
 
 # Of an image this many times as long as it is short, the centre square comes from its middle section alone. Resized
@@ -313,7 +313,7 @@ def pil_to_array(image: Image.Image, convert_rgb: bool, exif_transpose: bool, ba
     """PIL image to uint8, shape (channels, height, width); `convert_rgb` gives one channel for 16 bits and floats."""
     load_completely(image, getattr(image, "filename", "") or "The PIL image")
     if exif_transpose:
-        image = ImageOps.exif_transpose(image)
+        image = upright(image)
     if image.mode.startswith("I") or image.mode == "F":
         # Pillow's own conversion would cut off at 255.
         return to_uint8(np.array(image), full_scale=255 if image.mode == "F" else 65535)[None]

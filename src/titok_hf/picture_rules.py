@@ -1,6 +1,6 @@
 """What the image processor and the preparation of data do alike: transparent pixels, and the largest image."""
 
-from PIL import Image, ImageColor
+from PIL import Image, ImageColor, ImageOps
 
 # Pillow warns from this size on (89 megapixels): such a file is more often an attack than a photo.
 MAX_PIXELS = 89_478_485
@@ -33,6 +33,26 @@ def background_colour(background: str) -> tuple[int, int, int] | None:
     return red, green, blue
 
 
+def upright(image: Image.Image, in_place: bool = False) -> Image.Image:
+    """
+    A PIL image turned as the orientation in its EXIF block says.
+
+    A damaged block turns nothing: the pixels are whole, and every viewer shows them.
+
+    Args:
+        in_place: turn the image itself, which saves a copy of those that are upright already.
+    """
+    try:
+        if in_place:
+            ImageOps.exif_transpose(image, in_place=True)
+            return image
+        return ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
+    except Exception:  # Pillow answers damage with whatever its reading ends in, SyntaxError among it
+        return image
+
+
 def is_transparent(image: Image.Image) -> bool:
     """Whether any pixel of an image can be seen through."""
     if not image.has_transparency_data:
@@ -53,4 +73,4 @@ def _with_alpha(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGBA" else image.convert("RGBA")
 
 
-__all__ = ["BACKGROUND", "MAX_PIXELS", "NO_BACKGROUND", "background_colour", "is_transparent", "laid_on"]
+__all__ = ["BACKGROUND", "MAX_PIXELS", "NO_BACKGROUND", "background_colour", "is_transparent", "laid_on", "upright"]

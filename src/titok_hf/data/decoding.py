@@ -5,9 +5,9 @@ import warnings
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile
 
-from ..picture_rules import BACKGROUND, MAX_PIXELS, NO_BACKGROUND, is_transparent
+from ..picture_rules import BACKGROUND, MAX_PIXELS, NO_BACKGROUND, is_transparent, upright
 from .transforms import to_rgb
 
 # Modes whose RGB is beyond doubt. CMYK depends on a profile, and 16 bits have a range that no file tells.
@@ -98,7 +98,7 @@ class Decoding:
             image.draft(None, (self.fast_jpeg_size, self.fast_jpeg_size))
         image.load()
         if self.exif_transpose:
-            ImageOps.exif_transpose(image, in_place=True)  # else it copies what is upright already
+            upright(image, in_place=True)
         remark = None if mode is None else f"{mode} converted to RGB"
         as_published = self.unusual_modes == "published"
         background = NO_BACKGROUND if as_published else self.background
