@@ -42,6 +42,7 @@ def test_each_file_is_on_record_and_each_kind_of_damage_is_seen(tokenizer_values
     loop = cut_off(tokenizer_values, after_step=3)
     whole = loop.folder.newest_checkpoint()
     assert damage_of(whole) is None
+    assert len({file.stat().st_mode for file in whole.iterdir()}) == 1  # also those that safetensors writes
     for file in sorted(whole.iterdir()):
         copy = shutil.copytree(whole, tmp_path / file.stem, dirs_exist_ok=True)
         flip_a_byte(copy / file.name)

@@ -10,7 +10,7 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors.torch import save_file
 
-from titok_hf.checkpoint_files import checkpoint_atomically
+from titok_hf.checkpoint_files import INDEX_NAME, checkpoint_atomically, read_index, read_json
 from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig
 from titok_hf.configuration_titok import TiTokConfig
 from titok_hf.hub.push import push_folder
@@ -193,19 +193,21 @@ def export_to_original(model: Source, output: Source, form: str = "safetensors")
         raise ValueError(f"form is {form!r}. Use one of {', '.join(EXPORT_FORMS)}.")
     source = _local_folder(model)
     with checkpoint_atomically(output) as folder:
-        if not (source / "model_index.json").is_file():
+        if not (source / INDEX_NAME).exists():
             return [_export_model(source, folder, form, _original_config(source))]
+        # The index tells, not the folders: one of an earlier pipeline may still lie there.
+        parts = {"tokenizer": "tokenizer"}
         configs = [_original_config(source / "tokenizer")]
-        if (source / "transformer").is_dir():
+        if read_index(source).get("transformer", [None])[0] is not None:
+            parts["transformer"] = "generator"
             configs.append(_original_config(source / "transformer", source / "scheduler"))
         verifications = []
         # As the original does, both folders tell everything about both models.
         config = {"model": {}, **configs[0]}
         for other in reversed(configs):
             config["model"] = config["model"] | other["model"]
-        for part, name in zip(("tokenizer", "transformer"), ("tokenizer", "generator"), strict=True):
-            if (source / part).is_dir():
-                verifications.append(_export_model(source / part, folder / name, form, config))
+        for part, name in parts.items():
+            verifications.append(_export_model(source / part, folder / name, form, config))
     return verifications
 
 
@@ -307,8 +309,8 @@ def _class_of(folder: Path) -> Any:
     path = folder / "config.json"
     if not path.is_file():
         raise OSError(f"{folder} is not a model of ours: it has no config.json.")
-    config = json.loads(path.read_text(encoding="utf-8"))
-    name = config.get("_class_name") or config.get("model_type")
+    config = read_json(path)
+    name = str(config.get("_class_name") or config.get("model_type"))
     classes = {
         "titok": TiTokModel,
         "maskgit_vqgan": MaskGitVQGANModel,

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 
-from titok_hf.atomic_files import flush_to_disk
+from titok_hf.atomic_files import flush_to_disk, set_permissions
 from titok_hf.data.loaders import ResumableLoader
 
 from .processes import gather, raised_together
@@ -149,6 +149,7 @@ class Checkpoints:
             with written_together(what, self.folder), self.folder.new_checkpoint(step, self.is_writer) as unfinished:
                 if self.is_writer:
                     write_checksums(unfinished)
+                    set_permissions(unfinished)
                     flush_to_disk(unfinished)
         except OSError:
             if self.is_writer:
