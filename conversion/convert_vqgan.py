@@ -3,13 +3,11 @@
 Run it with --help; `titok-hf convert vqgan` is the same command. What does the work can be imported from here.
 """
 
-import typer
-
-from titok_hf.cli.console import report_errors
-from titok_hf.cli.convert import vqgan
-from titok_hf.original.conversion import convert_vqgan
-
-__all__ = ["convert_vqgan"]
-
 if __name__ == "__main__":
-    typer.run(report_errors(vqgan))
+    from titok_hf.cli import main
+
+    main("convert", "vqgan")
+else:
+    from titok_hf.original.conversion import convert_vqgan
+
+    __all__ = ["convert_vqgan"]

@@ -111,9 +111,10 @@ def test_the_wheel_works_without_the_source_tree(wheel, tmp_path):
         archive.extractall(tmp_path / "site")
     # What the test environment has installed serves for the requirements; `make dist-check` installs them anew.
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
-    shutil.copy(REPOSITORY / "tests" / "use_installed_package.py", tmp_path)
+    for name in ("use_installed_package", "installed_subset", "image_sources", "original_pipeline", "tiny_pipeline"):
+        shutil.copy(REPOSITORY / "tests" / f"{name}.py", tmp_path)
     process = subprocess.run(
-        [sys.executable, tmp_path / "use_installed_package.py"],
+        [sys.executable, tmp_path / "use_installed_package.py", "convert", "data", "train"],
         cwd=tmp_path,
         env=environment,
         capture_output=True,

@@ -1,6 +1,9 @@
-"""Use the installed package, and nothing of the source tree: every public name, then the command, on real files.
+"""
+Use the installed package, and nothing of the source tree: every public name, then each command, on real files.
 
-    python -I tests/use_installed_package.py     # -I keeps the folder of this script out of the path
+    python -I tests/use_installed_package.py [EXTRA ...]     # -I keeps what lies around out of the path
+
+EXTRA: what is installed beside the base. Commands that need more have to say what to install.
 
 Writes into a temporary folder; ends with an error if anything fails.
 """
@@ -30,6 +33,14 @@ def main() -> None:
         subprocess.run(
             [*command, "generate", "Sneaker", "-n", "2", "--seed", "0", "-o", f"{folder}/generate"], check=True
         )
+        # The tests' own helpers, which hold nothing of the package.
+        sys.path.append(str(Path(__file__).resolve().parent))
+        from installed_subset import faults, run_all
+
+        extras = tuple(sys.argv[1:])
+        found = faults(run_all(Path(folder), extras), extras)
+        if found:
+            sys.exit("\n".join(found))
         for made in ("reconstruct", "generate"):
             if not list(Path(folder, made).rglob("*.png")):
                 sys.exit(f"titok-hf {made} wrote no picture.")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 try:
@@ -25,6 +26,9 @@ def write_atomically(path: str | os.PathLike, content: bytes | Callable[[Path], 
     """
     Write one file so that nobody ever sees a part of it; what was there stays until the new file is complete.
 
+    A link stays a link, and the file that it points to is written. What is no regular file (a pipe, `/dev/stdout`)
+    can't be replaced by one: the content is written into it.
+
     Args:
         path: the file to write. Missing folders above it are made.
         content: its bytes, or a function that writes them to the path it is given. That path has the suffix of `path`,
@@ -37,6 +41,10 @@ def write_atomically(path: str | os.PathLike, content: bytes | Callable[[Path], 
         OSError: the place cannot be written; nothing is left behind.
     """
     path = Path(path)
+    if _is_stream(path):
+        _write_through(path, content)
+        return path
+    place, path = path, Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{_unfinished_name()}-{path.name}")
     try:
@@ -52,7 +60,24 @@ def write_atomically(path: str | os.PathLike, content: bytes | Callable[[Path], 
         flush_names(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
-    return path
+    return place
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether something is there that takes bytes and is no file: a pipe, a device, an open file of a process."""
+    if Path(os.path.abspath(path)).is_relative_to("/dev"):  # /dev/stdout may be a file that others have open too
+        return path.exists()
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _write_through(path: Path, content: bytes | Callable[[Path], object]) -> None:
+    if callable(content):
+        with TemporaryDirectory() as folder:
+            whole = Path(folder, path.name).with_suffix(path.suffix)
+            content(whole)
+            content = whole.read_bytes()
+    with path.open("wb") as stream:
+        stream.write(content)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from . import __version__
 from .atomic_files import folder_atomically
+from .retries import with_retries
 
 INDEX_NAME = "model_index.json"
 VERSION_KEY = "_titok_hf_version"
@@ -363,7 +364,8 @@ def _download(repository: str, variant: str | None, subfolder: str | None, hub_a
 
     def fetch(weights: list[str]) -> Path:
         patterns = [top + pattern for pattern in _SMALL_FILES + weights]
-        return Path(snapshot_download(repository, allow_patterns=patterns, **hub_arguments), top)
+        fetched = with_retries(lambda: snapshot_download(repository, allow_patterns=patterns, **hub_arguments))
+        return Path(fetched, top)
 
     try:
         folder = fetch([pattern for part in _WEIGHTS for pattern in _weight_patterns(part, variant)])
@@ -376,9 +378,10 @@ def _download(repository: str, variant: str | None, subfolder: str | None, hub_a
             "user/name."
         ) from None
     except (HfHubHTTPError, TransportError, LocalEntryNotFoundError) as error:
+        reason = _shown_text(" ".join(str(error).split()) or type(error).__name__)
         raise OSError(
-            f"{repository!r} is no folder here, and the Hub did not give it ({_reason(error)}). Check the name, the "
-            "revision, your access and the network."
+            f"{repository!r} is no folder here, and the Hub did not give it ({reason}). Check the name, the revision, "
+            "your access and the network."
         ) from error
     return folder
 

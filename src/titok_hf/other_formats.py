@@ -8,6 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from .retries import with_retries
+
 _reader_modules: list[str] = []
 _HUB_ARGUMENTS = ("cache_dir", "local_files_only", "revision", "token")
 
@@ -56,9 +58,10 @@ class ReadsOtherFormats:
 
         name = getattr(cls, "config_name", None) or "config.json"
         place = Path(str(pretrained_model_name_or_path), kwargs.get("subfolder") or "", name)
+        load = super().from_pretrained  # type: ignore[misc]
         try:
             with naming(place, arguments=kwargs):
-                return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
+                return with_retries(lambda: load(pretrained_model_name_or_path, *args, **kwargs))
         except OSError as error:
             component = (
                 None if "subfolder" in kwargs else _component_of_pipeline(cls, pretrained_model_name_or_path, kwargs)

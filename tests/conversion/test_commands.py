@@ -52,8 +52,8 @@ def test_there_and_back(tmp_path):
     [
         (["tokenizer", "-o", "out"], "Give a file, a folder or a Hub id, or --all"),
         (["tokenizer", "{}", "-o", "{}/out"], "is no original checkpoint"),
-        (["vqgan", "{}/missing.bin", "-o", "{}/out"], "is not there"),
-        (["generator", "{}", "-o", "{}/out", "--variant", "xl"], "original_variant is 'xl'"),
+        (["vqgan", "{}/missing.bin", "-o", "{}/out"], "holds no 'missing.bin'"),
+        (["generator", "{}", "-o", "{}/out", "--variant", "xl"], "--variant is 'xl'"),
         (["export", "{}", "-o", "{}/out"], "has no config.json"),
     ],
 )

@@ -10,6 +10,8 @@ from hub_client import failing
 from hub_server import Fault
 from tiny_pipeline import generators, tiny_pipeline
 from titok_hf import TiTokModel, TiTokPipeline
+from titok_hf.hub.connection import check_push
+from titok_hf.hub.pull import pull
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
@@ -116,6 +118,8 @@ def test_a_model_alone_fails_and_recovers_alike(hub, repository, old, status, tm
 
 TRANSIENT = {
     "a busy Hub": Fault(f"GET .*/resolve/.*/{WEIGHTS}", 429, times=2),
+    "a Hub that is unwell": Fault(f"GET .*/resolve/.*/{WEIGHTS}", 500, times=2),
+    "a Hub that is not there for a moment": Fault("GET /api/models/", 503, times=2),
     "one cut, after which the download goes on": Fault(f"GET .*/resolve/.*/{WEIGHTS}", 0, times=1),
     "a slow Hub": Fault("resolve", None, seconds=0.3),
 }
@@ -126,3 +130,44 @@ def test_what_passes_by_itself_is_waited_for(hub, repository, images, fault, tmp
     with failing(fault):
         pipe = TiTokPipeline.from_pretrained(repository.name, cache_dir=tmp_path)
     assert np.array_equal(images_of(pipe), images["old"])
+
+
+@pytest.mark.parametrize("request_", ["POST .*/repos/create", "GET /api/models/.*", "POST .*/commit/"])
+@pytest.mark.parametrize("status", [500, 503])
+def test_a_push_waits_for_what_passes_by_itself(hub, repository, new, request_, status, tmp_path):
+    with failing(Fault(request_, status, times=1)):
+        new.push_to_hub(repository.name)
+    new.save_pretrained(tmp_path / "new")
+    pushed = repository.files()[WEIGHTS]
+    assert pushed == (tmp_path / "new" / WEIGHTS).read_bytes()
+
+
+def test_a_model_alone_is_waited_for_too(hub, repository, old, tmp_path):
+    with failing(Fault("GET .*/resolve/.*/model.safetensors", 503, times=2)):
+        model = TiTokModel.from_pretrained(repository.name, subfolder="tokenizer", cache_dir=tmp_path)
+    assert torch.equal(model.quantizer.codebook.weight, old.tokenizer.quantizer.codebook.weight)
+
+
+def test_what_cannot_be_pushed_is_known_before_the_work(hub, repository):
+    check_push(repository.name)
+    check_push("user/not-yet-there", "dataset")
+    check_push("name-alone")
+    with pytest.raises(OSError, match="logged in as 'user', who may not write to 'stranger/model'"):
+        check_push("stranger/model")
+    with pytest.raises(ValueError, match="is no id of a Hub repository"):
+        check_push("a/b/c")
+    with failing(Fault("GET /api/whoami", 401)), pytest.raises(OSError, match="401"):
+        check_push(repository.name)
+    assert ("models", "user/not-yet-there") not in hub.repositories  # asking makes nothing
+
+
+def test_a_private_push_to_a_public_repository_uploads_nothing(hub, repository, new):
+    before = repository.files()
+    with pytest.raises(ValueError, match="is there already and public"):
+        new.push_to_hub(repository.name, private=True)
+    assert repository.files() == before
+
+
+def test_a_variant_that_nobody_has_is_not_pulled(hub, repository):
+    with pytest.raises(ValueError, match="no weights of the variant 'fp8'. Variants there: none"):
+        pull(repository.name, variant="fp8")

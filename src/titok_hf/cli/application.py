@@ -22,6 +22,7 @@ app = typer.Typer(
     help="Pictures to a handful of codes, codes to pictures, and new pictures from nothing: TiTok.",
     epilog="Start with: titok-hf generate all",
     no_args_is_help=True,
+    pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..bundled import bundled_checkpoint
+from ..locations import may_be_hub_id
+
 if TYPE_CHECKING:
     import torch
 
@@ -26,7 +29,8 @@ class CodesFile:
             (pictures, num_latent_tokens, codebook_dim).
         names: a file name for each picture.
         model: what the user called the model.
-        codebook: fingerprint of the model's codebook, None for KL models. Models that share a codebook share codes.
+        codebook: fingerprint of what gives the tokens their meaning. Models that share it share codes or latents. None
+            for latents that an older version wrote.
     """
 
     tokens: torch.Tensor
@@ -68,7 +72,10 @@ class CodesFile:
                 tokens = file.get_tensor(keys[0])
         except SafetensorError as error:
             raise OSError(f"{path} is damaged or no safetensors file ({error}).") from error
-        names = json.loads(metadata["names"])
+        try:
+            names, model = list(json.loads(metadata["names"])), metadata["model"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise OSError(f"{path} is damaged: its metadata do not name pictures and model. Encode again.") from error
         if len(names) != len(tokens) or not names:
             raise OSError(f"{path} is damaged: it has {len(names)} names for {len(tokens)} rows of codes.")
         if keys == ["codes"]:
@@ -76,7 +83,7 @@ class CodesFile:
                 tokens = integer_codes(tokens)
             except ValueError as error:
                 raise OSError(f"{path} is damaged: {error}") from error
-        return cls(tokens, names, metadata["model"], metadata.get("codebook"))
+        return cls(tokens, [str(name) for name in names], model, metadata.get("codebook"))
 
     def to_bytes(self) -> bytes:
         """The content of the file."""
@@ -102,10 +109,11 @@ class CodesFile:
         continuous = config.quantizer == "kl"
         expected = (config.num_latent_tokens, config.codebook_dim) if continuous else (config.num_latent_tokens,)
         fits = self.tokens.shape[1:] == expected and self.tokens.is_floating_point() == continuous
-        if not fits or self.codebook != codebook_fingerprint(tokenizer):
+        written_before = continuous and self.codebook is None
+        if not fits or not (written_before or self.codebook == codebook_fingerprint(tokenizer)):
             raise ValueError(
                 f"These codes were made by the model {self.model!r}, and this one would read them as something else. "
-                f"Pass --model {self.model}."
+                + self._advice()
             )
         if not continuous and not 0 <= int(self.tokens.min()) <= int(self.tokens.max()) < config.codebook_size:
             raise ValueError(
@@ -113,13 +121,25 @@ class CodesFile:
                 f"[0, {config.codebook_size}). The file is damaged; encode the pictures again."
             )
 
+    def _advice(self) -> str:
+        """Which model to take, as far as its name still leads there."""
+        if self.model == bundled_checkpoint().name:
+            return "It is the one that comes with titok-hf: leave --model out."
+        if may_be_hub_id(self.model) or Path(self.model).exists():
+            return f"Pass --model {self.model}."
+        return "Pass that model's folder or Hub id with --model."
 
-def codebook_fingerprint(tokenizer: TiTokModel) -> str | None:
-    """Sixteen hexadecimal digits that tell codebooks apart; None for a tokenizer without one."""
+
+def codebook_fingerprint(tokenizer: TiTokModel) -> str:
+    """
+    Sixteen hexadecimal digits that tell apart what tokens mean: the codebook, or of a KL model, which has none, the
+    projection of the encoder to its latents.
+    """
     if tokenizer.config.quantizer == "kl":
-        return None
-    entries = tokenizer.quantizer.codebook.weight.detach().float().cpu().numpy()
-    return hashlib.sha256(entries.astype("<f4").tobytes()).hexdigest()[:16]
+        weight = tokenizer.encoder.output_projection.weight
+    else:
+        weight = tokenizer.quantizer.codebook.weight
+    return hashlib.sha256(weight.detach().float().cpu().numpy().astype("<f4").tobytes()).hexdigest()[:16]
 
 
 __all__ = ["CodesFile", "codebook_fingerprint"]

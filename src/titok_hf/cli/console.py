@@ -1,36 +1,70 @@
-"""How the commands talk: results to stdout, progress and one-line errors to stderr."""
+"""How the commands talk: results to stdout, progress and errors of one sentence to stderr."""
 
 import functools
 import json
 import math
+import os
+import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, cast, get_type_hints
 
 import typer
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from typer.models import OptionInfo
+
+from ..boundary import end_with
+
+
+class _Stderr:
+    """The stderr of the moment, whose loss is no reason to lose the work: progress is shown there."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            sys.stderr.flush()
+
 
 results = Console(highlight=False)
-messages = Console(stderr=True, highlight=False)
-
-# What a shell reports for a program that Ctrl-C ended: 128 + SIGINT.
-_INTERRUPTED = 130
+messages = Console(file=cast(IO[str], _Stderr()), highlight=False)
 
 
 def report_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn the errors that a user can cause into one line on stderr and exit code 1, and Ctrl-C into exit code 130."""
+    """A command that ends at the boundary: any error is one sentence on stderr and an exit code."""
 
     @functools.wraps(command)
     def reporting(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
-        except KeyboardInterrupt:
-            _leave("interrupted", _INTERRUPTED)
-        except (ValueError, OSError) as error:
-            _leave(f"error: {' '.join(str(error).split())}", 1)
+        except (typer.Exit, typer.Abort, typer.BadParameter):  # how typer itself ends a command
+            raise
+        except (KeyboardInterrupt, Exception) as error:
+            raise typer.Exit(end_with(error, kwargs, _options_of(command))) from error
 
     return reporting
+
+
+def _options_of(command: Callable[..., None]) -> dict[str, str]:
+    """The options of a command, by the names of its parameters."""
+    options = {}
+    for name, hint in get_type_hints(command, include_extras=True).items():
+        for declared in getattr(hint, "__metadata__", ()):
+            if isinstance(declared, OptionInfo):
+                # Within `Annotated`, the first name stands where a default value would.
+                names = [text for text in (declared.default, *(declared.param_decls or ())) if isinstance(text, str)]
+                long = [text.partition("/")[0] for text in names if text.startswith("--")]
+                options[name] = long[0] if long else f"--{name.replace('_', '-')}"
+    return options
 
 
 def answer(values: dict[str, Any], as_json: bool, *shown: RenderableType) -> None:
@@ -42,12 +76,16 @@ def answer(values: dict[str, Any], as_json: bool, *shown: RenderableType) -> Non
         as_json: what `--json` says.
         shown: the same for people.
     """
-    if as_json:
-        typer.echo(json.dumps(_plain(values), indent=2, allow_nan=False))
-        return
-    for part in shown:
-        # Lines as long as they are: a path that is broken in two can't be copied.
-        results.print(part, soft_wrap=isinstance(part, str))
+    try:
+        if as_json:
+            typer.echo(json.dumps(_plain(values), indent=2, allow_nan=False))
+        for part in () if as_json else shown:
+            # Lines as long as they are: a path that is broken in two can't be copied.
+            results.print(part, soft_wrap=isinstance(part, str))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(f"the answer cannot be written to standard output ({error}).") from error
 
 
 def _plain(value: Any) -> Any:
@@ -61,9 +99,12 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)
 
 
-def _leave(message: str, exit_code: int) -> NoReturn:
-    messages.print(f"[red]{escape(message)}[/red]", soft_wrap=True)
-    raise typer.Exit(exit_code)
+def is_stdout(path: Path) -> bool:
+    """Whether a path leads to where the answers go, as `/dev/stdout` does."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(sys.stdout.fileno()))
+    except (OSError, ValueError):  # no such path, or a stdout that is no file
+        return False
 
 
 def bold(text: object) -> str:
@@ -84,4 +125,4 @@ def progress_bar() -> Progress:
     )
 
 
-__all__ = ["answer", "bold", "messages", "progress_bar", "report_errors", "results"]
+__all__ = ["answer", "bold", "is_stdout", "messages", "progress_bar", "report_errors", "results"]

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from ..locations import check_apart
 from .console import answer, messages, report_errors
 from .options import AsJson
+from .sources import check_model, check_push
 
 if TYPE_CHECKING:
     from titok_hf.original.verification import Verification
@@ -67,16 +69,21 @@ def tokenizer(
 
     `titok-hf convert tokenizer --all -o converted`
     """
+    if convert_all and variant is not None:
+        raise ValueError("--all converts every variant. Leave --variant out, or name one SOURCE.")
+    if source is None and not convert_all:
+        raise ValueError("Nothing to convert was named. Give a file, a folder or a Hub id, or --all.")
+    if source is not None:
+        _check(source, None if convert_all else output)
+    check_push(f"{push}/titok-l32" if push and convert_all else push, "model")
     from titok_hf.original.conversion import convert_all_tokenizers, convert_tokenizer
 
-    if convert_all:
+    if convert_all or source is None:
         with messages.status("converting all tokenizers"):
             verifications = convert_all_tokenizers(output, source, push)
         _report(output, list(verifications.items()), as_json)
-    elif source is None:
-        raise ValueError("Nothing to convert was named. Give a file, a folder or a Hub id, or --all.")
     else:
-        with messages.status(f"converting {source}"):
+        with messages.status(f"converting {escape(source)}"):
             verification = convert_tokenizer(source, output, variant, push)
         _report(output, [(str(output), verification)], as_json)
 
@@ -101,9 +108,12 @@ def generator(
 
     `titok-hf convert generator generator_titok_b64.bin --tokenizer tokenizer_titok_b64.bin --variant b64 -o titok-b64`
     """  # noqa: E501 - a command is one line
+    for one in filter(None, (source, with_tokenizer)):
+        _check(one, output)
+    check_push(push, "model")
     from titok_hf.original.conversion import convert_generator
 
-    with messages.status(f"converting {source}"):
+    with messages.status(f"converting {escape(source)}"):
         verifications = convert_generator(source, output, with_tokenizer, variant, push)
     _report(output, [(str(output), verification) for verification in verifications], as_json)
 
@@ -118,9 +128,11 @@ def vqgan(source: Source, output: Output, push: Push = None, as_json: AsJson = F
 
     `titok-hf convert vqgan tokenizer_imagenet256_checkpoint -o maskgit-vqgan`
     """
+    _check(source, output)
+    check_push(push, "model")
     from titok_hf.original.conversion import convert_vqgan
 
-    with messages.status(f"converting {source}"):
+    with messages.status(f"converting {escape(source)}"):
         verification = convert_vqgan(source, output, push)
     _report(output, [(str(output), verification)], as_json)
 
@@ -140,11 +152,19 @@ def export(
 
     `titok-hf convert export my-titok -o for-the-original`
     """
+    _check(model, output)
     from titok_hf.original.conversion import export_to_original
 
-    with messages.status(f"exporting {model}"):
+    with messages.status(f"exporting {escape(model)}"):
         verifications = export_to_original(model, output, form)
     _report(output, [(str(output), verification) for verification in verifications], as_json)
+
+
+def _check(source: str, output: Path | None) -> None:
+    """Look whether a source is there, and whether the output would take its place."""
+    check_model(source)
+    if output is not None:
+        check_apart(output, source)
 
 
 def _report(output: Path, verifications: Sequence[tuple[str, Verification]], as_json: bool) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import glob
 from enum import Enum
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +11,10 @@ import typer
 from rich.markup import escape
 from rich.panel import Panel
 
+from ..extras import check_extra
+from ..locations import check_location
 from .console import answer, bold
+from .sources import check_push
 
 if TYPE_CHECKING:
     from titok_hf.data.report import Report
@@ -82,10 +85,26 @@ PushTo = Annotated[
 ]
 
 
-def check_data_extra() -> None:
-    """Raises ValueError if the libraries that only data sets need are not installed."""
-    if find_spec("datasets") is None:
-        raise ValueError('This command needs the library `datasets`. Install it with: pip install "titok-hf[data]"')
+def check_before_work(source: str, output: Path, push_to_hub: str | None) -> None:
+    """
+    What can be known of a command on data sets before it begins.
+
+    Raises:
+        ValueError, OSError: a library that is missing, a source that is not there, an output that is the source or
+            that `datasets` could not open, or a repository that cannot be pushed to.
+    """
+    check_extra("data", "datasets", "filelock", "fsspec", "pyarrow")
+    if "://" not in source and not glob.glob(str(Path(source).expanduser())):
+        check_location(source, "data source", needs_user=False)
+    written, read = output.resolve(), Path(source).expanduser().resolve()
+    if written == read or written in read.parents and read.exists():
+        raise ValueError(f"{source} is the data source, and {output} would write into it. Choose another --output.")
+    if set(str(written)) & set("*?[]"):
+        raise ValueError(
+            f"`load_dataset` reads the characters * ? [ ] in a path as a pattern, so it could not open "
+            f"{str(written)!r}. Choose another --output."
+        )
+    check_push(push_to_hub, "dataset")
 
 
 def part_of(text: str | None) -> Part | None:
@@ -163,7 +182,7 @@ __all__ = [
     "UnusualModes",
     "UnusualModesChoice",
     "Workers",
-    "check_data_extra",
+    "check_before_work",
     "check_rows",
     "is_complete",
     "part_of",

@@ -13,7 +13,7 @@ from ..pictures import contact_sheet
 from .console import answer, bold, progress_bar
 from .models import load_pipeline, model_name
 from .options import AsJson, BatchSize, Device, Model
-from .pictures import CONTACT_SHEET, batches, file_name_of, make_output_folder, save_picture
+from .pictures import batches, file_name_of, make_output_folder, save_picture, sheet_name
 
 if TYPE_CHECKING:
     import torch
@@ -75,6 +75,11 @@ def generate(
     `titok-hf generate all --steps 16`
     """
     pipe = load_pipeline(model, device)
+    if pipe.transformer is None:
+        kind = (
+            "a KL model, which has no codes to generate" if pipe.tokenizer.config.quantizer == "kl" else "no generator"
+        )
+        raise ValueError(f"{model_name(model)} is a tokenizer alone ({kind}). Name a pipeline with --model.")
     labels = _labels(pipe, classes)
     make_output_folder(output)
     wanted = [_Picture(label, index) for label in labels for index in range(num_images)]
@@ -102,18 +107,17 @@ def generate(
                 if picture.index < _SHEET_COLUMNS and len(shown) < _SHEET_ROWS * min(num_images, _SHEET_COLUMNS):
                     shown.append(image)
     rows = [_name(pipe, label) for label in labels[:_SHEET_ROWS]]
-    sheet = contact_sheet(shown, columns=min(num_images, _SHEET_COLUMNS), labels=rows)
-    save_picture(sheet, output / CONTACT_SHEET)
+    names = ["all"] if classes == [_EVERY_CLASS] else [_name(pipe, label) for label in labels]
+    sheet = output / sheet_name("generated", names)
+    save_picture(contact_sheet(shown, columns=min(num_images, _SHEET_COLUMNS), labels=rows), sheet)
     classes_made = "1 class" if len(labels) == 1 else f"{len(labels)} classes"
-    summary = (
-        f"{len(wanted)} pictures of {classes_made} in {bold(output)}\nall at a glance: {bold(output / CONTACT_SHEET)}"
-    )
+    summary = f"{len(wanted)} pictures of {classes_made} in {bold(output)}\nall at a glance: {bold(sheet)}"
     values = {
         "pictures": [
             {"file": file, "label": picture.label, "class": _name(pipe, picture.label), "index": picture.index}
             for file, picture in zip(files, wanted, strict=True)
         ],
-        "contact_sheet": output / CONTACT_SHEET,
+        "contact_sheet": sheet,
         "model": model_name(model),
         "seed": seed,
     }
@@ -126,7 +130,11 @@ def _labels(pipe: TiTokPipeline, classes: list[str]) -> list[int]:
         return list(range(pipe.classes.num_classes))
     # A number is a class's number, unless the class has that number for a name, as digits have.
     labels = [int(name) if name.isdigit() and name not in pipe.classes else name for name in classes]
-    return list(dict.fromkeys(pipe.get_label_ids(labels)))
+    try:
+        return list(dict.fromkeys(pipe.get_label_ids(labels)))
+    except ValueError as error:
+        text = str(error).replace("class_labels has", "CLASS is").replace("a name from `pipe.id2label`", "a name")
+        raise ValueError(f"{text} All names: titok-hf info --json") from error
 
 
 def _name(pipe: TiTokPipeline, label: int) -> str:

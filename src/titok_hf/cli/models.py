@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from .console import messages
+from .sources import check_model, file_of, is_pipeline
 
 if TYPE_CHECKING:
     from titok_hf.pipeline_titok import TiTokPipeline
@@ -23,18 +24,27 @@ def model_location(model: str | None) -> str:
 
 
 def model_name(model: str | None) -> str:
-    """What to call the model in files and on the screen: the bundled one by its name, not by where it is installed."""
-    return model if model is not None else Path(model_location(None)).name
+    """
+    What to call the model in files and on the screen: one on this machine by its folder's name, since a path means
+    nothing elsewhere, and says more than others shall know.
+    """
+    location = model_location(model)
+    return Path(location).resolve().name if Path(location).exists() else location
 
 
 def load_pipeline(model: str | None, device: str | None) -> TiTokPipeline:
     """
-    Load a pipeline with a spinner in place of the libraries' own bars.
+    Load a pipeline with a spinner in place of the libraries' own bars. A tokenizer alone, of ours or of the original
+    implementation, becomes a pipeline without a generator.
 
     Raises:
-        OSError: the model cannot be found or read.
+        OSError: the model cannot be found or read, or is of another kind.
         ValueError: a device that this machine does not have.
     """
+    check_model(model)
+    location = model_location(model)
+    if not is_pipeline(location):
+        _check_is_tokenizer(location)
     with messages.status(f"loading {escape(model_name(model))}"):
         from diffusers.utils import logging as diffusers_logging
         from transformers.utils import logging as transformers_logging
@@ -44,7 +54,7 @@ def load_pipeline(model: str | None, device: str | None) -> TiTokPipeline:
 
         for logging in (diffusers_logging, transformers_logging):
             logging.disable_progress_bar()
-        pipe = TiTokPipeline.from_pretrained(model_location(model))
+        pipe = TiTokPipeline.from_pretrained(location) if is_pipeline(location) else _of_tokenizer_alone(location)
         pipe.set_progress_bar_config(disable=True)
         device = device or default_device()
         try:
@@ -52,6 +62,48 @@ def load_pipeline(model: str | None, device: str | None) -> TiTokPipeline:
         except (RuntimeError, AssertionError) as error:
             # torch has no common exception for an unknown device, a missing driver and a build without CUDA.
             raise ValueError(f"device {device!r} cannot be used here: {error}. Try --device cpu.") from error
+
+
+def _of_tokenizer_alone(location: str) -> TiTokPipeline:
+    from transformers.utils import is_torchvision_available
+
+    from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
+    from titok_hf.image_processing_titok import TiTokImageProcessor
+    from titok_hf.modeling_titok import TiTokModel
+    from titok_hf.pipeline_titok import TiTokPipeline
+
+    tokenizer = TiTokModel.from_pretrained(location)
+    processor = TiTokImageProcessor if is_torchvision_available() else TiTokImageProcessorPil
+    if file_of(location, "preprocessor_config.json") is None:  # as the original has none
+        return TiTokPipeline(tokenizer, processor(size=tokenizer.config.image_size))
+    return TiTokPipeline(tokenizer, processor.from_pretrained(location))
+
+
+def _check_is_tokenizer(location: str) -> None:
+    """Raises OSError if a model that is no pipeline is no tokenizer either."""
+    if Path(location).is_file():
+        raise OSError(
+            f"{location} is a file, and a model is a folder or a Hub id. If it holds weights of the original "
+            f"implementation, convert it: titok-hf convert tokenizer {location} --variant NAME -o FOLDER"
+        )
+    from titok_hf.hub.folders import kind_of, read_json
+
+    folder = Path(location)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        for place in ("model", "best_model"):
+            if any((folder / place / name).is_file() for name in ("config.json", "model_index.json")):
+                raise OSError(f"{location} is the folder of a training run. Its model is {folder / place}.")
+        kind_of(folder)  # says what such a folder is not
+    path = file_of(location, "config.json")
+    config = read_json(path) if path is not None else {}
+    nested = config.get("model")
+    is_original = isinstance(nested, dict) and "vq_model" in nested
+    if config.get("model_type") != "titok" and not is_original:
+        names = {"maskgit_vqgan": "a MaskGIT-VQGAN", "MaskGitTransformer1DModel": "a generator without its tokenizer"}
+        kind = str(config.get("_class_name") or config.get("model_type"))
+        raise OSError(
+            f"{location} is {names.get(kind, 'no TiTok model')}, and this command needs a pipeline or a tokenizer."
+        )
 
 
 __all__ = ["load_pipeline", "model_location", "model_name"]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from PIL import Image
 
 from ..atomic_files import write_atomically
 
-CONTACT_SHEET = "contact-sheet.png"
+_NAMES_IN_A_FILE_NAME = 3
 
 
 def check_pictures_exist(paths: Sequence[Path]) -> None:
@@ -57,9 +58,35 @@ def make_output_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "writable", b"").unlink()
+        with TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise OSError(f"{folder} cannot be written ({error}). Choose another folder with --output.") from error
+
+
+def check_inputs_stay(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """
+    Look whether a result would take the place of what is read.
+
+    Raises:
+        OSError: it would.
+    """
+    read = {path.resolve(): path for path in inputs}
+    for output in outputs:
+        if output.resolve() in read:
+            raise FileExistsError(f"{output} is read, and would be overwritten. Choose another place with --output.")
+
+
+def sheet_name(what: str, names: Sequence[str]) -> str:
+    """
+    The file name of a contact sheet, which tells what it shows.
+
+    Args:
+        what: "generated", "reconstructed" or "decoded".
+        names: of the classes or pictures on it.
+    """
+    shown = list(names) if len(names) <= _NAMES_IN_A_FILE_NAME else [names[0], f"and {len(names) - 1} more"]
+    return "-".join(["contact-sheet", what, *(file_name_of(name)[:60] for name in shown)]) + ".png"
 
 
 def save_picture(image: Image.Image, path: Path) -> Path:
@@ -87,12 +114,13 @@ def distinct_stems(paths: Sequence[Path]) -> list[str]:
 
 
 __all__ = [
-    "CONTACT_SHEET",
     "batches",
+    "check_inputs_stay",
     "check_pictures_are_whole",
     "check_pictures_exist",
     "distinct_stems",
     "file_name_of",
     "make_output_folder",
     "save_picture",
+    "sheet_name",
 ]

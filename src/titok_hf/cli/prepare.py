@@ -25,7 +25,7 @@ from .data_sets import (
     UnusualModes,
     UnusualModesChoice,
     Workers,
-    check_data_extra,
+    check_before_work,
     check_rows,
     part_of,
     push_if_complete,
@@ -92,7 +92,11 @@ def prepare(
 
     `titok-hf prepare ILSVRC/imagenet-1k --streaming --ignore-exif --unusual-modes published --crop none -o images`
     """
-    check_data_extra()
+    check_before_work(source, output, push_to_hub)
+    if image_format is ImageFormat.png and quality != 95:
+        raise ValueError(
+            "--quality is for JPEG and WebP, and PNG keeps every pixel. Leave it out, or change --format."
+        )
     from titok_hf.data.prepare import PrepareSettings
     from titok_hf.data.prepare import prepare as prepare_split
     from titok_hf.data.sources import silence_loading

@@ -26,7 +26,7 @@ from .data_sets import (
     UnusualModes,
     UnusualModesChoice,
     Workers,
-    check_data_extra,
+    check_before_work,
     check_rows,
     part_of,
     push_if_complete,
@@ -34,6 +34,7 @@ from .data_sets import (
 )
 from .models import model_location
 from .options import AsJson, BatchSize, Device, Model
+from .sources import check_model
 
 
 class Views(Enum):
@@ -105,7 +106,15 @@ def pretokenize(
 
     `accelerate launch --multi_gpu -m titok_hf.cli pretokenize imagenet -m user/titok-l32 --views ten-crop -o codes`
     """
-    check_data_extra()
+    check_before_work(source, output, push_to_hub)
+    check_model(model, revision)
+    if views is not Views.random:
+        given = {"--num-views": num_views != 1, "--seed": seed != 0, "--min-crop-area": min_crop_area != 0.8}
+        unused = [option for option, differs in given.items() if differs]
+        if unused:
+            raise ValueError(
+                f"{unused[0]} is for random crops, and the views are {views.value!r}. Use --views random."
+            )
     from titok_hf.data.encoders import ImageEncoder
     from titok_hf.data.pretokenize import PretokenizeSettings
     from titok_hf.data.pretokenize import pretokenize as pretokenize_split

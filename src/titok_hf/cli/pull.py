@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from ..locations import check_is_hub_id
 from .console import answer, messages
 from .options import AsJson, Revision, Variant
 
@@ -34,6 +35,7 @@ def pull(
 
     `titok-hf pull user/my-titok my-titok --revision v1.0`
     """
+    check_is_hub_id(repo_id)
     with messages.status(f"downloading {escape(repo_id)}"):
         from titok_hf.hub.pull import pull as pull_folder
 

@@ -15,13 +15,14 @@ from .console import answer, bold, progress_bar
 from .models import load_pipeline, model_name
 from .options import AsJson, BatchSize, Device, Model, Pictures
 from .pictures import (
-    CONTACT_SHEET,
     batches,
+    check_inputs_stay,
     check_pictures_are_whole,
     check_pictures_exist,
     distinct_stems,
     make_output_folder,
     save_picture,
+    sheet_name,
 )
 
 if TYPE_CHECKING:
@@ -52,38 +53,42 @@ def reconstruct(
     """
     check_pictures_exist(images)
     check_pictures_are_whole(images)
+    stems = distinct_stems(images)
+    sheet = output / sheet_name("reconstructed", stems)
+    results = [output / f"{stem}-reconstructed.png" for stem in stems]
+    check_inputs_stay([*results, sheet], images)
     pipe = load_pipeline(model, device)
     make_output_folder(output)
     pairs: list[tuple[Image.Image, Image.Image]] = []
     psnrs: list[float] = []
     written: list[Path] = []
-    files = list(zip(images, distinct_stems(images), strict=True))
+    files = list(zip(images, results, strict=True))
     with progress_bar() as bar:
         task = bar.add_task("reconstructing", total=len(files))
         for batch in batches(files, batch_size):
             originals = pipe.preprocess([path for path, _ in batch])
-            for (_, stem), original, reconstruction in zip(
+            for (_, result), original, reconstruction in zip(
                 batch,
                 pipe.image_processor.post_process(originals),
                 pipe.reconstruct(originals, batch_size=batch_size),
                 strict=True,
             ):
-                written.append(save_picture(reconstruction, output / f"{stem}-reconstructed.png"))
+                written.append(save_picture(reconstruction, result))
                 psnrs.append(_psnr(original, reconstruction))
                 if len(pairs) < _SHEET_PAIRS:
                     pairs.append((original, reconstruction))
             bar.advance(task, len(batch))
-    save_picture(_sheet_of_pairs(pairs), output / CONTACT_SHEET)
+    save_picture(_sheet_of_pairs(pairs), sheet)
     values = {
         "pictures": [
             {"original": original, "file": file, "psnr": psnr}
             for original, file, psnr in zip(images, written, psnrs, strict=True)
         ],
         "mean_psnr": sum(psnrs) / len(psnrs),
-        "contact_sheet": output / CONTACT_SHEET,
+        "contact_sheet": sheet,
         "model": model_name(model),
     }
-    summary = f"{len(images)} pictures in {bold(output)}\nall at a glance: {bold(output / CONTACT_SHEET)}"
+    summary = f"{len(images)} pictures in {bold(output)}\nall at a glance: {bold(sheet)}"
     answer(values, as_json, _table(images, psnrs), summary)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Annotated
 
 import typer
 from rich.panel import Panel
 
+from ..extras import check_extra
 from .console import answer, bold
 from .options import AsJson
+from .sources import check_push
 
 
 def train(
@@ -40,20 +41,20 @@ def train(
 
     `titok-hf train my_recipe.yaml --set optimization.batch_size=32 --set data.source=pictures`
     """
-    if importlib.util.find_spec("yaml") is None or importlib.util.find_spec("datasets") is None:
-        raise ValueError("Training needs further packages. Install them with: pip install 'titok-hf[train]'")
-    from titok_hf.training.start import load_training_recipe, speak_of_training_only
-    from titok_hf.training.start import train as run
+    check_extra("train", "datasets", "matplotlib", "torchmetrics", "yaml")
+    from titok_hf.training.configs import load_training_recipe
 
     overrides = list(overrides or [])
     if push_to_hub is not None:
         overrides.append(f"push_to_hub={push_to_hub}")
-    speak_of_training_only()
     filled = load_training_recipe(recipe, overrides)
-    try:
-        folder = run(filled)
-    except (FloatingPointError, MemoryError) as error:
-        raise ValueError(str(error)) from error
+    check_push(filled.push_to_hub, "model")
+    # These import torch, which takes seconds: what is wrong above is said before.
+    from titok_hf.training.start import speak_of_training_only
+    from titok_hf.training.start import train as run
+
+    speak_of_training_only()
+    folder = run(filled)
     values = {"model": folder, "run": filled.output_dir, "pushed_to": filled.push_to_hub}
     answer(values, as_json, Panel.fit(f"The model is in {bold(folder)}", title="trained"))
 

@@ -9,20 +9,37 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+from titok_hf.atomic_files import write_atomically
+from titok_hf.boundary import run
 
-from titok_hf.pictures import write_atomically
-from titok_hf.pipeline_titok import TiTokPipeline
-
-from .frozen_classifier import load_classifier
-from .measure import MeasureConfig, Measurement, measure, measured_with
+if TYPE_CHECKING:
+    from .measure import Measurement
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measures a model and writes what it found, with the command, the seed and the versions."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    arguments_of = parser()
+    options = vars(arguments_of.parse_args(arguments))
+    output = options.pop("output")
+    if output.is_dir() or (output.parent.exists() and not os.access(output.parent, os.W_OK)):
+        arguments_of.exit(2, f"{output} cannot be written. Name a JSON file in a folder that can.\n")
+    command = shlex.join(["python", "-m", "titok_hf.evaluation", *arguments])
+    try:
+        measurement = _measure(**options)
+    except (OSError, ValueError) as error:
+        arguments_of.exit(2, f"{error}\n")
+    for name, picture in measurement.pictures.items():
+        write_atomically(output.with_name(f"{output.stem}-{name}"), picture.save)
+    report = json.dumps({"command": command, **measurement.metrics}, indent=2)
+    write_atomically(output, f"{report}\n".encode())
+    print(report)
+
+
+def parser() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(prog="python -m titok_hf.evaluation", description="Measure a trained model.")
     parser.add_argument("--model", required=True, help="folder or Hub id of a TiTokPipeline")
     parser.add_argument("--judge", required=True, help="folder or Hub id of a classifier of the same data set")
@@ -37,24 +54,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, required=True, help="JSON file; the pictures are written beside it")
-    options = vars(parser.parse_args(arguments))
-    output = options.pop("output")
-    if output.is_dir() or (output.parent.exists() and not os.access(output.parent, os.W_OK)):
-        parser.exit(2, f"{output} cannot be written. Name a JSON file in a folder that can.\n")
-    command = shlex.join(["python", "-m", "titok_hf.evaluation", *arguments])
-    try:
-        measurement = _measure(**options)
-    except (OSError, ValueError) as error:
-        parser.exit(2, f"{error}\n")
-    for name, picture in measurement.pictures.items():
-        write_atomically(output.with_name(f"{output.stem}-{name}"), picture.save)
-    report = json.dumps({"command": command, **measurement.metrics}, indent=2)
-    write_atomically(output, f"{report}\n".encode())
-    print(report)
+    return parser
 
 
 def _measure(model: str, judge: str, device: str, **options: Any) -> Measurement:
     """Loads everything, measures, and puts what the numbers depend on in front of them."""
+    # These import torch, which takes seconds, so that wrong arguments are refused before.
+    import torch
+
+    from titok_hf.pipeline_titok import TiTokPipeline
+
+    from .frozen_classifier import load_classifier
+    from .measure import MeasureConfig, Measurement, measure, measured_with
+
     config = MeasureConfig(**options)
     pipeline = TiTokPipeline.from_pretrained(model).to(device)
     judge_model = load_classifier(judge).to(device)
@@ -70,4 +82,4 @@ def _measure(model: str, judge: str, device: str, **options: Any) -> Measurement
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

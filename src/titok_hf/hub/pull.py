@@ -13,6 +13,8 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from ..checkpoint_files import checkpoint_atomically, is_weights_file, variant_of
+from ..locations import check_is_hub_id
+from ..retries import with_retries
 from .cards import CARD_NAME
 from .connection import REPO_TYPES, Token, check_weights, clear_errors, exactly, is_hidden, is_published, repo_type_of
 from .folders import Description, Kind, Weights, describe, kind_of
@@ -65,13 +67,20 @@ def pull(
     place: dict[str, Any] = {"repo_type": repo_type, "revision": revision, "token": token}
     with clear_errors(repo_id):
         if online:
-            there = HfApi(token=token).list_repo_files(repo_id, repo_type=repo_type, revision=revision)
+            api = HfApi(token=token)
+            there = with_retries(lambda: api.list_repo_files(repo_id, repo_type=repo_type, revision=revision))
         else:
             cached = Path(snapshot_download(repo_id, local_files_only=True, **place))
             there = [path.relative_to(cached).as_posix() for path in cached.rglob("*") if path.is_file()]
         files = needed_files(there, variant)
+        if variant is not None and not any(is_weights_file(name) and variant_of(name) == variant for name in files):
+            names = sorted({variant_of(name) or "" for name in there if is_weights_file(name)} - {""})
+            raise ValueError(
+                f"{repo_id!r} has no weights of the variant {variant!r}. Variants there: {', '.join(names) or 'none'}."
+            )
         if online:
-            cached = Path(snapshot_download(repo_id, allow_patterns=exactly(files), **place))
+            patterns = exactly(files)
+            cached = Path(with_retries(lambda: snapshot_download(repo_id, allow_patterns=patterns, **place)))
     if kind is Kind.DATA_SET:
         kind_of(cached)
     else:
@@ -126,10 +135,12 @@ def needed_files(names: Iterable[str], variant: str | None = None) -> list[str]:
 def _small_files(repo_id: str, revision: str | None, token: Token) -> tuple[Path, str, bool]:
     """The folder in the cache with configurations and card, the type of repository, and whether the Hub answered."""
     place: dict[str, Any] = {"revision": revision, "token": token, "allow_patterns": _SMALL_FILES}
+    check_is_hub_id(repo_id)
     with clear_errors(repo_id):
         repo_type = repo_type_of(HfApi(token=token), repo_id, revision)
         if repo_type is not None:
-            return Path(snapshot_download(repo_id, repo_type=repo_type, **place)), repo_type, True
+            small = with_retries(lambda: snapshot_download(repo_id, repo_type=repo_type, **place))
+            return Path(small), repo_type, True
         for repo_type in REPO_TYPES[:-1]:
             try:
                 return _cached(repo_id, repo_type, place), repo_type, False

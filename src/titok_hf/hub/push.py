@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,6 +13,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from ..atomic_files import write_atomically
 from ..checkpoint_files import INDEX_NAME, is_weights_file, outdated_files
+from ..retries import with_retries
 from .cards import CARD_NAME, CardContent, is_generated, model_card, readdressed, with_new_head
 from .connection import Token, check_weights, clear_errors, is_hidden, is_published
 from .folders import (
@@ -93,11 +95,18 @@ def push_folder(
     files, left_out = _files_to_push(folder, kind, variant)
     api = HfApi(token=token)
     with clear_errors(repo_id):
-        repo_id = api.create_repo(repo_id, repo_type=kind.repo_type, private=private, exist_ok=True).repo_id
+        make = partial(api.create_repo, repo_id, repo_type=kind.repo_type, private=private, exist_ok=True)
+        repo_id = with_retries(make).repo_id
+        place: dict[str, Any] = {"repo_id": repo_id, "repo_type": kind.repo_type}
+        if private and not with_retries(partial(api.repo_info, **place)).private:
+            raise ValueError(
+                f"{repo_id!r} is there already and public, and nothing was uploaded. Make it private in its settings "
+                "on the Hub, or push without asking for a private one."
+            )
         if revision and not create_pr and not revision.startswith("refs/"):
-            api.create_branch(repo_id, branch=revision, repo_type=kind.repo_type, exist_ok=True)
-        place: dict[str, Any] = {"repo_id": repo_id, "repo_type": kind.repo_type, "revision": revision}
-        there = api.list_repo_files(**place)
+            with_retries(partial(api.create_branch, branch=revision, exist_ok=True, **place))
+        place["revision"] = revision
+        there = with_retries(partial(api.list_repo_files, **place))
         card = _card_to_push(folder, kind, repo_id, IMAGE_PROCESSOR_NAME in there)
         old_card = None
         if CARD_NAME in there:
@@ -105,14 +114,14 @@ def push_folder(
         new_card = card if replace_card else _chosen_card(kind, card, old_card)
         new_files = {name: folder / name for name in files} | {CARD_NAME: new_card.encode()}
         replaced = outdated_files(there, files)
-        commit = api.create_commit(
-            operations=[
-                *(CommitOperationAdd(name, content) for name, content in new_files.items()),
-                *(CommitOperationDelete(name) for name in replaced),
-            ],
-            commit_message=message or f"Upload {kind.value}",
-            create_pr=create_pr,
-            **place,
+        added = {name: CommitOperationAdd(name, content) for name, content in new_files.items()}
+        commit = with_retries(
+            lambda: api.create_commit(
+                operations=[*added.values(), *(CommitOperationDelete(name) for name in replaced)],
+                commit_message=message or f"Upload {kind.value}",
+                create_pr=create_pr,
+                **place,
+            )
         )
     _keep_card(folder / CARD_NAME, card)
     return Pushed(

@@ -1,5 +1,6 @@
 """Whole checkpoints to our format and back, as folders. Each run proves to itself that nothing changed."""
 
+import importlib
 import json
 import os
 from collections.abc import Mapping
@@ -23,7 +24,6 @@ from titok_hf.pipeline_titok import TiTokPipeline
 from titok_hf.scheduling_maskgit import MaskGitScheduler
 
 from .configs import network_fields, original_generator_config, original_tokenizer_config
-from .flax_checkpoint import flax_bytes
 from .loading import load, locate
 from .model_card import write_card
 from .reading import read_state_dict
@@ -191,6 +191,8 @@ def export_to_original(model: Source, output: Source, form: str = "safetensors")
     """
     if form not in EXPORT_FORMS:
         raise ValueError(f"form is {form!r}. Use one of {', '.join(EXPORT_FORMS)}.")
+    if form == "flax":
+        importlib.import_module("msgpack")  # the extra `convert` brings it; better missed now than after the work
     source = _local_folder(model)
     with checkpoint_atomically(output) as folder:
         if not (source / INDEX_NAME).exists():
@@ -280,6 +282,8 @@ def _export_model(source: Path, folder: Path, form: str, config: Mapping[str, An
 
 def _write_weights(tensors: dict[str, torch.Tensor], folder: Path, form: str) -> Path:
     if form == "flax":
+        from .flax_checkpoint import flax_bytes  # needs msgpack
+
         path = folder / "checkpoint.msgpack"
         path.write_bytes(flax_bytes({name: tensor.numpy() for name, tensor in tensors.items()}))
     elif form == "bin":

@@ -2,8 +2,7 @@
 
 import argparse
 
-from .recipes import RecipeError
-from .start import load_training_recipe, speak_of_training_only, train
+from titok_hf.boundary import run
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -13,11 +12,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of it")
     parser.add_argument("--push-to-hub", metavar="USER/NAME", help="upload the finished model")
     options = parser.parse_args(arguments)
+    from .configs import load_training_recipe
+    from .recipes import RecipeError
+
     if options.push_to_hub is not None:
         options.set.append(f"push_to_hub={options.push_to_hub}")
-    speak_of_training_only()
     try:
-        folder = train(load_training_recipe(options.recipe, options.set))
+        recipe = load_training_recipe(options.recipe, options.set)
+        # This imports torch, which takes seconds: a wrong recipe is refused before.
+        from .start import speak_of_training_only, train
+
+        speak_of_training_only()
+        folder = train(recipe)
     except RecipeError as error:
         parser.exit(2, f"{error}\n")
     except KeyboardInterrupt as stop:
@@ -28,4 +34,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -25,6 +25,7 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
+from titok_hf.boundary import run
 from titok_hf.checkpoint_files import checkpoint_atomically
 
 from .configs import ImageDataConfig
@@ -193,4 +194,4 @@ __all__ = [
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,7 +1,13 @@
 """Typed recipes. Every number that shapes a run stands here or in the YAML that fills it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
+
+import yaml
+
+from .recipes import RecipeError, find_recipe, load_recipe
 
 
 @dataclass
@@ -397,6 +403,27 @@ RECIPES: dict[str, type[Recipe]] = {
     "vqgan": VQGANRecipe,
     "generator": GeneratorRecipe,
 }
+
+
+def load_training_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """
+    A recipe of the kind that its file names.
+
+    Args:
+        name_or_path: the name of a recipe of this package, or the path of a YAML file.
+        overrides: `"key=value"` or `"group.key=value"`, the value written as in YAML; later ones win.
+    Raises:
+        RecipeError: there is no such recipe, it says no known kind, or it does not fit it.
+    """
+    try:
+        values = yaml.safe_load(find_recipe(name_or_path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{name_or_path} is not valid YAML: {error}") from error
+    kind = values.get("kind") if isinstance(values, dict) else None
+    if kind not in RECIPES:
+        raise RecipeError(f"The recipe says kind: {kind}. It must be one of {', '.join(RECIPES)}.")
+    return load_recipe(RECIPES[kind], name_or_path, overrides)
+
 
 __all__ = [
     "RECIPES",

@@ -1,20 +1,17 @@
 """From a recipe to a running job: the accelerator, the task of the recipe's kind, and the loop around it."""
 
 import logging
-from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import cast
 
 import torch
-import yaml
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration, TorchDynamoPlugin, set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from .configs import (
-    RECIPES,
     GeneratorRecipe,
     Recipe,
     Stage1Recipe,
@@ -22,35 +19,16 @@ from .configs import (
     SystemConfig,
     TokenizerRecipe,
     VQGANRecipe,
+    load_training_recipe,
 )
 from .initial_weights import load_initial_weights
 from .loop import Task, TrainingLoop
 from .processes import raised_together
-from .recipes import RecipeError, find_recipe, load_recipe
+from .recipes import RecipeError
 from .report import check_push_access, push_model, write_report
 from .run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
-
-
-def load_training_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """
-    A recipe of the kind that its file names.
-
-    Args:
-        name_or_path: the name of a recipe of this package, or the path of a YAML file.
-        overrides: `"key=value"` or `"group.key=value"`, the value written as in YAML; later ones win.
-    Raises:
-        RecipeError: there is no such recipe, it says no known kind, or it does not fit it.
-    """
-    try:
-        values = yaml.safe_load(find_recipe(name_or_path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{name_or_path} is not valid YAML: {error}") from error
-    kind = values.get("kind") if isinstance(values, dict) else None
-    if kind not in RECIPES:
-        raise RecipeError(f"The recipe says kind: {kind}. It must be one of {', '.join(RECIPES)}.")
-    return load_recipe(RECIPES[kind], name_or_path, overrides)
 
 
 def train(recipe: Recipe) -> Path:

@@ -1,0 +1,181 @@
+"""
+The one place where a command ends that cannot go on: each error becomes one sentence, each signal an exit code.
+
+It stands on the standard library alone, so that it is in force before anything slow is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import Any, NoReturn
+
+TRACEBACK_VARIABLE = "TITOK_HF_TRACEBACK"
+"""The environment variable that makes errors show their traceback."""
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# What a shell reports for a program that a signal ended.
+_OF_A_SIGNAL = 128
+INTERRUPTED = _OF_A_SIGNAL + signal.SIGINT
+
+# What a user can cause, and what is therefore raised with a sentence.
+_EXPECTED = (ValueError, OSError, FloatingPointError, NotImplementedError, ImportError)
+# Arguments of commands that name what is read: what to look at when an error does not say it.
+_INPUTS = ("source", "model", "codes", "images", "recipe", "folder", "repo_id", "with_tokenizer")
+# Arguments of Python functions that commands offer under another name.
+_OPTIONS = {
+    "exif_transpose": "--exif",
+    "min_crop_area": "--min-crop-area",
+    "num_inference_steps": "--steps",
+    "original_variant": "--variant",
+    "push_to_hub": "--push-to-hub",
+}
+
+
+def run(program: Callable[[], object]) -> NoReturn:
+    """
+    Run a whole program, its imports included, and leave the process with its exit code: 130 after Ctrl-C, 143 after
+    SIGTERM, 1 after an error, always with one sentence instead of a traceback.
+    """
+    _open_missing_streams()
+    received: list[int] = []
+    process = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the program at once
+        if os.getpid() != process:  # a child that was forked: the signal means what it meant before
+            os.kill(os.getpid(), number)
+            return
+        received.append(number)
+        raise KeyboardInterrupt
+
+    for number in _STOP_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` and background jobs of scripts have it
+            signal.signal(number, stop)
+    code = 0
+    try:
+        program()
+    except SystemExit as request:
+        code = request.code if isinstance(request.code, int) else int(request.code is not None)
+    except (KeyboardInterrupt, Exception) as error:
+        # C code that is interrupted during an import may raise an error of its own.
+        code = 1 if received else end_with(error)
+    for number in _STOP_SIGNALS:
+        if signal.getsignal(number) is stop:
+            signal.signal(number, signal.SIG_DFL)  # nothing is left to tidy up
+    if received:
+        if code != INTERRUPTED:  # else the command has said it
+            say("interrupted")
+        code = _OF_A_SIGNAL + received[0]
+    sys.exit(_flush(code))
+
+
+def end_with(
+    error: BaseException, given: Mapping[str, Any] | None = None, options: Mapping[str, str] | None = None
+) -> int:
+    """
+    Say on stderr in one sentence what went wrong.
+
+    Args:
+        error: what reached the boundary.
+        given: the arguments of the command, by their Python names.
+        options: the options of the command ("--size"), by the same names.
+
+    Returns:
+        the exit code.
+    """
+    code = exit_code_of(error)
+    if isinstance(error, BrokenPipeError):  # whoever read the answer has seen enough of it
+        return code
+    if os.environ.get(TRACEBACK_VARIABLE, "0") not in ("", "0"):
+        say("".join(traceback.format_exception(error)).rstrip())
+    say("interrupted" if code == INTERRUPTED else f"error: {sentence_of(error, given or {}, options or {})}")
+    return code
+
+
+def exit_code_of(error: BaseException) -> int:
+    """The exit code that tells a shell how a command ended."""
+    return INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
+
+
+def sentence_of(error: BaseException, given: Mapping[str, Any], options: Mapping[str, str]) -> str:
+    """
+    What went wrong in the words of the command line.
+
+    Args:
+        error: an exception; one that nobody foresaw is named with its type, and with what the command was to read.
+        given, options: as for [`end_with`].
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        from .extras import how_to_install
+
+        return how_to_install(error.name)
+    if isinstance(error, MemoryError) or "out of memory" in text.lower():
+        reason = f" ({text})" if text else ""
+        return f"there is not enough memory{reason}. Use smaller batches, or a smaller model.{_reading(given)}"
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{os.fsdecode(error.filename)} cannot be used ({error.strerror})."
+    if isinstance(error, _EXPECTED) and text and not isinstance(error, UnicodeError):
+        return _in_options(text, options)
+    what = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{what}.{_reading(given)} Nobody foresaw this: {TRACEBACK_VARIABLE}=1 shows where it happened."
+
+
+def say(message: str) -> None:
+    """Write to stderr, red on a terminal; a stderr that cannot be written is no reason for another error."""
+    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    try:
+        print(f"\033[31m{message}\033[0m" if colour else message, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        pass
+
+
+def _reading(given: Mapping[str, Any]) -> str:
+    """What the command was told to read."""
+    values = [given[name] for name in _INPUTS if given.get(name)]
+    names = [str(value[0] if isinstance(value, list) else value) for value in values]
+    return f" It was reading {' and '.join(names)}." if names else ""
+
+
+def _in_options(text: str, options: Mapping[str, str]) -> str:
+    """A message about Python's arguments as one about options: `num_views` is `--num-views` to whoever types it."""
+    options = _OPTIONS | {name: option for name, option in options.items() if "_" in name}
+    # Whole words alone, and no parts of paths or of names in quotation marks; "name=" is how Python would pass it.
+    words = re.compile(rf"(?<![\w./\\'\"-])({'|'.join(map(re.escape, options))})=?(?![\w/\\'\"-])")
+    return words.sub(lambda found: options[found[1]], text)
+
+
+def _open_missing_streams() -> None:
+    """
+    Give the program the three streams that every program expects: with `>&-` Python has none, and the next file that
+    is opened would get the number of the missing one. Names that the terminal cannot show are shown with backslashes.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def _flush(code: int) -> int:
+    """Write what is still to be written; the exit code says whether it could be."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError) as error:
+            if stream is sys.stdout and not code:
+                code = end_with(OSError(f"the answer cannot be written to standard output ({error})"))
+            # Python would try again on its way out, and complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return code
+
+
+__all__ = ["INTERRUPTED", "TRACEBACK_VARIABLE", "end_with", "run", "say", "sentence_of"]

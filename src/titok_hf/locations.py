@@ -1,0 +1,96 @@
+"""What users name: a path on this machine, or the id of a Hub repository. Settled before anybody is asked for it."""
+
+import difflib
+import os
+import re
+from pathlib import Path
+
+# "user/name", as the Hub allows it; a data set that came to the Hub early has no user.
+_HUB_ID = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]{0,95}", re.ASCII)
+# Nobody names a repository like a file.
+_FILE_SUFFIXES = (
+    *(".bin", ".ckpt", ".msgpack", ".pt", ".pth", ".safetensors"),
+    *(".jpeg", ".jpg", ".png", ".webp", ".gz", ".parquet", ".tar", ".zip"),
+    *(".json", ".jsonl", ".txt", ".yaml", ".yml"),
+)
+
+
+def may_be_hub_id(name: str | os.PathLike, needs_user: bool = True) -> bool:
+    """
+    Whether a name that is no path on this machine can be the id of a Hub repository.
+
+    Args:
+        name: what the user typed.
+        needs_user: whether "name" without a user is none.
+    """
+    text = os.fspath(name)
+    return (
+        isinstance(text, str)
+        and _HUB_ID.fullmatch(text) is not None
+        and ("/" in text or not needs_user)
+        and Path(text).suffix.lower() not in _FILE_SUFFIXES
+    )
+
+
+def check_location(name: str | os.PathLike, what: str = "model", needs_user: bool = True) -> bool:
+    """
+    Settle whether a name means something on this machine.
+
+    Args:
+        name: what the user typed.
+        what: what it is to be, for the message.
+        needs_user: as for [`may_be_hub_id`].
+
+    Returns:
+        whether it is a path that exists; else it is the id of a Hub repository.
+
+    Raises:
+        FileNotFoundError: neither nor.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        return True
+    if may_be_hub_id(name, needs_user):
+        return False
+    raise FileNotFoundError(_not_there(name, what))
+
+
+def check_is_hub_id(name: str, needs_user: bool = True) -> None:
+    """Raises ValueError if a name that is to be that of a repository cannot be one, so that nobody is asked for it."""
+    if not may_be_hub_id(name, needs_user):
+        raise ValueError(f"{name!r} is no id of a Hub repository. Write an id as user/name.")
+
+
+def _not_there(name: str | os.PathLike, what: str) -> str:
+    """Where on a path nothing more is, and what there is of a similar name."""
+    path = Path(name).expanduser()
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    known = sorted(entry.name for entry in above.iterdir()) if os.access(above, os.R_OK) and above.is_dir() else []
+    wanted = path.absolute().relative_to(above).parts[0]
+    near = difflib.get_close_matches(wanted, known, n=1)
+    advice = f"Did you mean {above / near[0]}?" if near else "Check the path, or write a Hub id as user/name."
+    return f"The {what} {str(name)!r} does not exist: {str(above)!r} holds no {wanted!r}. {advice}"
+
+
+def check_apart(output: str | os.PathLike, *inputs: str | os.PathLike | None) -> None:
+    """
+    Look whether what is written would take the place of what is read.
+
+    Args:
+        output: the file or folder to write.
+        inputs: files and folders to read; what does not exist is none.
+
+    Raises:
+        FileExistsError: an input is the output, or lies in it.
+    """
+    written = Path(output).resolve()
+    for one in inputs:
+        if one is None or not Path(one).exists():
+            continue
+        read = Path(one).resolve()
+        if read == written or written in read.parents or (written.exists() and written.samefile(read)):
+            where = "is read, and would be overwritten" if read == written else f"lies in {output} and is read"
+            raise FileExistsError(f"{one} {where}. Choose another place with --output.")
+
+
+__all__ = ["check_apart", "check_is_hub_id", "check_location", "may_be_hub_id"]
