@@ -178,14 +178,15 @@ def test_learning_rate_warms_up_and_falls_along_a_half_cosine(tokenizer_values):
 
 
 def test_the_model_that_is_saved_is_the_average_of_all_steps(tokenizer_values):
-    loop = loop_of(tokenizer_values, optimization={"ema_decay": 0.6})
+    # Reached at the fourth step: (1 + n) / (10 + n) is what the decay grows as.
+    loop = loop_of(tokenizer_values, optimization={"ema_decay": 0.25})
     average = {name: value.clone() for name, value in loop.task.model.state_dict().items()}
     finish_step = loop.task.after_step
 
     def finish_and_average() -> None:
         finish_step()
         # The decay grows as (1 + n) / (10 + n) up to its value; after the first step the average is the weights.
-        decay = min(0.6, loop.step / (9 + loop.step)) if loop.step > 1 else 0.0
+        decay = min(0.25, loop.step / (9 + loop.step)) if loop.step > 1 else 0.0
         for name, value in loop.task.model.state_dict().items():
             average[name].lerp_(value, 1 - decay)
 

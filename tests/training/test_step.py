@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from training_runs import equal, loop_of, loop_with_scaler, same_state, trained
+from training_runs import equal, loop_of, loop_with_scaler, same_state, series, trained
 
 # The discriminator takes part from the first step on, and LeCam's term is as large as the others.
 ADVERSARIAL = {"start_step": 0, "lecam_weight": 5.0}
@@ -60,6 +60,18 @@ def test_fp16_gives_both_optimisers_the_gradients_of_float32_over_several_batche
     for name in ("model", "discriminator"):
         ours, theirs = (torch.cat([each.flatten() for each in all_of[name]]) for all_of in (rounded, wanted))
         assert (ours - theirs).norm() < 0.02 * theirs.norm(), name
+
+
+@pytest.mark.parametrize("scale", [None, 2.0**10])
+def test_gradients_reach_both_optimisers_no_longer_than_the_largest_norm(scale, values_of):
+    values = in_two_batches(with_adversary(values_of("gan")))
+    values["optimization"]["max_grad_norm"] = 0.01
+    values["cadence"]["log_every"] = 1
+    clipped = gradients_of(loop_of(values) if scale is None else loop_with_scaler(values, scale))
+    for name, logged in (("model", "grad_norm"), ("discriminator", "discriminator/grad_norm")):
+        norm = torch.stack([gradient.norm() for gradient in clipped[name]]).norm()
+        assert norm.item() == pytest.approx(0.01, rel=1e-3)
+        assert series(values, logged)[0] > 0.02, "the log has the norm before that"
 
 
 def test_two_optimisers_share_one_update_of_the_scale(values_of):

@@ -128,7 +128,8 @@ class Stage1Task:
             self.measures.update(images, reconstructions, output.codes)
             codes = self._teach(images)
             accuracy = (output.logits.argmax(dim=-1) == codes).float().mean()
-            sums += len(images) * torch.tensor([proxy_code_loss(output.logits, codes), accuracy, 1])
+            of_images = torch.stack([proxy_code_loss(output.logits, codes), accuracy, torch.ones_like(accuracy)])
+            sums += len(images) * of_images.cpu()
         loss, accuracy, num_images = self.measures.sum_over_processes(sums).tolist()
         measures = {"proxy_code_loss": loss / num_images, "accuracy": accuracy / num_images}
         picture = picture_of_pairs(*self._reconstruct(self.test_images[:_IMAGES_SHOWN])[:2])

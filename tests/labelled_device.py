@@ -1,0 +1,111 @@
+"""
+A GPU for tests where there is none: tensors that compute on the CPU and say that they are on another device.
+
+As on a real one, an operation refuses tensors of both devices, but for single numbers and indices. So a test on any
+machine fails where code leaves a tensor on the CPU.
+"""
+
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
+
+DEVICE_TYPE = "elsewhere"
+
+_aten = torch.ops.aten
+# These bring tensors of two devices together on a real GPU too.
+_BETWEEN_DEVICES = {_aten.copy_.default, _aten._to_copy.default}
+_INDEXING = {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default}
+
+
+class OnDevice(torch.Tensor):
+    """A tensor that says it is on that device; `inner` holds its values on the CPU."""
+
+    @staticmethod
+    def __new__(cls, inner: torch.Tensor) -> "OnDevice":
+        return torch.Tensor._make_wrapper_subclass(
+            cls,
+            inner.size(),
+            inner.stride(),
+            inner.storage_offset(),
+            dtype=inner.dtype,
+            device=torch.device(DEVICE_TYPE, 0),
+        )
+
+    def __init__(self, inner: torch.Tensor) -> None:
+        self.inner = inner
+
+    def __repr__(self) -> str:
+        return f"OnDevice({self.inner})"
+
+    def tolist(self) -> Any:
+        return self.inner.tolist()
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _run(function, args, kwargs or {})
+
+
+class _DeviceMode(TorchDispatchMode):
+    """Makes new tensors that are asked for on that device."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _run(function, args, kwargs or {})
+
+
+class _ConstructionMode(TorchFunctionMode):
+    """`torch.tensor(values, device=...)` copies to the device where no other mode sees it."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if function in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None:
+            device = kwargs.pop("device")
+            return function(*args, **kwargs).to(device)
+        return function(*args, **kwargs)
+
+
+def _run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    leaves = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, torch.Tensor)]
+    there = [leaf for leaf in leaves if isinstance(leaf, OnDevice)]
+    here = [leaf for leaf in leaves if not isinstance(leaf, OnDevice) and leaf.ndim]
+    if there and here and function not in _BETWEEN_DEVICES | _INDEXING:
+        shapes = [tuple(tensor.shape) for tensor in here]
+        raise RuntimeError(f"{function} got tensors of {DEVICE_TYPE}, and of the CPU: shapes {shapes}")
+    target = kwargs.get("device")
+    wraps = bool(there) if target is None else torch.device(target).type == DEVICE_TYPE
+    if function is _aten.copy_.default:
+        wraps = isinstance(args[0], OnDevice)
+    if target is not None:
+        kwargs = kwargs | {"device": torch.device("cpu")}
+    originals = {id(leaf.inner): leaf for leaf in there}
+    inner_args, inner_kwargs = tree_map(
+        lambda leaf: leaf.inner if isinstance(leaf, OnDevice) else leaf, (args, kwargs)
+    )
+    result = function(*inner_args, **inner_kwargs)
+
+    def wrap(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        if id(leaf) in originals:  # what happened in place
+            return originals[id(leaf)]
+        return OnDevice(leaf) if wraps else leaf
+
+    return tree_map(wrap, result)
+
+
+class _Backend(_DummyBackendModule):
+    @staticmethod
+    def get_amp_supported_dtype() -> list[torch.dtype]:
+        return [torch.float16, torch.bfloat16]
+
+
+def start() -> torch.device:
+    """Makes the device known to this process for good, so a process of its own is the place to call it."""
+    _setup_privateuseone_for_python_backend(rename=DEVICE_TYPE, backend_module=_Backend())
+    torch.__future__.set_overwrite_module_params_on_conversion(True)  # `Module.to` puts new parameters in place
+    _DeviceMode().__enter__()
+    _ConstructionMode().__enter__()
+    return torch.device(DEVICE_TYPE, 0)
