@@ -123,3 +123,16 @@ def test_bad_input_is_named(source, teacher, tmp_path):
     (tmp_path / "report-train.json").write_text(json.dumps(report))
     with pytest.raises(ValueError, match="does not say how the images were cut: crop is missing"):
         recorded_views(str(tmp_path))
+
+
+def test_codes_follow_the_image_that_takes_the_place_of_a_broken_one():
+    features = Features({"image": Image(), "codes": List(Value("uint16"), length=2), "label": Value("int64")})
+    rows = {"image": [encoded(number) for number in range(4)], "codes": [[number, 9] for number in range(4)]}
+    rows["image"][1] = {"bytes": b"no picture", "path": "bad.png"}
+    dataset = Dataset.from_dict(rows | {"label": [0, 1, 2, 3]}, features=features)
+    arguments = {"batch_size": 4, "shuffle": False}
+    batch = next(iter(ImageCodeLoader(dataset, None, center_view(16), skip_broken=True, **arguments)))
+    assert batch["codes"][:, 0].tolist() == batch["label"].tolist() == [0, 2, 2, 3]
+    assert torch.equal(batch["pixels"][1], batch["pixels"][2])
+    with pytest.raises(ValueError, match=r"Image 1 \(bad.png\) cannot be used"):
+        next(iter(ImageCodeLoader(dataset, None, center_view(16), **arguments)))

@@ -303,3 +303,25 @@ def test_bad_input_is_named(images, codes):
     )
     with pytest.raises(ValueError, match="Image 0 cannot be used: it is no picture"):
         next(iter(ImageLoader(broken, 16, batch_size=1)))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_another_image_takes_the_place_of_a_broken_one(workers, images, caplog):
+    """The others stay where they are; the place of a loader knows what was skipped, so that it is named once."""
+    rows = [row | {"image": {"bytes": b"no picture", "path": "bad.png"}} if n == 1 else row for n, row in
+            enumerate(images.cast_column("image", Image(decode=False)).select(range(6)))]  # fmt: skip
+    broken = Dataset.from_list(rows, features=images.features)
+    options = {"batch_size": 3, "shuffle": False, "flip": False, "workers": workers}
+    whole = next(iter(ImageLoader(images, 16, **options)))
+    loader = ImageLoader(broken, 16, skip_broken=True, **options)
+    first, _, again = islice(loader, 3)
+    assert torch.equal(first["pixels"][[0, 2]], whole["pixels"][[0, 2]]) and first["label"].tolist() == [0, 2, 2]
+    assert torch.equal(first["pixels"][1], first["pixels"][2]) and again["label"].tolist() == [0, 2, 2]
+    (reason,) = loader.skipped
+    assert "Image 1 (bad.png) cannot be used: it is no picture" in reason and caplog.text.count("bad.png") == 1
+    resumed = ImageLoader(broken, 16, skip_broken=True, **options)
+    resumed.load_state_dict(loader.state_dict())
+    next(iter(resumed))
+    assert resumed.skipped == loader.skipped and caplog.text.count("bad.png") == 1
+    with pytest.raises(ValueError, match=r"Image 1 \(bad.png\) cannot be used"):
+        next(iter(ImageLoader(broken.select([1]), 16, batch_size=1, skip_broken=True)))

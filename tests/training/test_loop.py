@@ -26,8 +26,8 @@ from training_runs import (
 
 
 def measured(values: dict[str, Any]) -> list[dict[str, float]]:
-    """The entries of a run, without what the clock says, and without the counts of codes since the run was resumed."""
-    left_out = ("images_per_second", "codes_used", "codebook_perplexity")
+    """The entries of a run, without what the clock says."""
+    left_out = ("images_per_second",)
     return [{name: value for name, value in entry.items() if name not in left_out} for entry in entries_of(values)]
 
 

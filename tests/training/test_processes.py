@@ -21,7 +21,7 @@ import yaml
 from titok_hf.training.__main__ import main
 from titok_hf.training.recipes import RecipeError, recipe_to_yaml
 from titok_hf.training.run_folder import RunFolder
-from training_runs import cut_off, entries_of, equal, loop_of, recipe_of, trained
+from training_runs import cut_off, entries_of, equal, loop_of, recipe_of, series, trained
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 ENVIRONMENT = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
@@ -286,5 +286,19 @@ def test_a_broken_image_is_skipped_where_the_recipe_says_so(
     values = tokenizer_values | {"data": data}
     whole = trained(values, output_dir=str(tmp_path / "whole"))
     assert len(re.findall(f"skipped: Image .*{broken.name}", caplog.text)) == 1  # in two epochs
+    counts = series(values | {"output_dir": str(tmp_path / "whole")}, "skipped_images")
+    assert counts[-1] == 1
     cut_off(values, after_step=5)
     assert equal(trained(values), whole)
+    assert series(values, "skipped_images") == counts
+
+
+def test_a_broken_test_image_is_left_out_or_named(tokenizer_values, picture_folder, tmp_path):
+    source = shutil.copytree(picture_folder, tmp_path / "pictures")
+    broken = min((source / "test").rglob("*.png"))
+    broken.write_bytes(b"no picture")
+    data = tokenizer_values["data"] | {"source": str(source)}
+    with pytest.raises(RecipeError, match=f"Image 0 .*{broken.name}.* cannot be used: it is no picture"):
+        loop_of(tokenizer_values | {"data": data})
+    loop = loop_of(tokenizer_values | {"data": data | {"broken_images": "skip"}})
+    assert len(loop.task.test_images) == 19

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,18 +55,8 @@ class Augmentation:
             ValueError: an image cannot be used, and is not to be skipped or has no other image in its batch.
         """
         epoch, records = task
-        usable: list[tuple[PILImage.Image, int | None]] = []
-        skipped: list[str] = []
-        for record in records:
-            try:
-                usable.append((self._square(record, epoch), record.label))
-            except ValueError as error:
-                if not self.skip_broken or len(skipped) + 1 == len(records):
-                    raise
-                skipped.append(str(error))
-        # The number of images that are skipped depends on the batch alone, and so do their substitutes.
-        usable += [usable[index % len(usable)] for index in range(len(skipped))]
-        return _stacked([square for square, _ in usable]), [label for _, label in usable], skipped
+        squares, shown, skipped = _squares(lambda record, _: self._square(record, epoch), records, self.skip_broken)
+        return _stacked(squares), [records[position].label for position in shown], skipped
 
     def _square(self, record: Record, epoch: int) -> PILImage.Image:
         image = _decoded(record, Decoding())
@@ -81,19 +72,55 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class ViewBatch:
-    """Decodes images and cuts the view of each that its codes belong to."""
+    """
+    Decodes images and cuts the view of each that its codes belong to.
+
+    Args:
+        views: how the views are cut.
+        skip_broken: see [`Augmentation`].
+    """
 
     views: ViewCutter
+    skip_broken: bool = False
 
-    def __call__(self, task: ViewTask) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """A task -> pixels, uint8 (batch, 3, image_size, image_size); codes and labels as they are."""
+    def __call__(self, task: ViewTask) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, list[str]]:
+        """
+        A task -> pixels, uint8 (batch, 3, image_size, image_size); the codes and labels that belong to them, and what
+        was skipped. Raises what [`Augmentation`] raises.
+        """
         records, views, codes, labels = task
-        decoding = self.views.settings.decoding()
-        squares = [
-            self.views.one(_decoded(record, decoding), record.source_index, view)
-            for record, view in zip(records, views, strict=True)
-        ]
-        return _stacked(squares), codes, labels
+        squares, shown, skipped = _squares(
+            lambda record, position: self._view(record, views[position]), records, self.skip_broken
+        )
+        return _stacked(squares), codes[shown], None if labels is None else labels[shown], skipped
+
+    def _view(self, record: Record, view: int) -> PILImage.Image:
+        return self.views.one(_decoded(record, self.views.settings.decoding()), record.source_index, view)
+
+
+def _squares(
+    cut: Callable[[Record, int], PILImage.Image], records: list[Record], skip_broken: bool
+) -> tuple[list[PILImage.Image], list[int], list[str]]:
+    """
+    Cuts the square of each image of a batch, given the image and its position.
+
+    Returns:
+        the squares; the position of the image that each shows, which is another one where an image was skipped; and
+        the reasons of those that were skipped.
+    """
+    found: dict[int, PILImage.Image] = {}
+    skipped: list[str] = []
+    for position, record in enumerate(records):
+        try:
+            found[position] = cut(record, position)
+        except ValueError as error:
+            if not skip_broken or len(skipped) + 1 == len(records):
+                raise
+            skipped.append(str(error))
+    # Which image takes a place depends on the batch alone, so a resumed run sees what it would have seen.
+    usable = list(found)
+    shown = [position if position in found else usable[position % len(usable)] for position in range(len(records))]
+    return [found[position] for position in shown], shown, skipped
 
 
 def described(record: Record) -> str:

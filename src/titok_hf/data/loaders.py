@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -20,8 +19,6 @@ from .sources import Source
 from .training_data import num_views as views_of_each_image
 from .transforms import ResizeMode
 from .views import ViewCutter
-
-logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
@@ -67,7 +64,7 @@ class ImageLoader(ResumableLoader):
         self.dataset = dataset
         self.source = Source(dataset)
         self.augment = Augmentation(image_size, random_crop, flip, seed, resize_mode, skip_broken)
-        self.skipped: set[str] = set()
+        self.skips_broken = skip_broken
 
     @property
     def num_examples(self) -> int | None:
@@ -93,10 +90,7 @@ class ImageLoader(ResumableLoader):
 
     def _batch(self, result: tuple[np.ndarray, list[int | None], list[str]]) -> dict[str, torch.Tensor]:
         pixels, labels, skipped = result
-        for image in skipped:
-            if image not in self.skipped:  # once, not once an epoch
-                logger.warning(f"skipped: {image}")
-                self.skipped.add(image)
+        self._note_skipped(skipped)
         batch = {"pixels": torch.from_numpy(pixels)}
         return batch | {"label": torch.tensor(labels)} if self.source.has_labels else batch
 
@@ -187,6 +181,7 @@ class ImageCodeLoader(ResumableLoader):
             one view, such as `center_view` does.
         views: how the codes' images were cut; see `recorded_views` and `center_view`.
         workers: processes that decode, ahead of the batches that are asked for; 0 decodes in this one.
+        skip_broken: see [`ImageLoader`].
         batch_size, part, seed, shuffle: see [`ResumableLoader`].
 
     Raises:
@@ -204,8 +199,10 @@ class ImageCodeLoader(ResumableLoader):
         seed: int = 0,
         workers: int = 0,
         part: Part | None = None,
+        skip_broken: bool = False,
     ) -> None:
         super().__init__(batch_size, part, seed, shuffle, workers, is_stream=False)
+        self.skips_broken = skip_broken
         if not (isinstance(images, Dataset) and isinstance(codes, Dataset | None)):
             raise ValueError(
                 "Images and codes are found by number, which a stream does not allow. Load both as a whole."
@@ -227,7 +224,7 @@ class ImageCodeLoader(ResumableLoader):
         return len(self.image_rows)
 
     def _work(self) -> ViewBatch:
-        return ViewBatch(self.views)
+        return ViewBatch(self.views, self.skips_broken)
 
     def _tasks(self, epoch: int, start: int) -> Iterator[ViewTask]:
         for numbers in self._order(len(self.image_rows), epoch, start):
@@ -239,8 +236,9 @@ class ImageCodeLoader(ResumableLoader):
                 labels = np.array([_with_checked_label(record, self.source).label for record in records])
             yield records, views, np.asarray(rows["codes"]), labels
 
-    def _batch(self, result: tuple[np.ndarray, np.ndarray, np.ndarray | None]) -> dict[str, torch.Tensor]:
-        pixels, codes, labels = result
+    def _batch(self, result: tuple[np.ndarray, np.ndarray, np.ndarray | None, list[str]]) -> dict[str, torch.Tensor]:
+        pixels, codes, labels, skipped = result
+        self._note_skipped(skipped)
         batch = {"pixels": torch.from_numpy(pixels), "codes": torch.from_numpy(codes.astype(np.int64))}
         return batch if labels is None else batch | {"label": torch.from_numpy(labels.astype(np.int64))}
 

@@ -10,6 +10,7 @@ files, which may be longer or shorter than another's: each process has its own e
 from __future__ import annotations
 
 import itertools
+import logging
 import random
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -23,6 +24,8 @@ from datasets.distributed import split_dataset_by_node
 
 from .parallel import ordered_map
 from .shards import Part
+
+logger = logging.getLogger(__name__)
 
 _SHUFFLE_BUFFER = 10_000
 
@@ -51,6 +54,8 @@ class ResumableLoader:
     Attributes:
         epoch: of the batch that was handed out last, from 0.
         num_batches: batches of that epoch that were handed out.
+        skips_broken: whether another image takes the place of one that cannot be used.
+        skipped: why images were skipped so far, each by its name.
         examples_seen: examples that this process was handed in all epochs, its own ones alone.
     """
 
@@ -70,6 +75,8 @@ class ResumableLoader:
         self.epoch = 0
         self.num_batches = 0
         self.examples_seen = 0
+        self.skips_broken = False
+        self.skipped: set[str] = set()
 
     @property
     def num_examples(self) -> int | None:
@@ -91,21 +98,23 @@ class ResumableLoader:
                 self.examples_seen += self.batch_size
                 yield self._batch(result)
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """
         The place: `epoch`, and `examples` of it that all processes together have handed out.
 
         Any number of processes goes on from there with the same global batch. The place in a stream is that of one
         process among as many: it adds `processes`, `process`, and `examples_of_process`, which that one was handed
-        in all epochs and which is equal for all of them.
+        in all epochs and which is equal for all of them. `skipped` is there where images were skipped.
         """
-        place = {"epoch": self.epoch, "examples": self.num_batches * self.global_batch_size}
+        place: dict[str, Any] = {"epoch": self.epoch, "examples": self.num_batches * self.global_batch_size}
+        if self.skipped:
+            place["skipped"] = sorted(self.skipped)
         if not self.is_stream:
             return place
         own = {"processes": self.part.count, "process": self.part.index, "examples_of_process": self.examples_seen}
         return place | own
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """
         Goes to a place that `state_dict` gave; for iterators that are made from now on.
 
@@ -126,6 +135,7 @@ class ResumableLoader:
                 f"{self.global_batch_size} ({self.batch_size} x {self.part.count} processes). Resume with the global "
                 "batch size that the run was saved with."
             )
+        self.skipped = set(state.get("skipped", ()))
         self.epoch, self.num_batches = state["epoch"], state["examples"] // self.global_batch_size
         if not self.is_stream:
             return
@@ -171,6 +181,13 @@ class ResumableLoader:
     def _batch(self, result: Any) -> dict[str, torch.Tensor]:
         """What a worker made of a task, as tensors."""
         raise NotImplementedError
+
+    def _note_skipped(self, reasons: list[str]) -> None:
+        """Names images that were skipped, each once and not once an epoch."""
+        for reason in reasons:
+            if reason not in self.skipped:
+                logger.warning(f"skipped: {reason}")
+                self.skipped.add(reason)
 
     def _order(self, num_examples: int, epoch: int, start: int) -> Iterator[list[int]]:
         """Numbers of the examples of each batch of this process; every process gets equally many."""

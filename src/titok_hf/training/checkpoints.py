@@ -7,10 +7,10 @@ import math
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -36,6 +36,17 @@ _SECONDS_TO_APPEAR = 10.0
 _TORCH_CANNOT_WRITE = ("inline_container", "PytorchStreamWriter", "iostream error")
 
 
+@runtime_checkable
+class Gathered(Protocol):
+    """
+    A part of a checkpoint whose state is spread over the processes. It is gathered before anything is written: were a
+    process to fail in between, the others would wait for it.
+    """
+
+    def gather(self) -> None:
+        """Collects what `state_dict` then gives; runs in all processes."""
+
+
 class Progress:
     """
     How far a run is, in accelerate's protocol for what a checkpoint holds.
@@ -52,11 +63,15 @@ class Progress:
         self.best_by, more_is_better = best_by
         self.best = -math.inf if more_is_better else math.inf
         self.loader_state = loader.state_dict()
+        self.places = [self.loader_state]
+
+    def gather(self) -> None:
+        """Collects the places of the loaders of all processes."""
+        self.places = gather(self.loader_state)
 
     def state_dict(self) -> dict[str, Any]:
-        """Gathers the places of the loaders, so all processes call it, as accelerate's `save_state` does."""
         state = {"step": self.step, "best": self.best, "best_by": self.best_by}
-        state |= {"loaders": gather(self.loader_state)}
+        state |= {"loaders": self.places}
         return state | {"examples_per_step": self.examples_per_step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -87,11 +102,20 @@ class Checkpoints:
         folder: of the run.
         accelerator: whose models, optimisers and registered objects are saved.
         ema: the averaged weights, which accelerate does not know.
+        gathered: those of the registered objects that are gathered before they are saved.
         on_each_node: whether each node has a folder of its own, to which one of its processes writes.
     """
 
-    def __init__(self, folder: RunFolder, accelerator: Accelerator, ema: EMAModel, on_each_node: bool = False):
+    def __init__(
+        self,
+        folder: RunFolder,
+        accelerator: Accelerator,
+        ema: EMAModel,
+        gathered: Sequence[Gathered] = (),
+        on_each_node: bool = False,
+    ):
         self.folder, self.accelerator, self.ema, self.on_each_node = folder, accelerator, ema, on_each_node
+        self.gathered = gathered
         self.is_writer = accelerator.is_local_main_process if on_each_node else accelerator.is_main_process
         self._saved_step: int | None = None
 
@@ -141,6 +165,8 @@ class Checkpoints:
         if step == self._saved_step:
             return
         what = f"The checkpoint of step {step}"
+        for part in self.gathered:
+            part.gather()
         try:
             with written_together(what, self.folder):
                 self.accelerator.save_state(str(self.folder.unfinished))

@@ -13,7 +13,7 @@ from titok_hf.quantization_titok import TiTokVectorQuantizer
 
 class CodebookCounter:
     """
-    Counts codes over batches and processes.
+    Counts codes over batches and processes. The counts since the last entry are part of the training state.
 
     Args:
         codebook_size: entries of the codebook.
@@ -23,6 +23,7 @@ class CodebookCounter:
     def __init__(self, codebook_size: int, accelerator: Accelerator):
         self.accelerator = accelerator
         self.histogram = torch.zeros(codebook_size, dtype=torch.int64, device=accelerator.device)
+        self._of_all_processes = self.histogram
 
     def update(self, codes: torch.Tensor) -> None:
         """Adds codes of any shape, int64, on the accelerator's device, and does not wait for it."""
@@ -37,6 +38,18 @@ class CodebookCounter:
             return {}
         usage = CodebookUsage.from_histogram(histogram)
         return {"codes_used": usage.num_used, "codebook_perplexity": usage.perplexity}
+
+    def gather(self) -> None:
+        """Adds up the counts of all processes, to be saved."""
+        self._of_all_processes = self.accelerator.reduce(self.histogram.clone(), "sum")
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {"histogram": self._of_all_processes}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        # One process takes the counts of all, however many there are now.
+        is_first = self.accelerator.is_main_process
+        self.histogram = state["histogram"].to(self.histogram.device) * is_first
 
 
 class CodebookReinitializer:

@@ -27,7 +27,8 @@ class ImageDataConfig:
         streaming: whether training images are read as a stream, without a local copy.
         num_workers: processes that decode training images; 0 decodes in the training process.
         broken_images: "stop" ends the run at a training image that cannot be read, names it and saves the state before
-            it; "skip" takes another image of the batch in its place and names it in a warning.
+            it; "skip" takes another image of the batch in its place and names it in a warning. `skipped_images` in
+            the entries is their number so far. Test images that cannot be read are then left out.
         codes: for stage 1, the data set that `titok-hf pretokenize` made of `source` with the teacher. Without one,
             the teacher encodes each batch.
     """

@@ -1,6 +1,7 @@
 """Images of a run: where they come from, on the way to the model, and as the pictures that a run writes."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,8 @@ from titok_hf.pictures import contact_sheet
 from .configs import CodeDataConfig, ImageDataConfig, OptimizationConfig
 from .recipes import RecipeError
 from .run_folder import HELD_OUT
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -165,18 +168,29 @@ def check_batches(loader: ResumableLoader, num_examples: int) -> None:
 
 def decode_images(dataset: Dataset, config: ImageDataConfig, limit: int) -> tuple[torch.Tensor, list[int | None]]:
     """
-    The first `limit` images as tests see them.
+    The first `limit` images as tests see them; without those that cannot be read where the recipe skips such images.
 
     Returns:
         uint8, shape (limit, 3, image_size, image_size), and their labels, None where there are none.
+    Raises:
+        RecipeError: an image that cannot be read and is not skipped, or none that can.
     """
     source = Source(dataset, limit=limit)
     decode = Augmentation(config.image_size, random_crop=False, flip=False, seed=0, resize_mode=config.resize_mode)
-    try:
-        pixels, labels, _ = decode((0, source.take(list(range(source.num_images or 0)))))
-    except ValueError as error:
-        raise RecipeError(f"data: {error}") from error
-    return torch.from_numpy(pixels), labels
+    images, labels = [], []
+    for record in source.read(0, source.num_images or 0):
+        try:
+            pixels, (label,), _ = decode((0, [record]))
+        except ValueError as error:
+            if config.broken_images == "stop":
+                raise RecipeError(f"data: {error}") from error
+            logger.warning(f"skipped in tests: {error}")
+            continue
+        images.append(pixels)
+        labels.append(label)
+    if not images:
+        raise RecipeError(f"data: no test image of {config.source} can be read.")
+    return torch.from_numpy(np.concatenate(images)), labels
 
 
 def weights_digest(model: nn.Module) -> str:

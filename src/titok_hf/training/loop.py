@@ -24,9 +24,9 @@ from titok_hf.atomic_files import write_atomically
 from titok_hf.checkpoint_files import checkpoint_atomically
 from titok_hf.data.loaders import ResumableLoader
 
-from .checkpoints import Checkpoints, Progress, written_together
+from .checkpoints import Checkpoints, Gathered, Progress, written_together
 from .configs import AdversarialConfig, OptimizationConfig, Recipe
-from .processes import StopRequest, raised_together, stop_for
+from .processes import StopRequest, gather, raised_together, stop_for
 from .randomness import StepRandomness
 from .recipes import RecipeError
 from .run_folder import RunFolder
@@ -107,9 +107,10 @@ class TrainingLoop:
         self.ema.to(accelerator.device)
         batch_size = examples_per_step(recipe.optimization, accelerator)
         self.progress = Progress(task.loader, batch_size, task.best)
-        schedules = [learner.schedule for learner in self.learners.values()]
-        accelerator.register_for_checkpointing(self.progress, *schedules, *task.checkpointed())
-        self.checkpoints = Checkpoints(self.folder, accelerator, self.ema, recipe.system.save_on_each_node)
+        saved = [self.progress, *(learner.schedule for learner in self.learners.values()), *task.checkpointed()]
+        accelerator.register_for_checkpointing(*saved)
+        gathered = [part for part in saved if isinstance(part, Gathered)]
+        self.checkpoints = Checkpoints(self.folder, accelerator, self.ema, gathered, recipe.system.save_on_each_node)
 
     @property
     def step(self) -> int:
@@ -257,6 +258,8 @@ class TrainingLoop:
         for name, learner in self.learners.items():
             key = "learning_rate" if name == "model" else f"{name}/learning_rate"
             entry[key] = learner.schedule.get_last_lr()[0]
+        if self.task.loader.skips_broken:
+            entry["skipped_images"] = len(set().union(*gather(self.task.loader.skipped)))
         entry["images_per_second"] = steps_a_second * examples_per_step(self.recipe.optimization, self.accelerator)
         self._report(entry)
 

@@ -140,7 +140,7 @@ class Stage1Task:
         image_processor(self.data.image_size, self.data.resize_mode).save_pretrained(folder)
 
     def checkpointed(self) -> list[Any]:
-        return [] if self.reinitializer is None else [self.reinitializer]
+        return [self.counter] if self.reinitializer is None else [self.counter, self.reinitializer]
 
     @torch.no_grad()
     def _teach(self, images: torch.Tensor) -> torch.Tensor:
@@ -178,7 +178,13 @@ class Stage1Task:
             if views.image_size != data.image_size:
                 raise ValueError(f"{data.codes} was made of squares of {views.image_size} pixels.")
             loader = ImageCodeLoader(
-                images, codes, views, optimization.batch_size, seed=self.recipe.seed, workers=data.num_workers
+                images,
+                codes,
+                views,
+                optimization.batch_size,
+                seed=self.recipe.seed,
+                workers=data.num_workers,
+                skip_broken=data.broken_images == "skip",
             )
         except (FileNotFoundError, ValueError) as error:
             raise RecipeError(f"data.codes: {error}") from error
