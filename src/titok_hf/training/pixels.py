@@ -150,7 +150,7 @@ class PixelTask:
         image_processor(self.data.image_size, self.data.resize_mode).save_pretrained(folder)
 
     def checkpointed(self) -> list[Any]:
-        parts = [self.counter if self.has_codebook else None, self.reinitializer]
+        parts: list[Any] = [self.counter if self.has_codebook else None, self.reinitializer]
         parts.append(self.lecam if self.discriminator is not None else None)
         return [part for part in parts if part is not None]
 
