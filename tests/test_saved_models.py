@@ -135,6 +135,17 @@ def test_a_configuration_is_not_built_before_it_is_known_to_fit(tmp_path):
             TiTokModel.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("cls", MODELS)
+def test_weights_without_a_configuration_are_not_taken_for_those_of_the_default_one(cls, tmp_path):
+    MODELS[cls]().save_pretrained(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(OSError, match="config.json"):
+        cls.from_pretrained(tmp_path)
+    (tmp_path / "config.json").symlink_to("config.json")
+    with pytest.raises(OSError, match="config.json"):
+        cls.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("variant", [None, "fp16"])
 @pytest.mark.parametrize("cls", MODELS)
 def test_the_new_weights_load_whatever_form_the_old_ones_had(cls, variant, tmp_path):

@@ -135,7 +135,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def naming(
-    path: object, what: str = "is damaged, or describes nothing that can be built", arguments: Iterable[str] = ()
+    path: object,
+    what: str = "is damaged, or describes nothing that can be built",
+    arguments: Iterable[str] | None = None,
 ) -> Iterator[None]:
     """
     A block that uses the content of a file: whatever a wrong content makes fail there becomes an error with its name.
@@ -143,21 +145,23 @@ def naming(
     Args:
         path: the file.
         what: is wrong with it then.
-        arguments: names of the caller's arguments that the block uses. If any changes more than where and how to load,
-            a TypeError may be about it and passes as it is.
+        arguments: names of the caller's arguments, where the block uses such. Then errors pass as they are that may be
+            about them: a RuntimeError (devices, memory), and a TypeError if any of them changes more than where and
+            how to load.
 
     Raises:
-        OSError, ValueError: the block failed, with such an error or another. What says nothing of a file passes as it
-            is: a missing package, a full GPU.
+        OSError, ValueError: the block failed, with such an error or another. A missing package is no fault of a file
+            and passes as it is.
     """
     try:
         yield
-    except (OSError, ImportError, NotImplementedError):
+    except (ImportError, NotImplementedError):
         raise
     except Exception as error:
-        # torch's OutOfMemoryError by its name, since this module does without torch.
-        is_callers = isinstance(error, TypeError) and not _LOADING_ARGUMENTS.issuperset(arguments)
-        if type(error).__name__ == "OutOfMemoryError" or is_callers:
+        # An OSError of the system without a file is one of reading what is no file of this kind.
+        if isinstance(error, OSError) and (error.errno is None or error.filename is not None):
+            raise
+        if arguments is not None and _may_be_callers(error, arguments):
             raise
         if isinstance(error, ValueError) and (
             str(path) in str(error) or type(error).__module__.startswith(__package__)
@@ -166,6 +170,12 @@ def naming(
         if type(error) is ValueError:
             raise ValueError(f"{path}: {error}") from error
         raise OSError(f"{path} {what} ({_reason(error)}). {_AGAIN}") from error
+
+
+def _may_be_callers(error: Exception, arguments: Iterable[str]) -> bool:
+    if isinstance(error, TypeError):
+        return not _LOADING_ARGUMENTS.issuperset(arguments)
+    return isinstance(error, RuntimeError) and not isinstance(error, RecursionError)
 
 
 def checkpoint_atomically(path: str | os.PathLike) -> AbstractContextManager[Path]:

@@ -118,12 +118,14 @@ class _Files:
     def check(self) -> None:
         """Compare the files with one another before the library takes memory for what they claim."""
         if self.config is None:
+            self._check_configuration_is_given()
             return
         values = read_json(self.config)
         if values.get("quantization_config") is not None:
             return
         stored = stored_tensors(self.weights)
-        if self.weights:
+        names = not self.kwargs.get("output_loading_info")
+        if self.weights and names:
             check_depth(self.config, values, len(stored))
         with naming(self.config):
             expected = self._expected(values)
@@ -135,9 +137,19 @@ class _Files:
                 self.source,
                 stored,
                 expected,
-                names=not self.kwargs.get("output_loading_info"),
+                names=names,
                 shapes=not self.kwargs.get("ignore_mismatched_sizes"),
             )
+
+    def _check_configuration_is_given(self) -> None:
+        """Without one transformers takes the default configuration for that of the weights."""
+        asked = ("config", "state_dict", "gguf_file")
+        is_folder = isinstance(self.source, str | os.PathLike) and Path(self.source).is_dir()
+        if not is_folder or any(self.kwargs.get(name) is not None for name in asked):
+            return
+        folder = Path(self.source, self.kwargs.get("subfolder") or "")
+        if not any((folder / name).exists() for name in ("config.json", "adapter_config.json")):
+            raise FileNotFoundError(f"{folder} has no config.json, so it holds no {self.cls.__name__}.")
 
     def _given(self, values: dict[str, Any]) -> Any:
         """The configuration that the caller asks for where it is not that of the file."""
@@ -179,7 +191,7 @@ class _Files:
         place = {name: self.kwargs[name] for name in _HUB_ARGUMENTS if self.kwargs.get(name) is not None}
         if Path(self.source).is_dir():
             path = Path(self.source, place.get("subfolder", ""), name)
-            return path if path.exists() else None
+            return path if os.path.lexists(path) else None  # also a link to nothing, which is damage
         from transformers.utils import cached_file
 
         try:

@@ -141,8 +141,6 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
             f"{path} is refused: it is damaged, or holds more than tensors, and anything else in a pickle could run "
             f"code ({_first_line(error)})."
         ) from error
-    except OSError:
-        raise
     except Exception as error:  # torch has no common one for the two formats that it reads, zip and tar
         raise OSError(f"{path} is damaged, or not a PyTorch file ({_first_line(error)}). Get it again.") from error
     if not isinstance(content, Mapping):
