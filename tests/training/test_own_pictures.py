@@ -11,6 +11,12 @@ from typer.testing import CliRunner
 
 from titok_hf.bundled import example_images
 from titok_hf.cli import app
+from titok_hf.data.encoders import ImageEncoder
+from titok_hf.data.prepare import PrepareSettings, prepare
+from titok_hf.data.pretokenize import pretokenize
+from titok_hf.pipeline_titok import TiTokPipeline
+from titok_hf.training.start import train
+from training_runs import recipe_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "own_pictures.md").read_text(encoding="utf-8")
 FEW_STEPS = [
@@ -60,3 +66,21 @@ def test_the_page_leads_from_pictures_to_new_pictures(workplace):
     exec(compile(blocks("python")[0], "own_pictures.md", "exec"), namespace)
     assert Image.open("cat.png").size == (64, 64)
     assert (workplace / "runs/my_generator/model/README.md").is_file()
+
+
+@pytest.mark.parametrize("layout", ["pictures/cat", "cat"])
+def test_one_class_goes_the_whole_way_with_its_name(layout, generator_values, tmp_path):
+    """A single folder of a class, and a folder without classes, which is the class of its name."""
+    source = tmp_path / Path(layout).parts[0]
+    for picture in example_images():
+        (tmp_path / layout).mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, tmp_path / layout)
+    prepare(source, tmp_path / "squares", PrepareSettings(image_size=32, crop="none"), workers=0)
+    pretokenize(tmp_path / "squares", tmp_path / "codes", ImageEncoder(generator_values["tokenizer"]), workers=0)
+    values = {key: value for key, value in generator_values.items() if key != "data"}
+    values |= {"codes": {"source": str(tmp_path / "codes")}}
+    values["optimization"] |= {"num_steps": 1}
+    values["cadence"] |= {"num_test_images": 4}
+    folder = train(recipe_of(values))
+    pipeline = TiTokPipeline.from_pretrained(folder)
+    assert pipeline.id2label == {0: "cat"} and len(pipeline("cat").images) == 1
