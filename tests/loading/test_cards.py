@@ -27,7 +27,7 @@ def images():
     return datasets.Dataset.from_dict({"image": pictures, "label": [0, 1, 0, 1]}, features=features)
 
 
-def test_the_python_of_the_cards_runs_where_the_data_set_was_made(images, tmp_path, monkeypatch):
+def test_the_python_of_the_cards_runs_in_the_folder_of_the_data_set(images, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny_tokenizer().save_pretrained("tokenizer")
     prepare(images, "made/images", PrepareSettings(image_size=32), workers=0)
@@ -37,7 +37,9 @@ def test_the_python_of_the_cards_runs_where_the_data_set_was_made(images, tmp_pa
         card = (tmp_path / "made" / name / "README.md").read_text()
         assert is_generated(card) and str(tmp_path) not in card
         assert f'load_dataset("user/{name}")' in readdressed(card, f"user/{name}")
-        exec(python_of(card), found)
+        with monkeypatch.context() as inside:
+            inside.chdir(tmp_path / "made" / name)
+            exec(python_of(card), found)
     assert found["image"].size == (32, 32)
     assert found["codes"].shape == (4, 8) and found["codes"].dtype == torch.int64
 

@@ -12,9 +12,8 @@ from huggingface_hub import DatasetCardData
 
 from .. import __version__
 from ..atomic_files import write_atomically
-from ..hub.cards import CARD_NAME, is_generated, location_of, marked, with_new_head
+from ..hub.cards import CARD_NAME, HERE, OPENING, is_generated, marked, with_new_head
 from ..hub.connection import is_hub_id
-from ..hub.usage import in_python
 from .report import Report
 from .shards import DATA_FOLDER
 
@@ -64,11 +63,9 @@ def write_card(
     total = sum(report.num_bytes for report in reports.values())
     info = DatasetInfo(features=features, splits=splits, download_size=total, dataset_size=total)
     DatasetInfosDict({"default": info}).to_dataset_card_data(head)
-    location = location_of(folder)
-    opening = f"from datasets import load_dataset\n\ndataset = load_dataset({in_python(location)})"
-    text = f"---\n{head.to_yaml()}\n---\n\n# {title}\n\n{introduction}\n\n```python\n{opening}{code}\n```\n\n"
+    text = f"---\n{head.to_yaml()}\n---\n\n# {title}\n\n{introduction}\n\n```python\n{OPENING}{code}\n```\n\n"
     text += f"{_split_table(reports)}\n\n## How it was made\n\n{_fact_table(facts)}\n"
-    card = marked(text, location)
+    card = marked(text, HERE)
     path = folder / CARD_NAME
     old = path.read_text(encoding="utf-8") if path.is_file() else card
     write_atomically(path, (card if is_generated(old) else with_new_head(old, card)).encode())

@@ -26,6 +26,11 @@ SAMPLES_NAME = "generated.png"
 RECONSTRUCTIONS_NAME = "reconstructed.png"
 CURVES_NAME = "curves.png"
 
+# Where the card of a data set loads it from until it is pushed: the current folder. So a data set has the same bytes
+# whatever its folder is called.
+HERE = "."
+OPENING = "from pathlib import Path\n\nfrom datasets import load_dataset\n\ndataset = load_dataset(str(Path.cwd()))"
+
 _MARK = re.compile(
     r"""\n<!-- Written by titok_hf for "(?P<location>[^\n]*)", sha256 (?P<digest>[0-9a-f]{64})\.[^>]*-->\n*\Z"""
 )
@@ -193,6 +198,8 @@ def readdressed(card: str, repo_id: str) -> str:
     if mark is None or not is_generated(card):
         return card
     text = card[: mark.start()]
+    pushed = f"from datasets import load_dataset\n\ndataset = load_dataset({in_python(repo_id)})"
+    text = text.replace(OPENING, pushed)
     for function in ("from_pretrained", "load_dataset"):
         text = text.replace(f"{function}({in_python(mark['location'])}", f"{function}({in_python(repo_id)}")
     return marked(text, repo_id)
@@ -397,6 +404,8 @@ def _references(description: Description) -> str:
 __all__ = [
     "CARD_NAME",
     "CURVES_NAME",
+    "HERE",
+    "OPENING",
     "RECONSTRUCTIONS_NAME",
     "SAMPLES_NAME",
     "CardContent",
