@@ -15,7 +15,7 @@ import double_precision
 from double_precision import TIE, in_float64, recorded_gaps
 from titok_hf.data.training_data import open_images
 from titok_hf.training.recipes import recipe_to_yaml
-from training_runs import equal, recipe_of, trained, weights_in
+from training_runs import equal, recipe_of, series, trained, weights_in
 
 
 def losses(folder: str | Path) -> dict[int, float]:
@@ -51,6 +51,31 @@ def test_two_processes_go_on_where_one_stopped(tokenizer_values, tmp_path):
     weights = weights_in(run)
     assert all(torch.allclose(whole[name], weights[name], rtol=1e-7, atol=1e-7) for name in whole)
     assert yaml.safe_load((Path(run) / "recipe.yaml").read_text())["optimization"]["batch_size"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["gan", "generator"])
+def test_two_processes_that_add_up_two_batches_equal_one_large_batch(kind, values_of, tmp_path):
+    """Each step of which looks at four shares: the normaliser of masked tokens, LeCam, the upkeep of a codebook."""
+    values = values_of(kind)
+    if kind == "generator":
+        values["model"]["dropout"] = 0.0  # whose numbers are each process's own
+    else:
+        values["loss"]["adversarial"] |= {"start_step": 1, "lecam_weight": 1.0}
+    values["optimization"] |= {"num_steps": 4, "learning_rate": 1e-3, "warmup_steps": 0}
+    values["cadence"] |= {"log_every": 1}
+    with in_float64(), recorded_gaps() as gaps:
+        whole = trained(values, output_dir=str(tmp_path / "whole"))
+    assert min(gaps, default=1.0) > TIE
+    shares = {"batch_size": 1, "gradient_accumulation_steps": 2}
+    recipe_file = tmp_path / "shares.yaml"
+    recipe_file.write_text(recipe_to_yaml(recipe_of(values, output_dir=str(tmp_path / "run"), optimization=shares)))
+    in_two_processes(double_precision.__file__, str(recipe_file))
+    for name in ("loss", "grad_norm", *(("discriminator/loss", "discriminator/grad_norm") if kind == "gan" else ())):
+        wanted = series({"output_dir": str(tmp_path / "whole")}, name)
+        assert wanted and series({"output_dir": str(tmp_path / "run")}, name) == pytest.approx(wanted, rel=1e-7), name
+    weights = weights_in(tmp_path / "run")
+    assert all(torch.allclose(whole[name], weights[name], rtol=1e-6, atol=1e-6) for name in whole)
 
 
 RESUMED_STREAM = """
