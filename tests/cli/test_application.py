@@ -249,8 +249,8 @@ def test_numbers_and_models_that_are_not_finite_make_no_picture(model, photos, t
     out, generate = tmp_path / "out", ("generate", "0", "-o", tmp_path / "out", "-m", model)
     for option in ("--temperature", "--guidance-scale"):
         fail(2, option, *generate, option, "nan")
-        fail(1, f"{option[2:].replace('-', '_')} is inf", *generate, option, "inf")
-    fail(1, "num_inference_steps is 1000000000", *generate, "--steps", 10**9)
+        fail(1, f"{option[2:]} is inf", *generate, option, "inf")
+    fail(1, "--steps is 1000000000", *generate, "--steps", 10**9)
     pipe = TiTokPipeline.from_pretrained(model)
     with torch.no_grad():
         pipe.tokenizer.encoder.output_projection.weight.mul_(2e38)  # finite weights that overflow

@@ -88,7 +88,7 @@ def test_what_is_no_tokenizer_is_said_in_one_sentence(models, photo, tmp_path):
     fails("is a MaskGIT-VQGAN", tmp_path / "vqgan")
     tiny_pipeline().transformer.save_pretrained(tmp_path / "generator")
     fails("is a generator without its tokenizer", tmp_path / "generator")
-    fails("do not fit", write_generator(tmp_path / "original-generator"))
+    fails("does not fit this model", write_generator(tmp_path / "original-generator"))
     run_folder = tmp_path / "run"
     shutil.copytree(models / "vq", run_folder / "model")
     fails(f"Its model is {run_folder / 'model'}", run_folder)
@@ -122,6 +122,13 @@ def test_what_is_no_tokenizer_is_said_in_one_sentence(models, photo, tmp_path):
         ("--all converts every variant", ("convert", "tokenizer", "--all", "--variant", "l32", "-o", "{out}")),
         ("is no id of a Hub", ("prepare", "{models}", "-o", "{out}", "--push-to-hub", "a/b/c")),
         ("is no id of a Hub", ("pull", "a/b/c")),
+        ("is no folder", ("info", "{photo}")),
+        ("is no folder", ("info", "/dev/null")),
+        ("is no folder", ("convert", "export", "{photo}", "-o", "{out}")),
+        ("does not exist", ("push", "{models}/none", "user/none")),
+        ("is a file", ("push", "{photo}", "user/none")),
+        ("is no file of codes", ("decode", "{models}", "-o", "{out}")),
+        ("neither a folder nor a file", ("prepare", "/dev/null", "-o", "{out}")),
     ],
 )
 def test_what_is_wrong_is_said_at_once(message, arguments, models, photo, tmp_path):

@@ -156,7 +156,7 @@ def test_what_cannot_be_pushed_is_known_before_the_work(hub, repository):
         check_push("stranger/model")
     with pytest.raises(ValueError, match="is no id of a Hub repository"):
         check_push("a/b/c")
-    with failing(Fault("GET /api/whoami", 401)), pytest.raises(OSError, match="401"):
+    with failing(Fault("GET /api/whoami", 401)), pytest.raises(OSError, match="Invalid user token"):
         check_push(repository.name)
     assert ("models", "user/not-yet-there") not in hub.repositories  # asking makes nothing
 

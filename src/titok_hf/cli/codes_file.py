@@ -62,7 +62,8 @@ class CodesFile:
         from titok_hf.accepted_values import integer_codes
 
         if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist. Make a file of codes with `titok-hf encode`.")
+            what = "is no file of codes" if path.exists() else "does not exist"
+            raise FileNotFoundError(f"{path} {what}. Make one with `titok-hf encode`.")
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}

@@ -152,7 +152,8 @@ def export(
 
     `titok-hf convert export my-titok -o for-the-original`
     """
-    _check(model, output)
+    check_model(model, needs_folder=True)
+    check_apart(output, model)
     from titok_hf.original.conversion import export_to_original
 
     with messages.status(f"exporting {escape(model)}"):

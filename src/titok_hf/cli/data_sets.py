@@ -96,6 +96,9 @@ def check_before_work(source: str, output: Path, push_to_hub: str | None) -> Non
     check_extra("data", "datasets", "filelock", "fsspec", "pyarrow")
     if "://" not in source and not glob.glob(str(Path(source).expanduser())):
         check_location(source, "data source", needs_user=False)
+    path = Path(source).expanduser()
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise ValueError(f"The data source {source} is neither a folder nor a file.")
     written, read = output.resolve(), Path(source).expanduser().resolve()
     if written == read or written in read.parents and read.exists():
         raise ValueError(f"{source} is the data source, and {output} would write into it. Choose another --output.")

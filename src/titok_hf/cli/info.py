@@ -47,7 +47,7 @@ def info(
 
     `titok-hf info user/titok --json`
     """
-    check_model(model, revision)
+    check_model(model, revision, needs_folder=True)
     with messages.status(f"reading {escape(model_name(model))}"):
         from titok_hf.hub.cards import card_results
 
@@ -67,8 +67,6 @@ def _describe(location: str, revision: str | None) -> tuple[Description, str | N
     from titok_hf.hub.pull import describe_remote
 
     folder = Path(location)
-    if folder.is_file():
-        raise NotADirectoryError(f"{location} is a file, and a model is a folder or a Hub id. Name its folder.")
     if not folder.is_dir():
         return describe_remote(location, revision)
     card = folder / CARD_NAME

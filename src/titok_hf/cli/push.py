@@ -50,6 +50,8 @@ def push(
 
     `titok-hf push my-titok user/my-titok --create-pr --message "Train longer"`
     """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"The folder {folder} {'is a file' if folder.exists() else 'does not exist'}.")
     with messages.status(f"uploading {escape(str(folder))}"):
         from titok_hf.hub.push import push_folder
 

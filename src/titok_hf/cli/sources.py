@@ -8,12 +8,17 @@ from ..locations import check_location
 from .console import messages
 
 
-def check_model(model: str | None, revision: str | None = None) -> None:
+def check_model(model: str | None, revision: str | None = None, needs_folder: bool = False) -> None:
     """
     Look whether what `--model` or an argument names is there, on this machine or on the Hub.
 
+    Args:
+        model: what was named; None is the bundled one.
+        revision: of a model on the Hub.
+        needs_folder: whether a file is no answer, as a bare one of the original is.
+
     Raises:
-        OSError: neither; or no connection, and nothing of it in the cache.
+        OSError: neither; or no connection, and nothing of it in the cache; or a file where a folder is needed.
         ValueError: a revision of something that has none.
     """
     if model is not None and not check_location(model):
@@ -21,7 +26,10 @@ def check_model(model: str | None, revision: str | None = None) -> None:
 
         with messages.status("asking the Hub"):
             check_on_hub(model, revision=revision)
-    elif revision is not None:
+        return
+    if needs_folder and model is not None and not Path(model).is_dir():
+        raise NotADirectoryError(f"{model} is no folder, and a model is a folder or a Hub id. Name its folder.")
+    if revision is not None:
         raise ValueError(
             f"--revision {revision} is for models on the Hub, and {model or 'the model of titok-hf'} lies on this "
             "machine. Leave it out."

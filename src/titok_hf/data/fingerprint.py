@@ -50,6 +50,8 @@ def difference(then: dict[str, Any], now: dict[str, Any]) -> str | None:
 
 
 def _content_digest(dataset: Dataset | IterableDataset) -> str:
+    if isinstance(dataset, IterableDataset):
+        dataset = dataset.decode(False)  # a cast comes too late for a stream from the Hub
     for column, feature in dataset.features.items():
         if isinstance(feature, Image):
             dataset = dataset.cast_column(column, Image(decode=False))

@@ -46,6 +46,9 @@ class Source:
     ) -> None:
         if dataset.features is None:
             dataset = dataset._resolve_features()  # the way of `datasets` to look at the first examples of a stream
+        if isinstance(dataset, IterableDataset):
+            # `datasets` decodes a stream from the Hub in threads of its own, and a later cast comes too late for them.
+            dataset = dataset.decode(False)
         self.image_column = columns.image_column(dataset, image_column)
         self.label_column = columns.label_column(dataset, label_column)
         self._is_single_class = self.label_column is None and label_column is None and single_class is not None
