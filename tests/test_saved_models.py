@@ -2,11 +2,14 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from hub_server import hub_server
 from tiny_pipeline import tiny_pipeline
 from titok_hf import MaskGitTransformer1DModel, MaskGitVQGANConfig, MaskGitVQGANModel, TiTokModel
 
@@ -119,6 +122,36 @@ def test_an_index_names_nothing_but_safetensors_beside_it(cls, shard, tmp_path):
     index.write_text(json.dumps(content))
     with pytest.raises(OSError, match=f"{index.name} names .* as a weights file. Only safetensors"):
         cls.from_pretrained(folder)
+
+
+PROGRAM = """
+from titok_hf import TiTokModel
+TiTokModel.from_pretrained("user/titok")
+"""
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_the_hub_is_checked_like_a_folder_and_asked_for_once(tmp_path):
+    folder = tmp_path / "model"
+    MODELS[TiTokModel]().save_pretrained(folder, max_shard_size="20KB")
+    environment = os.environ | {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "cache")}
+
+    def load() -> tuple[str, set[str]]:
+        with hub_server(folder, "user/titok") as (endpoint, fetched):
+            command = [sys.executable, "-c", PROGRAM]
+            result = subprocess.run(
+                command, env=environment | {"HF_ENDPOINT": endpoint}, capture_output=True, text=True, timeout=60
+            )
+            return result.stderr, set(fetched)
+
+    errors, fetched = load()
+    assert "Error" not in errors and fetched == {path.name for path in folder.iterdir()} - {"README.md", "titok.py"}
+    (index,) = folder.glob("*.index.json")
+    index.write_text(index.read_text().replace("model-00001-of", "../model-00001-of"))
+    environment["HF_HOME"] = str(tmp_path / "another-cache")
+    errors, fetched = load()
+    assert "OSError" in errors and "model.safetensors.index.json names '../model-00001-of" in errors
+    assert not [name for name in fetched if name.endswith(".safetensors")]
 
 
 def test_a_configuration_is_not_built_before_it_is_known_to_fit(tmp_path):

@@ -47,6 +47,7 @@ class SafetensorsOnly:
         source = pretrained_model_name_or_path
         files = _Files(cls, source, kwargs)
         files.check()
+        kwargs |= files.revision
         if files.weights:
             kwargs.pop("force_download", None)  # they have just been
         with naming(source, "cannot be loaded", kwargs):
@@ -111,6 +112,8 @@ class _Files:
         self.kwargs = kwargs
         self.of_transformers = hasattr(cls, "config_class")
         self.config, self.weights = None, list[Path]()
+        # The commit that the configuration is of: what is checked is what is loaded, though somebody pushes meanwhile.
+        self.revision: dict[str, str] = {}
         if isinstance(source, str | os.PathLike) and not any(kwargs.get(name) is not None for name in _OTHER_TENSORS):
             self.config = self._find("config.json")
             self.weights = [] if self.config is None else self._find_weights()
@@ -189,16 +192,20 @@ class _Files:
     def _find(self, name: str) -> Path | None:
         """A file of the checkpoint, or None where there is none: that is the library's to report."""
         place = {name: self.kwargs[name] for name in _HUB_ARGUMENTS if self.kwargs.get(name) is not None}
+        place |= self.revision
         if Path(self.source).is_dir():
             path = Path(self.source, place.get("subfolder", ""), name)
             return path if os.path.lexists(path) else None  # also a link to nothing, which is damage
         from transformers.utils import cached_file
+        from transformers.utils.hub import extract_commit_hash
 
         try:
             path = cached_file(self.source, name, **place)
         except (OSError, ValueError):
             return None
-        return None if path is None else Path(path)
+        commit = extract_commit_hash(path, None)
+        self.revision = {} if commit is None else {"revision": commit}
+        return Path(path)
 
 
 __all__ = ["SafetensorsOnly"]
