@@ -94,7 +94,10 @@ def end_with(
         return code
     if os.environ.get(TRACEBACK_VARIABLE, "0") not in ("", "0"):
         say("".join(traceback.format_exception(error)).rstrip())
-    say("interrupted" if code == INTERRUPTED else f"error: {sentence_of(error, given or {}, options or {})}")
+    if code == INTERRUPTED:
+        say(str(error) or "interrupted")  # training says what it has saved
+    else:
+        say(f"error: {sentence_of(error, given or {}, options or {})}")
     return code
 
 
