@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
 
 # Modules that are called otherwise than what is installed.
@@ -40,6 +39,9 @@ def distribution_of(module: str) -> str:
 
 def extra_with(distribution: str) -> str | None:
     """The first extra of this package that brings a distribution; None if none does."""
+    # These take longer to import than most commands take to fail.
+    from importlib.metadata import PackageNotFoundError, requires
+
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
