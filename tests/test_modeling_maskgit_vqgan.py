@@ -237,7 +237,7 @@ def test_activation_checkpointing_leaves_gradients_alone(model):
 def test_every_weight_missing_in_a_checkpoint_is_initialised(tmp_path):
     config = MaskGitVQGANConfig(**{**TINY, "base_channels": 32, "codebook_size": 500})
     MaskGitVQGANModel(config).save_pretrained(tmp_path, state_dict={"encoder.conv_in.weight": torch.ones(32, 3, 3, 3)})
-    model, _ = MaskGitVQGANModel.from_pretrained(tmp_path, output_loading_info=True)  # which asks for gaps to be filled
+    model, _ = MaskGitVQGANModel.from_pretrained(tmp_path, output_loading_info=True)  # so gaps are filled, not refused
     assert model.encoder.conv_in.weight.eq(1).all()
     for module in model.modules():
         if isinstance(module, nn.GroupNorm):

@@ -41,8 +41,8 @@ def tiny_config(source, output_dir, **changes):
         "data": ImageDataConfig(source=str(source), image_size=16, resize_mode="pad", horizontal_flip=True),
         "model": ClassifierModelConfig(
             "regnet",
-            # Not fewer than 8 channels: with 4 in channels-last order, PyTorch 2.13 writes beyond a tensor's end in the
-            # backward pass where the processor has AVX2, which ends in an abort or in other last bits.
+            # Not fewer than 8 channels: with 4 in channels-last order, PyTorch 2.13 writes beyond a tensor's end in
+            # the backward pass where the processor has AVX2, which ends in an abort or in other last bits.
             {"embedding_size": 8, "hidden_sizes": [8], "depths": [1], "groups_width": 8, "layer_type": "x"},
         ),
         "num_epochs": 10,
