@@ -95,38 +95,22 @@ def push_folder(
     files, left_out = _files_to_push(folder, kind, variant)
     api = HfApi(token=token)
     with clear_errors(repo_id):
-        make = partial(api.create_repo, repo_id, repo_type=kind.repo_type, private=private, exist_ok=True)
-        repo_id = with_retries(make).repo_id
-        place: dict[str, Any] = {"repo_id": repo_id, "repo_type": kind.repo_type}
-        if private and not with_retries(partial(api.repo_info, **place)).private:
-            raise ValueError(
-                f"{repo_id!r} is there already and public, and nothing was uploaded. Make it private in its settings "
-                "on the Hub, or push without asking for a private one."
-            )
-        if revision and not create_pr and not revision.startswith("refs/"):
-            with_retries(partial(api.create_branch, branch=revision, exist_ok=True, **place))
-        place["revision"] = revision
+        place = _repository(api, repo_id, kind, private, None if create_pr else revision) | {"revision": revision}
         there = with_retries(partial(api.list_repo_files, **place))
-        card = _card_to_push(folder, kind, repo_id, IMAGE_PROCESSOR_NAME in there)
-        old_card = None
-        if CARD_NAME in there:
-            old_card = Path(api.hf_hub_download(filename=CARD_NAME, **place)).read_text(encoding="utf-8")
-        new_card = card if replace_card else _chosen_card(kind, card, old_card)
+        card = _card_to_push(folder, kind, place["repo_id"], IMAGE_PROCESSOR_NAME in there)
+        new_card = card if replace_card or CARD_NAME not in there else _kept_card(api, place, kind, card)
         new_files = {name: folder / name for name in files} | {CARD_NAME: new_card.encode()}
         replaced = outdated_files(there, files)
-        added = {name: CommitOperationAdd(name, content) for name, content in new_files.items()}
+        changes: list[Any] = [CommitOperationAdd(name, content) for name, content in new_files.items()]
+        changes += [CommitOperationDelete(name) for name in replaced]
+        message = message or f"Upload {kind.value}"
         commit = with_retries(
-            lambda: api.create_commit(
-                operations=[*added.values(), *(CommitOperationDelete(name) for name in replaced)],
-                commit_message=message or f"Upload {kind.value}",
-                create_pr=create_pr,
-                **place,
-            )
+            lambda: api.create_commit(operations=changes, commit_message=message, create_pr=create_pr, **place)
         )
-    _keep_card(folder / CARD_NAME, card)
+    _write_card(folder / CARD_NAME, card)
     return Pushed(
         kind=kind,
-        repo_id=repo_id,
+        repo_id=place["repo_id"],
         address=commit.pr_url or commit.commit_url,
         commit=commit.oid,
         files=tuple(sorted(new_files)),
@@ -176,6 +160,27 @@ class PushedWithCard:
             forget_origins(saved)
             chosen = {"private": private, "token": token, "revision": revision, "create_pr": create_pr}
             return push_folder(saved, repo_id, message=commit_message, **chosen).address
+
+
+def _repository(api: HfApi, repo_id: str, kind: Kind, private: bool | None, branch: str | None) -> dict[str, Any]:
+    """
+    Makes the repository and the branch if they are missing.
+
+    Returns:
+        the id, with its user, and the type, as the client's methods take them.
+    Raises:
+        ValueError: a private one is wanted, and there is a public one.
+    """
+    make = partial(api.create_repo, repo_id, repo_type=kind.repo_type, private=private, exist_ok=True)
+    place: dict[str, Any] = {"repo_id": with_retries(make).repo_id, "repo_type": kind.repo_type}
+    if private and not with_retries(partial(api.repo_info, **place)).private:
+        raise ValueError(
+            f"{place['repo_id']!r} is there already and public, and nothing was uploaded. Make it private in its "
+            "settings on the Hub, or push without asking for a private one."
+        )
+    if branch and not branch.startswith("refs/"):
+        with_retries(partial(api.create_branch, branch=branch, exist_ok=True, **place))
+    return place
 
 
 def _files_to_push(folder: Path, kind: Kind, variant: str | None) -> tuple[list[str], list[str]]:
@@ -233,14 +238,15 @@ def _card_to_push(folder: Path, kind: Kind, repo_id: str, has_image_processor: b
     return readdressed(path.read_text(encoding="utf-8"), repo_id)
 
 
-def _chosen_card(kind: Kind, card: str, old: str | None) -> str:
-    """The card that the repository gets: one that a person edited there stays."""
-    if old is None or old == card or is_generated(old):
+def _kept_card(api: HfApi, place: dict[str, Any], kind: Kind, card: str) -> str:
+    """The card that a repository with one gets: one that a person edited there stays."""
+    old = Path(api.hf_hub_download(filename=CARD_NAME, **place)).read_text(encoding="utf-8")
+    if old == card or is_generated(old):
         return card
     return with_new_head(old, card) if kind is Kind.DATA_SET else old
 
 
-def _keep_card(path: Path, card: str) -> None:
+def _write_card(path: Path, card: str) -> None:
     """Writes the card into the folder too, unless it is there already; the Hub's cache is left as it is."""
     if not path.is_symlink() and (not path.is_file() or path.read_text(encoding="utf-8") != card):
         write_atomically(path, card.encode())
