@@ -258,8 +258,14 @@ def test_numbers_and_models_that_are_not_finite_make_no_picture(model, photos, t
     pipe.save_pretrained(tmp_path / "broken")
     fail(1, "logits of the transformer", "generate", "0", "-o", out, "-m", tmp_path / "broken")
     for command in ("encode", "reconstruct"):
-        fail(1, "tokens of the encoder are not all finite", command, photos[0], "-o", out, "-m", tmp_path / "broken")
-    assert not out.exists() or not list(out.iterdir())
+        result = tmp_path / command  # a file of codes, or a folder
+        fail(
+            1, "tokens of the encoder are not all finite", command, photos[0], "-o", result, "-m", tmp_path / "broken"
+        )
+    assert not [
+        path for place in (out, tmp_path / "encode", tmp_path / "reconstruct") for path in place.glob("**/*.*")
+    ]
+    assert not (tmp_path / "encode").exists()
 
 
 @pytest.mark.parametrize("command", ["generate", "reconstruct", "encode", "decode"])
