@@ -22,6 +22,7 @@ def save(folder: RunFolder, step: int) -> None:
     with folder.new_checkpoint(step, is_main_process=True) as path:
         path.mkdir(parents=True)
         (path / "state").write_text(str(step))
+        folder.write_data_record(path)
 
 
 def test_a_new_and_an_empty_folder_are_free(tokenizer_values, tmp_path):

@@ -174,6 +174,7 @@ class Checkpoints:
                     torch.save(self.ema.state_dict(), self.folder.unfinished / self._ema_file())
             with written_together(what, self.folder), self.folder.new_checkpoint(step, self.is_writer) as unfinished:
                 if self.is_writer:
+                    self.folder.write_data_record(unfinished)
                     write_checksums(unfinished)
                     set_permissions(unfinished)
                     flush_to_disk(unfinished)

@@ -18,6 +18,8 @@ from .recipes import RecipeError, build_recipe, recipe_to_yaml
 
 # Held while a run trains; the name of a file in its folder.
 _LOCK = ".lock"
+# In each checkpoint: what the run learnt from.
+_DATA_RECORD = "data.json"
 
 # The entry of a record of data that says how many examples are held out for tests.
 HELD_OUT = "cadence.num_test_images"
@@ -28,14 +30,14 @@ class RunFolder:
     What a run leaves behind, and what it goes on from.
 
     Args:
-        path: the recipe's `output_dir`. It receives `recipe.yaml`, `data.json`, `metrics.jsonl`, `checkpoints/`,
-            `pictures/`, `logs/`, `model/` and `best_model/`.
+        path: the recipe's `output_dir`. It receives `recipe.yaml`, `metrics.jsonl`, `checkpoints/`, `pictures/`,
+            `logs/`, `model/` and `best_model/`.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.recipe_file = self.path / "recipe.yaml"
-        self.data_file = self.path / "data.json"
+        self.data_record: dict[str, Any] | None = None
         self.metrics_file = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.unfinished = self.checkpoints / "unfinished"
@@ -95,19 +97,26 @@ class RunFolder:
         Raises:
             RecipeError: the data, a frozen model or the number of images held out are others.
         """
-        if self.newest_checkpoint() is None or not self.data_file.exists():
+        for checkpoint in reversed(self.all_checkpoints()):
+            try:
+                then = json.loads((checkpoint / _DATA_RECORD).read_bytes())
+            except (OSError, ValueError):  # a damaged checkpoint, from which no run goes on
+                continue
+            for name in {**then, **record}:
+                change = _change(name, then.get(name), record.get(name))
+                if change is not None:
+                    raise RecipeError(f"{change} Or choose another output_dir to start anew.")
             return
-        then = json.loads(self.data_file.read_bytes())
-        for name in {**then, **record}:
-            change = _change(name, then.get(name), record.get(name))
-            if change is not None:
-                raise RecipeError(f"{change} Or choose another output_dir to start anew.")
 
     def claim(self, recipe: Recipe, record: dict[str, Any] | None = None) -> None:
-        """Makes the folder and writes the recipe into it, and the record of its data; see `check_data`."""
+        """Makes the folder and writes the recipe into it. Checkpoints get the record of the data; see `check_data`."""
         write_atomically(self.recipe_file, recipe_to_yaml(recipe).encode())
-        if record is not None:
-            write_atomically(self.data_file, json.dumps(record, indent=1).encode())
+        self.data_record = record
+
+    def write_data_record(self, checkpoint: Path) -> None:
+        """Puts what the run learns from into a checkpoint that is being written."""
+        if self.data_record is not None:
+            (checkpoint / _DATA_RECORD).write_text(json.dumps(self.data_record, indent=1), encoding="utf-8")
 
     def all_checkpoints(self) -> list[Path]:
         """Checkpoints that were completed, the oldest first."""
