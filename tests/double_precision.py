@@ -54,7 +54,8 @@ def recorded_gaps() -> Iterator[list[float]]:
 
     @torch.no_grad()
     def record(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if not module.training or not isinstance(getattr(module, "codebook", None), nn.Embedding) or not inputs:
+        chooses = isinstance(getattr(module, "codebook", None), nn.Embedding) and not isinstance(output, torch.Tensor)
+        if not (chooses and module.training and inputs):
             return
         tokens, entries = inputs[0].double(), module.codebook.weight.double()
         if tokens.ndim == 4:

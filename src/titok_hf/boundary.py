@@ -54,6 +54,7 @@ def run(program: Callable[[], object]) -> NoReturn:
         received.append(number)
         raise KeyboardInterrupt
 
+    stop.ends_the_program = True  # type: ignore[attr-defined]  # training puts a gentler one in its place
     for number in _STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` and background jobs of scripts have it
             signal.signal(number, stop)

@@ -119,7 +119,8 @@ def test_the_two_stages_have_the_published_losses(variant):
     first, second = load_training_recipe(f"titok_{variant}_stage1"), load_training_recipe(f"titok_{variant}_stage2")
     assert (first.model, first.loss.quantizer_weight) == ({"variant": variant, "commitment_cost": 0.25}, 1.0)
     assert not first.loss.reinitialize_codes
-    assert first.teacher == second.teacher == f"checkpoints/{RELEASED_VQGANS['imagenet256'].file}"
+    file = "tokenizer_imagenet512_checkpoint" if variant.endswith("_512") else RELEASED_VQGANS["imagenet256"].file
+    assert first.teacher == second.teacher == f"checkpoints/{file}"
     assert second.tokenizer == f"{first.output_dir}/model"
     loss = second.loss
     assert (loss.reconstruction_weight, loss.quantizer_weight) == (1.0, 0.0)

@@ -62,7 +62,9 @@ class StopRequest:
             self._group = dist.new_group(backend="gloo")
         if threading.current_thread() is threading.main_thread():
             for number in _STOP_SIGNALS:
-                if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                handler = signal.getsignal(number)
+                at_once = handler in (signal.SIG_DFL, signal.default_int_handler)
+                if at_once or getattr(handler, "ends_the_program", False):  # the second is that of our commands
                     self._previous[number] = signal.signal(number, self._receive)
         return self
 
