@@ -197,8 +197,9 @@ def test_links_out_of_the_folder_are_not_uploaded(hub, titok_hf, folder, tmp_pat
     (folder / "old" / "model.safetensors").write_text("unrelated")
     (folder / "again.png").symlink_to(folder / "README.md")  # stays inside
     (folder / "LICENSE").write_text("mine")
+    (folder / "e").write_text("a name that stands in every card, as a letter")
     pushed = titok_hf("push", folder, "user/tiny")
-    assert sorted(pushed["left_out"]) == ["assets", "loop", "notes.txt", "old/model.safetensors"]
+    assert sorted(pushed["left_out"]) == ["assets", "e", "loop", "notes.txt", "old/model.safetensors"]
     there = remote_files(hub, "user/tiny")
     assert {"again.png", "LICENSE"} <= there.keys() and not {"notes.txt", "assets/me.png"} & there.keys()
     weights = folder / "tokenizer" / "model.safetensors"

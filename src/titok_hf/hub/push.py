@@ -199,7 +199,8 @@ def _files_to_push(folder: Path, kind: Kind, variant: str | None) -> tuple[list[
         name = path.relative_to(folder).as_posix()
         if is_hidden(name) or name.endswith(_PICKLES) or path.is_dir() and not path.is_symlink():
             continue
-        wanted, inside = _belongs(name, kind) or name in shown, _stays_inside(path, folder)
+        is_shown = f"({name})" in shown or f'"{name}"' in shown  # as Markdown and HTML name a file
+        wanted, inside = _belongs(name, kind) or is_shown, _stays_inside(path, folder)
         if wanted and not inside and (is_weights_file(name) or path.name in _NEEDED_NAMES):
             raise OSError(
                 f"{path} is a link to a file outside of the folder, and such links are not uploaded. Put a copy of "
