@@ -28,11 +28,14 @@ demo: $(VENV)/installed-demo
 	@echo
 	@echo "Reconstructions of real pictures are in demo/reconstruct, new pictures of every class in demo/generate."
 
+# Two processes, each with whole files of tests, whose fixtures are dear.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # The suites come from the source archives of the installed versions, or from checkouts that TRANSFORMERS_SOURCE and
 # DIFFUSERS_SOURCE name.

@@ -1,4 +1,4 @@
-"""What every test stands on: no network, nothing of the user's caches, the same random numbers, two threads."""
+"""What every test stands on: no network, nothing of the user's caches, the same random numbers, few threads."""
 
 import os
 import sys
@@ -11,7 +11,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-os.environ.setdefault("OMP_NUM_THREADS", "2")  # float32 sums depend on the number of threads
+# Two threads, for several are another path through the kernels than one; but no more than this process's share of the
+# machine where pytest-xdist runs several processes: threads that wait for a processor are slower than none.
+_share = (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, min(2, _share))))
 
 import random  # noqa: E402
 

@@ -1,13 +1,15 @@
 """Work that is spread over processes and comes back in order, with a bounded number of items under way."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -15,6 +17,12 @@ Result = TypeVar("Result")
 
 # Items under way for each worker: one in work, one waiting, and some slack for items of uneven cost.
 ITEMS_PER_WORKER = 4
+
+# Ctrl-C, and the end of a job that a cluster announces to each process of it, are the parent's business: it may need
+# its workers until it has finished what it does, and they end with it.
+PARENTS_SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
+]
 
 _function: Callable[[Any], Any] | None = None
 
@@ -48,7 +56,8 @@ def ordered_map(
     under_way: deque[Future] = deque()
     try:
         for item in items:
-            under_way.append(executor.submit(_apply, item))
+            with _no_signal_for_new_processes():
+                under_way.append(executor.submit(_apply, item))
             if len(under_way) >= workers * items_per_worker:
                 yield under_way.popleft().result()
         while under_way:
@@ -62,14 +71,31 @@ def ordered_map(
         executor.shutdown(wait=True, cancel_futures=True)
 
 
+@contextlib.contextmanager
+def _no_signal_for_new_processes() -> Iterator[None]:
+    """
+    A process that starts here gets none of the parent's signals before it ignores them: it inherits the blocked set.
+
+    An executor starts its processes one by one as items come, and each needs seconds to import what it works with. The
+    parent's own signals wait for the moment that a start takes.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, which has no such signals either
+        yield
+        return
+    # The tracker of shared memory unblocks signals when it is started, so it is started before they are blocked.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(function: Callable[[Any], Any]) -> None:
     global _function
     _function = function
-    # Ctrl-C, and the end of a job that a cluster announces to each process of it, are the parent's business: it may
-    # need its workers until it has finished what it does, and they end with it.
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in PARENTS_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
