@@ -32,7 +32,7 @@ def main() -> None:
         # Before the client is imported, which reads it then.
         os.environ.update(hub.environment(Path(cache)), HF_HUB_DISABLE_PROGRESS_BARS="1")
         from titok_hf import TiTokPipeline, bundled_checkpoint
-        from titok_hf.hub.push import push_folder
+        from titok_hf.checkpoints.push import push_folder
 
         folder = bundled_checkpoint()
         push_folder(folder, "user/bundled")

@@ -6,7 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .accepted_values import LARGEST_DEPTH, LARGEST_SIZE, real_number, whole_number
-from .remote_code import LoadedByAutoClasses
+from .checkpoints.remote_code import LoadedByAutoClasses
 
 
 @strict

@@ -7,8 +7,8 @@ from transformers import PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .accepted_values import LARGEST_DEPTH, LARGEST_SIZE, real_number, whole_number
+from .checkpoints.remote_code import LoadedByAutoClasses
 from .configuration_maskgit_vqgan import MaskGitVQGANConfig
-from .remote_code import LoadedByAutoClasses
 
 # Width, depth and heads of what the paper (section 4.1) and the original call small, base and large.
 VIT_SIZES = {"small": (512, 8, 8), "base": (768, 12, 12), "large": (1024, 24, 16)}

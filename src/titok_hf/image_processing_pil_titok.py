@@ -31,8 +31,8 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs, Unpack
 
 from .accepted_values import check_pixel_dtype
+from .checkpoints.remote_code import LoadedByAutoClasses
 from .picture_rules import BACKGROUND, MAX_PIXELS, background_colour, is_transparent, laid_on, upright
-from .remote_code import LoadedByAutoClasses
 
 # Of an image this many times as long as it is short, the centre square comes from its middle section alone. Resized
 # whole it could fill the memory: one row of 100,000 pixels would become 256 x 25,600,000.

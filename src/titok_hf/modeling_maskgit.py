@@ -19,9 +19,9 @@ from torch import nn
 from transformers.utils.generic import maybe_autocast
 
 from .accepted_values import LARGEST_DEPTH, LARGEST_SIZE, can_look_at, integer_codes, real_number, whole_number
-from .hub.push import PushedWithCard
-from .other_formats import ReadsOtherFormats
-from .saved_models import SafetensorsOnly
+from .checkpoints.other_formats import ReadsOtherFormats
+from .checkpoints.push import PushedWithCard
+from .checkpoints.saved_models import SafetensorsOnly
 
 _VIT = {
     "architecture": "vit",

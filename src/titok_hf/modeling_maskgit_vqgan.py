@@ -22,10 +22,10 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple, maybe_autocast
 
 from .accepted_values import can_look_at, check_code_range, check_finite, integer_codes, is_traced
+from .checkpoints.other_formats import ReadsOtherFormats
+from .checkpoints.push import PushedWithCard
+from .checkpoints.saved_models import SafetensorsOnly
 from .configuration_maskgit_vqgan import MaskGitVQGANConfig
-from .hub.push import PushedWithCard
-from .other_formats import ReadsOtherFormats
-from .saved_models import SafetensorsOnly
 
 
 @dataclass

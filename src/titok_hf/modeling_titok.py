@@ -24,13 +24,13 @@ from .accepted_values import (
     integer_codes,
     is_traced,
 )
+from .checkpoints.other_formats import ReadsOtherFormats
+from .checkpoints.push import PushedWithCard
+from .checkpoints.saved_models import SafetensorsOnly
 from .configuration_maskgit_vqgan import MaskGitVQGANConfig
 from .configuration_titok import TiTokConfig
-from .hub.push import PushedWithCard
 from .modeling_maskgit_vqgan import MaskGitVQGANDecoder
-from .other_formats import ReadsOtherFormats
 from .quantization_titok import TiTokEncoderOutput, TiTokGaussianQuantizer, TiTokVectorQuantizer
-from .saved_models import SafetensorsOnly
 
 
 @dataclass

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .atomic_files import write_atomically
+from .checkpoints.atomic_files import write_atomically
 
 # A cell of this many pixels is easy to look at: pictures of 32 pixels are shown four times as large.
 _COMFORTABLE_CELL = 128

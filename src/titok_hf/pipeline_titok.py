@@ -19,13 +19,13 @@ from PIL import Image
 
 from . import __version__
 from .accepted_values import check_finite, check_pixel_range, whole_number
-from .checkpoint_files import VERSION_KEY
+from .checkpoints.layout import VERSION_KEY
+from .checkpoints.pipeline_files import TiTokPipelineFiles
 from .class_names import ClassLabels, ClassNames
 from .image_processing_pil_titok import TiTokImageProcessorPil
 from .image_processing_titok import TiTokImageProcessor
 from .modeling_maskgit import MaskGitTransformer1DModel
 from .modeling_titok import TiTokModel
-from .pipeline_files import TiTokPipelineFiles
 from .pipeline_inputs import (
     CALLBACK_TENSORS,
     Generators,

@@ -17,7 +17,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 
 from .accepted_values import can_look_at, check_finite, check_generator, real_number, whole_number
-from .other_formats import ReadsOtherFormats
+from .checkpoints.other_formats import ReadsOtherFormats
 
 MASK_SCHEDULES = ("arccos", "cosine", "linear", "root")
 GUIDANCE_SCHEDULES = ("constant", "linear", "power-cosine")

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from tiny_pipeline import tiny_image_processor, tiny_pipeline, tiny_tokenizer
 from titok_hf import __version__
-from titok_hf.checkpoint_files import INDEX_NAME, VERSION_KEY
+from titok_hf.checkpoints.layout import INDEX_NAME, VERSION_KEY
 from titok_hf.cli import app
 from titok_hf.pipeline_titok import TiTokPipeline
 

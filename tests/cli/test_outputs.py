@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from image_sources import image_folder
 from original_pipeline import write_generator, write_tokenizer
 from tiny_pipeline import tiny_pipeline
-from titok_hf.atomic_files import write_atomically
+from titok_hf.checkpoints.atomic_files import write_atomically
 from titok_hf.cli import app
 
 

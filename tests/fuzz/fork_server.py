@@ -16,8 +16,8 @@ def serve() -> None:
 
     import titok_hf.cli.application  # noqa: F401
     from titok_hf import MaskGitTransformer1DModel, TiTokModel, TiTokPipeline  # noqa: F401
+    from titok_hf.checkpoints import pull, push  # noqa: F401
     from titok_hf.data import prepare, pretokenize  # noqa: F401
-    from titok_hf.hub import pull, push  # noqa: F401
     from titok_hf.original import conversion  # noqa: F401
 
     torch.set_num_threads(1)

@@ -28,8 +28,8 @@ from titok_hf import (
     TiTokModel,
     TiTokPipeline,
 )
+from titok_hf.checkpoints.folders import describe
 from titok_hf.configuration_titok import VIT_SIZES
-from titok_hf.hub.folders import describe
 from titok_hf.original.flax_checkpoint import flax_bytes
 from titok_hf.original.reading import read_state_dict
 

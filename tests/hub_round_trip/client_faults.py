@@ -10,8 +10,8 @@ from hub_client import failing
 from hub_server import Fault
 from tiny_pipeline import generators, tiny_pipeline
 from titok_hf import TiTokModel, TiTokPipeline
-from titok_hf.hub.connection import check_push
-from titok_hf.hub.pull import pull
+from titok_hf.checkpoints.connection import check_push
+from titok_hf.checkpoints.pull import pull
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 

@@ -24,11 +24,11 @@ from titok_hf import (
     TiTokPipeline,
     bundled_checkpoint,
 )
+from titok_hf.checkpoints.push import push_folder
 from titok_hf.cli import app
 from titok_hf.data.encoders import ImageEncoder
 from titok_hf.data.prepare import PrepareSettings, prepare
 from titok_hf.data.pretokenize import pretokenize
-from titok_hf.hub.push import push_folder
 
 
 def equal_weights(first, second):

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from tiny_pipeline import tiny_tokenizer
+from titok_hf.checkpoints.cards import is_edited, is_generated, readdressed
 from titok_hf.data.encoders import ImageEncoder
 from titok_hf.data.prepare import PrepareSettings, prepare
 from titok_hf.data.pretokenize import pretokenize
-from titok_hf.hub.cards import is_edited, is_generated, readdressed
 
 
 def python_of(card):

@@ -424,7 +424,9 @@ def test_unusual_modes_are_left_out_or_come_out_as_rgb(tmp_path):
 
 
 def test_a_data_set_is_pushed_without_the_records_of_its_making(prepared, tmp_path):
-    code = "import sys; from titok_hf.hub.push import push_folder; push_folder(sys.argv[1], 'someone/pictures')"
+    code = (
+        "import sys; from titok_hf.checkpoints.push import push_folder; push_folder(sys.argv[1], 'someone/pictures')"
+    )
     hub = tmp_path / "hub"
     hub.mkdir()
     with hub_server(hub, "someone/pictures", kind="datasets") as (address, _):

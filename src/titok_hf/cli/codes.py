@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.panel import Panel
 
-from ..atomic_files import write_atomically
+from ..checkpoints.atomic_files import write_atomically
 from ..pictures import contact_sheet
 from .codes_file import CodesFile
 from .console import answer, bold, is_stdout, messages, progress_bar

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..bundled import bundled_checkpoint
-from ..locations import may_be_hub_id
+from ..checkpoints.locations import may_be_hub_id
 
 if TYPE_CHECKING:
     import torch

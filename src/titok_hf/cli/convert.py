@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from ..locations import check_apart
+from ..checkpoints.locations import check_apart
 from .console import answer, messages, report_errors
 from .options import AsJson
 from .sources import check_model, check_push

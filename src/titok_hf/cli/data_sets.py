@@ -11,8 +11,8 @@ import typer
 from rich.markup import escape
 from rich.panel import Panel
 
+from ..checkpoints.locations import check_location
 from ..extras import check_extra
-from ..locations import check_location
 from .console import answer, bold
 from .sources import check_push
 
@@ -136,7 +136,7 @@ def push_if_complete(output: Path, split: str, repo_id: str | None) -> str | Non
     """Uploads the data set to the repository that `--push-to-hub` names, once the split is there; its address."""
     if repo_id is None or not is_complete(output, split):
         return None
-    from titok_hf.hub.push import push_folder
+    from titok_hf.checkpoints.push import push_folder
 
     return push_folder(output, repo_id, message="Upload the data set").address
 

@@ -15,7 +15,7 @@ from .options import AsJson, Revision
 from .sources import check_model
 
 if TYPE_CHECKING:
-    from titok_hf.hub.folders import Description, Weights
+    from titok_hf.checkpoints.folders import Description, Weights
 
 # What tells models apart; the rest of the configuration is in the files themselves and in --json.
 _SHOWN = {
@@ -49,7 +49,7 @@ def info(
     """
     check_model(model, revision, needs_folder=True)
     with messages.status(f"reading {escape(model_name(model))}"):
-        from titok_hf.hub.cards import card_results
+        from titok_hf.checkpoints.cards import card_results
 
         description, card = _describe(model_location(model), revision)
         results = card_results(card) if card else []
@@ -62,9 +62,9 @@ def info(
 
 def _describe(location: str, revision: str | None) -> tuple[Description, str | None]:
     """What is at a location, and the text of its card."""
-    from titok_hf.hub.cards import CARD_NAME
-    from titok_hf.hub.folders import describe
-    from titok_hf.hub.pull import describe_remote
+    from titok_hf.checkpoints.cards import CARD_NAME
+    from titok_hf.checkpoints.folders import describe
+    from titok_hf.checkpoints.pull import describe_remote
 
     folder = Path(location)
     if not folder.is_dir():

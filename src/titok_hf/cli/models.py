@@ -86,7 +86,7 @@ def _check_is_tokenizer(location: str) -> None:
             f"{location} is a file, and a model is a folder or a Hub id. If it holds weights of the original "
             f"implementation, convert it: titok-hf convert tokenizer {location} --variant NAME -o FOLDER"
         )
-    from titok_hf.hub.folders import kind_of, read_json
+    from titok_hf.checkpoints.folders import kind_of, read_json
 
     folder = Path(location)
     if folder.is_dir() and not (folder / "config.json").is_file():

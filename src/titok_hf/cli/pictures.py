@@ -9,7 +9,7 @@ from tempfile import TemporaryFile
 
 from PIL import Image
 
-from ..atomic_files import write_atomically
+from ..checkpoints.atomic_files import write_atomically
 
 _NAMES_IN_A_FILE_NAME = 3
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from ..locations import check_is_hub_id
+from ..checkpoints.locations import check_is_hub_id
 from .console import answer, messages
 from .options import AsJson, Revision, Variant
 
@@ -37,7 +37,7 @@ def pull(
     """
     check_is_hub_id(repo_id)
     with messages.status(f"downloading {escape(repo_id)}"):
-        from titok_hf.hub.pull import pull as pull_folder
+        from titok_hf.checkpoints.pull import pull as pull_folder
 
         pulled = pull_folder(repo_id, folder, revision=revision, variant=variant)
     values = {"kind": pulled.kind.value, "repo_id": repo_id, "folder": pulled.folder, "files": pulled.files}

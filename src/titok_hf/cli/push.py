@@ -53,7 +53,7 @@ def push(
     if not folder.is_dir():
         raise FileNotFoundError(f"The folder {folder} {'is a file' if folder.exists() else 'does not exist'}.")
     with messages.status(f"uploading {escape(str(folder))}"):
-        from titok_hf.hub.push import push_folder
+        from titok_hf.checkpoints.push import push_folder
 
         pushed = push_folder(
             folder,

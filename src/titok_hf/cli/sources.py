@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..locations import check_location
+from ..checkpoints.locations import check_location
 from .console import messages
 
 
@@ -22,7 +22,7 @@ def check_model(model: str | None, revision: str | None = None, needs_folder: bo
         ValueError: a revision of something that has none.
     """
     if model is not None and not check_location(model):
-        from titok_hf.hub.connection import check_on_hub
+        from titok_hf.checkpoints.connection import check_on_hub
 
         with messages.status("asking the Hub"):
             check_on_hub(model, revision=revision)
@@ -45,7 +45,7 @@ def check_push(repo_id: str | None, repo_type: str) -> None:
         ValueError: an id that is none.
     """
     if repo_id is not None:
-        from titok_hf.hub.connection import check_push as check
+        from titok_hf.checkpoints.connection import check_push as check
 
         with messages.status("asking the Hub"):
             check(repo_id, repo_type)
@@ -53,7 +53,7 @@ def check_push(repo_id: str | None, repo_type: str) -> None:
 
 def is_pipeline(model: str) -> bool:
     """Whether a model, which is there, is a pipeline and not a part of one."""
-    from titok_hf.checkpoint_files import INDEX_NAME
+    from titok_hf.checkpoints.layout import INDEX_NAME
 
     return file_of(model, INDEX_NAME) is not None
 
@@ -63,7 +63,7 @@ def file_of(model: str, name: str) -> Path | None:
     if Path(model).exists():
         path = Path(model, name)
         return path if path.is_file() else None
-    from titok_hf.hub.connection import small_file
+    from titok_hf.checkpoints.connection import small_file
 
     return small_file(model, name)
 

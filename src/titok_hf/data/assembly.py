@@ -13,7 +13,7 @@ from itertools import count, groupby
 from pathlib import Path
 from typing import Any, Literal
 
-from ..atomic_files import write_atomically
+from ..checkpoints.atomic_files import write_atomically
 from .parallel import ordered_map
 from .records import Chunk, ChunkConverter, ConvertedChunk
 from .report import Remark, Report, Unused

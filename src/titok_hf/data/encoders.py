@@ -20,7 +20,7 @@ from transformers import PretrainedConfig
 from transformers.utils import cached_file, logging
 
 from ..accepted_values import check_finite
-from ..checkpoint_files import INDEX_NAME
+from ..checkpoints.layout import INDEX_NAME
 from ..configuration_maskgit_vqgan import MaskGitVQGANConfig
 from ..image_processing_pil_titok import TiTokImageProcessorPil
 from ..modeling_maskgit_vqgan import MaskGitVQGANModel

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from datasets import Features
 from filelock import FileLock, Timeout
 
-from ..atomic_files import write_atomically
+from ..checkpoints.atomic_files import write_atomically
 
 STATE_FOLDER = ".titok_hf"
 DATA_FOLDER = "data"

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from titok_hf.atomic_files import write_atomically
 from titok_hf.boundary import run
+from titok_hf.checkpoints.atomic_files import write_atomically
 
 if TYPE_CHECKING:
     from .measure import Measurement

@@ -12,7 +12,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import cached_file
 
-from titok_hf.checkpoint_files import check_finite_weights
+from titok_hf.checkpoints.layout import check_finite_weights
 
 from .torchvision_convnext import (
     IMAGENET_MEAN,

@@ -1,1 +1,1 @@
-"""Checkpoints as others meet them: what a folder holds, its model card, and the way to the Hub and back. No torch."""
+"""The earlier place of `titok_hf.checkpoints.push` and `.pull`, kept for programs that import them from here."""

@@ -11,10 +11,10 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors.torch import save_file
 
-from titok_hf.checkpoint_files import INDEX_NAME, checkpoint_atomically, read_index, read_json
+from titok_hf.checkpoints.layout import INDEX_NAME, checkpoint_atomically, read_index, read_json
+from titok_hf.checkpoints.push import push_folder
 from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig
 from titok_hf.configuration_titok import TiTokConfig
-from titok_hf.hub.push import push_folder
 from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
 from titok_hf.imagenet_classes import IMAGENET_CLASSES, imagenet_id2label
 from titok_hf.modeling_maskgit import MaskGitTransformer1DModel

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import torch
 
-from titok_hf.checkpoint_files import check_depth, check_finite_weights
+from titok_hf.checkpoints.layout import check_depth, check_finite_weights
 from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig
 from titok_hf.configuration_titok import TiTokConfig
 
@@ -26,7 +26,8 @@ from .state_dict_adapter import StateDictAdapter
 
 def read(cls: type, source: Any, original_variant: str | None = None, **kwargs: Any) -> Any | None:
     """
-    An instance of one of our classes from an original checkpoint: the reader that `titok_hf.other_formats` asks.
+    An instance of one of our classes from an original checkpoint: the reader that
+    `titok_hf.checkpoints.other_formats` asks.
 
     Args:
         cls: `TiTokModel`, `MaskGitTransformer1DModel`, `MaskGitVQGANModel`, `MaskGitScheduler`, or a subclass.

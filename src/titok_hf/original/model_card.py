@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from titok_hf.hub.cards import CardContent, Measured, write_model_card
+from titok_hf.checkpoints.cards import CardContent, Measured, write_model_card
 
 from .released import ReleasedGenerator, ReleasedTokenizer
 from .verification import Verification

@@ -14,7 +14,7 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 from safetensors.torch import load_file
 
-from titok_hf.checkpoint_files import check_finite_weights, naming
+from titok_hf.checkpoints.layout import check_finite_weights, naming
 
 from .configs import is_original_config
 

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 
-from titok_hf.atomic_files import flush_to_disk, set_permissions
+from titok_hf.checkpoints.atomic_files import flush_to_disk, set_permissions
 from titok_hf.data.loaders import ResumableLoader
 
 from .processes import gather, raised_together

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from titok_hf.boundary import run
-from titok_hf.checkpoint_files import checkpoint_atomically
+from titok_hf.checkpoints.layout import checkpoint_atomically
 
 from .configs import ImageDataConfig
 from .images import flip_half, load_split, to_pixel_values

@@ -20,8 +20,8 @@ from PIL import Image
 from torch import nn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from titok_hf.atomic_files import write_atomically
-from titok_hf.checkpoint_files import checkpoint_atomically
+from titok_hf.checkpoints.atomic_files import write_atomically
+from titok_hf.checkpoints.layout import checkpoint_atomically
 from titok_hf.data.loaders import ResumableLoader
 
 from .checkpoints import Checkpoints, Gathered, Progress, written_together

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi
 
-from titok_hf.atomic_files import write_atomically
-from titok_hf.hub.cards import (
+from titok_hf.checkpoints.atomic_files import write_atomically
+from titok_hf.checkpoints.cards import (
     CURVES_NAME,
     RECONSTRUCTIONS_NAME,
     SAMPLES_NAME,
@@ -15,9 +15,9 @@ from titok_hf.hub.cards import (
     location_of,
     write_model_card,
 )
-from titok_hf.hub.connection import clear_errors, is_hub_id
-from titok_hf.hub.curves import draw_curves
-from titok_hf.hub.push import push_folder
+from titok_hf.checkpoints.connection import clear_errors, is_hub_id
+from titok_hf.checkpoints.curves import draw_curves
+from titok_hf.checkpoints.push import push_folder
 
 from .configs import Recipe
 from .recipes import RecipeError, recipe_to_yaml

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from titok_hf.atomic_files import flush_names, write_atomically
+from titok_hf.checkpoints.atomic_files import flush_names, write_atomically
 
 from .configs import Recipe
 from .recipes import RecipeError, build_recipe, recipe_to_yaml
@@ -171,7 +171,7 @@ class RunFolder:
         """Removes what a killed run left half-done, and the entries of steps after `step`, which come again."""
         self.remove_unfinished()
         shutil.rmtree(self.checkpoints / "outdated", ignore_errors=True)
-        # What `titok_hf.atomic_files` had in work.
+        # What `titok_hf.checkpoints.atomic_files` had in work.
         for leftover in [*self.path.rglob(".unfinished-*"), *self.path.rglob(".replaced-*")]:
             if leftover.is_dir():
                 shutil.rmtree(leftover)

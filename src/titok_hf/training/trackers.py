@@ -9,7 +9,7 @@ import yaml
 from accelerate import Accelerator
 from torch import nn
 
-from titok_hf.atomic_files import write_atomically
+from titok_hf.checkpoints.atomic_files import write_atomically
 from titok_hf.data.loaders import ResumableLoader
 
 from .configs import Recipe

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .checkpoint_files import (
+from .layout import (
     check_depth,
     check_finite_weights,
     check_weights,

@@ -14,8 +14,7 @@ from PIL import Image
 
 from tiny_pipeline import tiny_image_processor, tiny_pipeline, tiny_tokenizer
 from titok_hf.bundled import bundled_checkpoint, example_images
-from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig
-from titok_hf.hub.cards import (
+from titok_hf.checkpoints.cards import (
     CARD_NAME,
     CardContent,
     Measured,
@@ -26,8 +25,9 @@ from titok_hf.hub.cards import (
     readdressed,
     write_model_card,
 )
-from titok_hf.hub.connection import is_hub_id
-from titok_hf.hub.curves import _draw_panel, draw_curves
+from titok_hf.checkpoints.connection import is_hub_id
+from titok_hf.checkpoints.curves import _draw_panel, draw_curves
+from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig
 from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
 from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANModel
 from titok_hf.pipeline_titok import TiTokPipeline

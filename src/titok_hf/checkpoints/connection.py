@@ -22,9 +22,9 @@ from huggingface_hub.errors import HTTPError as TransportError  # of the HTTP li
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id
 
-from ..locations import may_be_hub_id
-from ..retries import with_retries
 from .folders import Description
+from .locations import may_be_hub_id
+from .retries import with_retries
 
 REPO_TYPES = ("model", "dataset")
 # What people load or read. Pickles run code when they are opened, so they are neither uploaded nor downloaded.

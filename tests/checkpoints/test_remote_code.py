@@ -7,8 +7,8 @@ import torch
 
 from tiny_pipeline import generators, tiny_image_processor, tiny_pipeline, tiny_tokenizer
 from titok_hf import MaskGitVQGANConfig, TiTokConfig, TiTokPipeline
-from titok_hf.checkpoint_files import INDEX_NAME
-from titok_hf.remote_code import REMOTE_CODE
+from titok_hf.checkpoints.layout import INDEX_NAME
+from titok_hf.checkpoints.remote_code import REMOTE_CODE
 
 
 def python_files(folder):

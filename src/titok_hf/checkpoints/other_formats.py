@@ -54,7 +54,7 @@ class ReadsOtherFormats:
             if instance is not None:
                 return instance
         # Here, since the package itself imports this module, and shall do so in no time.
-        from .checkpoint_files import naming
+        from .layout import naming
 
         name = getattr(cls, "config_name", None) or "config.json"
         place = Path(str(pretrained_model_name_or_path), kwargs.get("subfolder") or "", name)
@@ -79,7 +79,7 @@ def _component_of_pipeline(cls: type, source: Any, kwargs: dict[str, Any]) -> st
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    from .checkpoint_files import INDEX_NAME, read_json
+    from .layout import INDEX_NAME, read_json
 
     try:
         index = Path(str(source), INDEX_NAME)

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, RepoCard
 
-from ..atomic_files import write_atomically
+from .atomic_files import write_atomically
 from .folders import Description, Kind, Weights, describe
 from .usage import LIBRARY, default_limits, in_python, introduction, papers, pipeline_tag, tags, usage_code
 

@@ -14,7 +14,7 @@ from huggingface_hub.errors import HTTPError as TransportError  # of the HTTP li
 from packaging.version import InvalidVersion, Version
 from safetensors import SafetensorError, safe_open
 
-from . import __version__
+from .. import __version__
 from .atomic_files import folder_atomically
 from .retries import with_retries
 
@@ -164,7 +164,7 @@ def naming(
         if arguments is not None and _may_be_callers(error, arguments):
             raise
         if isinstance(error, ValueError) and (
-            str(path) in str(error) or type(error).__module__.startswith(__package__)
+            str(path) in str(error) or type(error).__module__.startswith("titok_hf.")
         ):
             raise
         if type(error) is ValueError:

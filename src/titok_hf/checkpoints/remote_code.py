@@ -21,7 +21,7 @@ from transformers import ImageProcessingMixin
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME
 
 from .atomic_files import write_atomically
-from .checkpoint_files import naming
+from .layout import naming
 
 REMOTE_MODULE = "titok"
 

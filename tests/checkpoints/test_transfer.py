@@ -14,9 +14,9 @@ from PIL import Image
 
 from hub_server import STRANGER_TOKEN, Fault, local_hub
 from tiny_pipeline import tiny_pipeline, tiny_tokenizer
+from titok_hf.checkpoints.cards import CARD_NAME, is_generated, write_model_card
+from titok_hf.checkpoints.pull import needed_files
 from titok_hf.data.prepare import PrepareSettings, prepare
-from titok_hf.hub.cards import CARD_NAME, is_generated, write_model_card
-from titok_hf.hub.pull import needed_files
 
 COMMAND = [sys.executable, "-m", "titok_hf.cli"]
 

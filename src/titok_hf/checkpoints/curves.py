@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..atomic_files import write_atomically
+from .atomic_files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

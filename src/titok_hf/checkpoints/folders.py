@@ -9,7 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint_files import INDEX_NAME, VERSION_KEY, read_index, read_json, stored_tensors, variant_of
+from .layout import INDEX_NAME, VERSION_KEY, read_index, read_json, stored_tensors, variant_of
 
 
 class Kind(Enum):

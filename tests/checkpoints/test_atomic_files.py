@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from titok_hf.atomic_files import folder_atomically, write_atomically
+from titok_hf.checkpoints.atomic_files import folder_atomically, write_atomically
 
 
 def entries(folder):
@@ -122,7 +122,7 @@ def test_a_folder_whose_writer_was_killed_between_two_renames_does_not_look_comp
 
 KILLED = """
 import os, signal, sys
-from titok_hf.atomic_files import folder_atomically
+from titok_hf.checkpoints.atomic_files import folder_atomically
 with folder_atomically(sys.argv[1]) as folder:
     (folder / "half").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)

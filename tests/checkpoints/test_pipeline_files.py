@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from hub_server import hub_server
 from tiny_pipeline import ID2LABEL, generators, tiny_pipeline
 from titok_hf import __version__
-from titok_hf.checkpoint_files import INDEX_NAME, VERSION_KEY
+from titok_hf.checkpoints.layout import INDEX_NAME, VERSION_KEY
 from titok_hf.modeling_maskgit import MaskGitTransformer1DModel
 from titok_hf.pipeline_titok import TiTokPipeline
 from titok_hf.scheduling_maskgit import MaskGitScheduler

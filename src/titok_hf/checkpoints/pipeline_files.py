@@ -15,17 +15,17 @@ from transformers import ImageProcessingMixin as ImageProcessingMixin
 from transformers import PreTrainedModel as PreTrainedModel
 from transformers.utils import is_torchvision_available
 
-from .checkpoint_files import checkpoint_atomically, checkpoint_folder, naming
-from .hub.cards import write_model_card
-from .hub.folders import forget_origins
-from .hub.push import push_folder
-from .image_processing_pil_titok import TiTokImageProcessorPil
-from .image_processing_titok import TiTokImageProcessor
-from .imagenet_classes import IMAGENET_CLASSES, imagenet_id2label
-from .modeling_maskgit import MaskGitTransformer1DModel
-from .modeling_titok import TiTokModel
+from ..image_processing_pil_titok import TiTokImageProcessorPil
+from ..image_processing_titok import TiTokImageProcessor
+from ..imagenet_classes import IMAGENET_CLASSES, imagenet_id2label
+from ..modeling_maskgit import MaskGitTransformer1DModel
+from ..modeling_titok import TiTokModel
+from ..scheduling_maskgit import MaskGitScheduler
+from .cards import write_model_card
+from .folders import forget_origins
+from .layout import checkpoint_atomically, checkpoint_folder, naming
+from .push import push_folder
 from .remote_code import LoadedByDiffusers
-from .scheduling_maskgit import MaskGitScheduler
 
 if TYPE_CHECKING:
     from typing_extensions import Self
