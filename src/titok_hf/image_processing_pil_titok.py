@@ -32,11 +32,19 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 
 from .accepted_values import check_pixel_dtype
 from .checkpoints.remote_code import LoadedByAutoClasses
-from .picture_rules import BACKGROUND, MAX_PIXELS, background_colour, is_transparent, laid_on, upright
-
-# Of an image this many times as long as it is short, the centre square comes from its middle section alone. Resized
-# whole it could fill the memory: one row of 100,000 pixels would become 256 x 25,600,000.
-MAX_ASPECT_RATIO = 32
+from .image_transforms import (
+    BACKGROUND,
+    MAX_PIXELS,
+    Box,
+    background_colour,
+    black_margins,
+    box_within_aspect_limit,
+    center_box,
+    scale_to_8_bits,
+    to_8_bits,
+    to_rgb,
+    upright,
+)
 
 URL_PREFIXES = ("http://", "https://")
 
@@ -171,14 +179,13 @@ class TiTokImageProcessorMixin(LoadedByAutoClasses, BaseImageProcessor):
 
     def center_crop(self, image: Any, size: SizeDict, **kwargs: Any) -> Any:
         """Cut `size` from the centre of an array or tensor (..., height, width); half pixels go to the even side."""
-        height, width = image.shape[-2:]
+        width, height = width_and_height(image)
         if height < size.height or width < size.width:
             raise ValueError(
                 f"An image of {height} x {width} pixels is too small for a crop of {size.height} x {size.width}. Set "
                 "do_resize, or choose a smaller crop_size."
             )
-        top, left = round((height - size.height) / 2), round((width - size.width) / 2)
-        return image[..., top : top + size.height, left : left + size.width]
+        return cropped(image, center_box(width, height, size.width, size.height))
 
     def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3) -> list[Any]:
         flat = list(single_images(self.fetch_images(images)))
@@ -201,7 +208,7 @@ class TiTokImageProcessorMixin(LoadedByAutoClasses, BaseImageProcessor):
             images = [center_on_black(image, size.shortest_edge) for image in images]
         if kwargs["do_resize"] and kwargs["do_center_crop"] and size.shortest_edge:
             if max(crop_size.height, crop_size.width) <= size.shortest_edge:
-                images = [trim_long_edge(image) for image in images]
+                images = [cropped(image, box_within_aspect_limit(*width_and_height(image))) for image in images]
         return super()._preprocess(images, *args, **kwargs)
 
 
@@ -310,32 +317,12 @@ def single_images(images: Any) -> Iterator[Any]:
 
 
 def pil_to_array(image: Image.Image, convert_rgb: bool, exif_transpose: bool, background: str) -> np.ndarray:
-    """PIL image to uint8, shape (channels, height, width); `convert_rgb` gives one channel for 16 bits and floats."""
+    """PIL image to uint8, shape (channels, height, width); 3 channels with `convert_rgb`."""
     load_completely(image, getattr(image, "filename", "") or "The PIL image")
     if exif_transpose:
         image = upright(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        # Pillow's own conversion would cut off at 255.
-        return to_uint8(np.array(image), full_scale=255 if image.mode == "F" else 65535)[None]
-    if convert_rgb and (image.mode != "RGB" or image.has_transparency_data):
-        image = pil_to_rgb(image, background)
-    array = np.array(image)
-    if array.dtype == bool:
-        array = to_uint8(array, full_scale=1)
+    array = to_8_bits(to_rgb(image, background) if convert_rgb else image)
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
-
-
-def pil_to_rgb(image: Image.Image, background: str) -> Image.Image:
-    """Convert to RGB in front of a colour; an unsupported mode raises ValueError."""
-    colour = background_colour(background)
-    try:
-        if colour is not None and is_transparent(image):
-            return laid_on(image, colour)
-        if image.mode == "P" and "transparency" in image.info:
-            image = image.convert("RGBA")  # the way round about Pillow's warning; the colours are the same
-        return image.convert("RGB")
-    except ValueError as error:
-        raise ValueError(f"Pillow cannot convert an image of mode {image.mode!r} to RGB: {error}") from error
 
 
 def rgba_to_rgb(array: np.ndarray, background: str) -> np.ndarray:
@@ -372,42 +359,26 @@ def channels_first(image: np.ndarray | torch.Tensor, data_format: str | ChannelD
     full_scale = {"b": 1, "f": 1, "u": 255, "i": 255}.get(image.dtype.kind)
     if full_scale is None:
         raise TypeError(f"Got an image of dtype {image.dtype}; expected integers, floats or booleans.")
-    return to_uint8(image, 65535 if image.dtype == np.uint16 else full_scale)
-
-
-def to_uint8(values: np.ndarray, full_scale: int) -> np.ndarray:
-    """Scale values in [0, full_scale] to [0, 255] and round; values outside raise ValueError."""
-    if values.dtype == np.uint8:
-        return values
-    if values.size:
-        lowest, highest = values.min(), values.max()
-        if not (lowest >= 0 and highest <= full_scale):  # so written, it catches NaN too
-            raise ValueError(
-                f"Got an image of dtype {values.dtype} with values from {lowest} to {highest}; "
-                f"expected 0 to {full_scale}. Rescale or clip it first."
-            )
-    if full_scale == 255 and values.dtype.kind in "iu":
-        return values.astype(np.uint8)
-    return np.rint(values.astype(np.float64) * (255 / full_scale)).astype(np.uint8)
+    return scale_to_8_bits(image, 65535 if image.dtype == np.uint16 else full_scale)
 
 
 def center_on_black(image: Any, size: int) -> Any:
     """Surround an array or tensor (channels, height, width) with zeros until both edges measure at least `size`."""
-    height, width = image.shape[-2:]
-    missing_rows, missing_columns = max(0, size - height), max(0, size - width)
-    top, left = missing_rows // 2, missing_columns // 2
-    margins = ((0, 0), (top, missing_rows - top), (left, missing_columns - left))
+    left, top, right, bottom = black_margins(*width_and_height(image), size)
     if isinstance(image, torch.Tensor):
-        return torch.nn.functional.pad(image, (*margins[2], *margins[1]))
-    return np.pad(image, margins)
+        return torch.nn.functional.pad(image, (left, right, top, bottom))
+    return np.pad(image, ((0, 0), (top, bottom), (left, right)))
 
 
-def trim_long_edge(image: Any) -> Any:
-    """Cut an array or tensor (..., height, width) to `MAX_ASPECT_RATIO`, the same amount at both ends."""
-    height, width = image.shape[-2:]
-    limit = MAX_ASPECT_RATIO * min(height, width)
-    top, left = max(0, (height - limit) // 2), max(0, (width - limit) // 2)
-    return image[..., top : height - top, left : width - left]
+def width_and_height(image: Any) -> tuple[int, int]:
+    """Of an array or tensor (..., height, width)."""
+    return image.shape[-1], image.shape[-2]
+
+
+def cropped(image: Any, box: Box) -> Any:
+    """The part of an array or tensor (..., height, width) that lies in a box."""
+    left, top, right, bottom = box
+    return image[..., top:bottom, left:right]
 
 
 __all__ = ["TiTokImageProcessorPil"]

@@ -71,7 +71,7 @@ UNUSABLE = {
     ),
     "10000 x 10000 pixels are more than 89,478,485": file_of(Image.new("1", (10_000, 10_000)), "PNG"),
     "20000 x 20000|too many pixels": file_of(Image.new("1", (20_000, 20_000)), "PNG"),
-    "samples from": file_of(Image.fromarray(np.full((4, 4), -5, dtype=np.int32)), "TIFF"),
+    "values from": file_of(Image.fromarray(np.full((4, 4), -5, dtype=np.int32)), "TIFF"),
 }
 
 

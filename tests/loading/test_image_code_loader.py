@@ -9,8 +9,8 @@ import torch
 from datasets import Dataset, Features, Image, List, Value, load_dataset
 
 from image_sources import encoded, image_folder, picture
+from titok_hf import image_transforms as transforms
 from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig
-from titok_hf.data import transforms
 from titok_hf.data.encoders import ImageEncoder
 from titok_hf.data.loaders import ImageCodeLoader
 from titok_hf.data.prepare import PrepareSettings, prepare
@@ -103,7 +103,7 @@ def test_a_data_set_may_bring_its_own_codes():
     batch = next(iter(loader))
     assert set(batch) == {"pixels", "codes"} and sorted(batch["codes"][:, 0].tolist()) == list(range(6))
     for pixels, number in zip(batch["pixels"], batch["codes"][:, 0].tolist(), strict=True):
-        expected = np.asarray(transforms.center_square(picture(number), 16)).transpose(2, 0, 1)
+        expected = np.asarray(transforms.center_crop(picture(number), 16)).transpose(2, 0, 1)
         assert np.array_equal(pixels, expected)
 
 

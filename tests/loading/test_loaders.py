@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from image_sources import encoded, picture
-from titok_hf.data import transforms
+from titok_hf import image_transforms as transforms
 from titok_hf.data.loaders import CodeLoader, ImageLoader
 from titok_hf.data.shards import Part
 
@@ -58,13 +58,13 @@ def test_without_augmentation_it_is_the_data_set(images):
     loader = ImageLoader(images, 32, batch_size=5, random_crop=False, flip=False, shuffle=False)
     batch = next(iter(loader))
     assert batch["pixels"].dtype == torch.uint8 and batch["label"].tolist() == [0, 1, 2, 0, 1]
-    expected = np.stack([np.asarray(transforms.center_square(picture(n), 32)) for n in range(5)])
+    expected = np.stack([np.asarray(transforms.center_crop(picture(n), 32)) for n in range(5)])
     assert np.array_equal(batch["pixels"].permute(0, 2, 3, 1), expected)
 
 
 def test_augmentation_differs_from_epoch_to_epoch_and_mirrors_half(images):
     loader = ImageLoader(images, 32, batch_size=23, random_crop=False, shuffle=False)
-    expected = np.stack([np.asarray(transforms.center_square(picture(n), 32)) for n in range(23)])
+    expected = np.stack([np.asarray(transforms.center_crop(picture(n), 32)) for n in range(23)])
     mirrored = []
     for batch in islice(loader, 4):
         pixels = batch["pixels"].permute(0, 2, 3, 1).numpy()

@@ -18,7 +18,7 @@ from PIL import Image as PILImage
 
 from hub_server import hub_server
 from image_sources import CLASSES, content, encoded, image_folder, picture
-from titok_hf.data import transforms
+from titok_hf import image_transforms as transforms
 from titok_hf.data.prepare import PrepareSettings, prepare
 from titok_hf.data.shards import STATE_FOLDER, Part
 
@@ -58,7 +58,7 @@ def test_load_dataset_opens_it_as_it_is(prepared):
     assert dataset["source_index"][:] == [number for number in range(22) if number not in BROKEN]
     for row in dataset:
         number = row["source_index"]
-        expected = transforms.center_square(picture(number), 32)
+        expected = transforms.center_crop(picture(number), 32)
         assert np.array_equal(row["image"], expected)
         assert row["label"] == number * 3 // 22
     assert dataset.cast_column("image", Image(decode=False))[5]["image"]["path"] == "0006.png"
@@ -279,7 +279,7 @@ def test_webdataset_shards_are_a_source(streaming, tmp_path):
     prepare(str(tmp_path / "shard-*.tar"), tmp_path / "out", SETTINGS, streaming=streaming, workers=0)
     dataset = load_dataset(str(tmp_path / "out"), split="train")
     assert dataset["label"][:] == [0, 1, 2]
-    assert np.array_equal(dataset[2]["image"], transforms.center_square(picture(2), 32))
+    assert np.array_equal(dataset[2]["image"], transforms.center_crop(picture(2), 32))
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -419,7 +419,7 @@ def test_unusual_modes_are_left_out_or_come_out_as_rgb(tmp_path):
     report = prepare(dataset, tmp_path, replace(SETTINGS, unusual_modes="published"), workers=0)
     assert [str(remark) for remark in report.converted] == ["image 0: CMYK converted to RGB"]
     image = load_dataset(str(tmp_path), split="train")[0]["image"]
-    expected = transforms.center_square(PILImage.open(stream).convert("RGB"), 32)
+    expected = transforms.center_crop(PILImage.open(stream).convert("RGB"), 32)
     assert np.array_equal(image, expected)
 
 

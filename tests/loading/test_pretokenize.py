@@ -15,9 +15,9 @@ from datasets import Dataset, Features, Image, load_dataset
 
 from image_sources import content, encoded, image_folder, picture
 from tiny_pipeline import tiny_pipeline, tiny_tokenizer
+from titok_hf import image_transforms as transforms
 from titok_hf.bundled import bundled_checkpoint
 from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig
-from titok_hf.data import transforms
 from titok_hf.data.encoders import ImageEncoder
 from titok_hf.data.pretokenize import EncodeColumns, EncodingConverter, PretokenizeSettings, pretokenize
 from titok_hf.data.records import Chunk
@@ -85,7 +85,7 @@ def test_views_are_rows_in_the_published_order(source, pipeline, tmp_path):
     expected = codes_of(transforms.ten_crop(picture(1), 32))
     assert np.array_equal(np.array(dataset["codes"][10:20]), expected)
     pretokenize(source, tmp_path / "flip", encoder(pipeline), settings("flip", crop="adm"), limit=1, workers=0)
-    square = transforms.adm_center_square(picture(0), 32)
+    square = transforms.adm_center_crop(picture(0), 32)
     codes = load_dataset(str(tmp_path / "flip"), split="train")["codes"][:]
     assert np.array_equal(codes, codes_of([square, transforms.mirror(square)]))
 
@@ -162,7 +162,7 @@ def test_kl_models_give_their_means_as_float16(source, tmp_path):
     pretokenize(source, tmp_path / "out", encoder(tmp_path / "kl"), settings("center"), limit=5, workers=0)
     dataset = load_dataset(str(tmp_path / "out"), split="train")
     assert dataset.features["latents"].feature.feature.dtype == "float16"
-    squares = np.stack([np.asarray(transforms.center_square(picture(n), 32)) for n in (0, 1, 2, 4)])
+    squares = np.stack([np.asarray(transforms.center_crop(picture(n), 32)) for n in (0, 1, 2, 4)])
     pixels = torch.from_numpy(squares).permute(0, 3, 1, 2) / 255
     expected = model.encode(pixels, sample_posterior=False).latents.detach().half().numpy()
     assert np.allclose(np.array(dataset["latents"][:]), expected, atol=1e-2)
@@ -177,7 +177,7 @@ def test_maskgit_vqgan_codes_are_made_the_same_way(source, tmp_path):
     vqgan = encoder(tmp_path / "vqgan", image_size=8)
     pretokenize(source, tmp_path / "out", vqgan, settings("center"), limit=2, workers=0)
     dataset = load_dataset(str(tmp_path / "out"), split="train")
-    expected = codes_of([transforms.center_square(picture(number), 8) for number in range(2)], model.eval())
+    expected = codes_of([transforms.center_crop(picture(number), 8) for number in range(2)], model.eval())
     assert np.array_equal(np.array(dataset["codes"][:]), expected) and expected.shape == (2, 16)
     with pytest.raises(ValueError, match="multiples of"):
         pretokenize(source, tmp_path / "no", encoder(tmp_path / "vqgan", image_size=9), workers=0)

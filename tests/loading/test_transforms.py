@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from golden_fill import image_u8
-from titok_hf.data import transforms
+from titok_hf import image_transforms as transforms
 from titok_hf.data.decoding import Decoding
 from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
 
@@ -42,12 +42,12 @@ def name(case):
 
 @pytest.mark.parametrize("case", EVAL["pictures"], ids=name)
 def test_center_square_equals_the_published_evaluation(case):
-    assert sha256(transforms.center_square(source(case), 256)) == case["output_sha256"]
+    assert sha256(transforms.center_crop(source(case), 256)) == case["output_sha256"]
 
 
 @pytest.mark.parametrize("case", ADM["adm"], ids=name)
 def test_adm_square_equals_the_published_one(case):
-    assert sha256(transforms.adm_center_square(source(case), case["image_size"])) == case["sha256"]
+    assert sha256(transforms.adm_center_crop(source(case), case["image_size"])) == case["sha256"]
 
 
 @pytest.mark.parametrize("case", ADM["ten_crop"], ids=name)
@@ -81,12 +81,12 @@ def mode_file(mode):
 @pytest.mark.parametrize("mode", sorted(EVAL["modes"]))
 def test_files_of_all_modes_become_rgb_as_published(mode):
     image, _ = Decoding(exif_transpose=False, unusual_modes="published")(mode_file(mode))
-    assert sha256(transforms.center_square(image, 256)) == EVAL["modes"][mode]
+    assert sha256(transforms.center_crop(image, 256)) == EVAL["modes"][mode]
 
 
 def test_sixteen_bits_may_be_scaled_instead():
     image, _ = Decoding(unusual_modes="scale")(mode_file("gray16_I16"))
-    assert sha256(transforms.center_square(image, 256)) == EVAL["modes"]["grayscale_L"]
+    assert sha256(transforms.center_crop(image, 256)) == EVAL["modes"]["grayscale_L"]
 
 
 @settings(deadline=None, max_examples=40)
@@ -102,13 +102,13 @@ def test_center_square_equals_the_image_processor(width, height, size, enlarge):
     expected = processor.post_process(processor(image, return_tensors="pt").pixel_values)[0]
     if not enlarge:
         image = transforms.center_on_black(image, size)
-    assert np.array_equal(transforms.center_square(image, size), expected)
+    assert np.array_equal(transforms.center_crop(image, size), expected)
 
 
 @pytest.mark.parametrize("size", [(1, 100_000), (100_000, 1), (3, 2000)])
 def test_thin_images_do_not_fill_the_memory(size):
     image = Image.new("RGB", size, (9, 8, 7))
-    for square in (transforms.center_square(image, 64), transforms.adm_center_square(image, 64)):
+    for square in (transforms.center_crop(image, 64), transforms.adm_center_crop(image, 64)):
         assert np.array_equal(np.unique(np.array(square).reshape(-1, 3), axis=0), [[9, 8, 7]])
 
 
@@ -116,7 +116,7 @@ def test_thin_images_do_not_fill_the_memory(size):
 @given(width=st.integers(20, 90), height=st.integers(20, 90), seed=st.integers(0, 999))
 def test_a_random_square_is_cut_from_the_resized_image(width, height, seed):
     image = noise(width, height)
-    square = np.array(transforms.random_square(image, 16, random.Random(seed)))
+    square = np.array(transforms.random_crop(image, 16, random.Random(seed)))
     resized = np.array(transforms.resize_shorter_edge(image, 16))
     windows = np.lib.stride_tricks.sliding_window_view(resized, (16, 16, 3))
     assert (windows.reshape(-1, 16, 16, 3) == square).all(axis=(1, 2, 3)).any()
@@ -125,7 +125,7 @@ def test_a_random_square_is_cut_from_the_resized_image(width, height, seed):
 def test_random_squares_reach_both_ends():
     image = Image.fromarray(np.arange(64, dtype=np.uint8)[None].repeat(32, axis=0))
     chance = random.Random(0)
-    lefts = {int(np.array(transforms.random_square(image, 32, chance))[0, 0]) for _ in range(500)}
+    lefts = {int(np.array(transforms.random_crop(image, 32, chance))[0, 0]) for _ in range(500)}
     assert lefts == set(range(33))
 
 
@@ -133,12 +133,12 @@ def test_random_squares_reach_both_ends():
 @given(width=st.integers(1, 200), height=st.integers(1, 200), seed=st.integers(0, 999), min_area=st.floats(0.05, 1))
 def test_a_random_resized_square_is_one_and_depends_on_chance_alone(width, height, seed, min_area):
     image = noise(width, height)
-    first, second = (transforms.random_resized_square(image, 16, random.Random(seed), min_area) for _ in range(2))
+    first, second = (transforms.random_resized_crop(image, 16, random.Random(seed), min_area) for _ in range(2))
     assert first.size == (16, 16)
     assert np.array_equal(first, second)
 
 
 def test_the_whole_image_is_a_random_section_of_area_one():
     image = noise(32, 32)
-    square = transforms.random_resized_square(image, 32, random.Random(0), min_area=1, max_ratio=1)
+    square = transforms.random_resized_crop(image, 32, random.Random(0), min_area=1, max_ratio=1)
     assert np.array_equal(square, image)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image as PILImage
 
-from . import transforms
+from .. import image_transforms as transforms
 from .decoding import Decoding
 from .records import Record, decode_record
 from .views import ViewCutter
@@ -62,11 +62,11 @@ class Augmentation:
         image = _decoded(record, Decoding())
         chance = random.Random(f"{self.seed}:{epoch}:{record.source_index}")
         if self.resize_mode == "pad":
-            image = transforms.pad_to_square(image, self.image_size)
+            image = transforms.pad(image, self.image_size)
         elif self.random_crop:
-            image = transforms.random_square(image, self.image_size, chance)
+            image = transforms.random_crop(image, self.image_size, chance)
         else:
-            image = transforms.center_square(image, self.image_size)
+            image = transforms.center_crop(image, self.image_size)
         return transforms.mirror(image) if self.flip and chance.random() < 0.5 else image
 
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from PIL import Image as PILImage
 
-from ..picture_rules import BACKGROUND, background_colour
-from . import transforms
+from .. import image_transforms as transforms
+from ..image_transforms import BACKGROUND, background_colour
 from .decoding import MAX_PIXELS, Decoding, UnusualModes, check_unusual_modes
 from .records import SOURCE_INDEX, ChunkConverter, Record
 
@@ -20,8 +20,8 @@ Crop = Literal["center", "adm", "none"]
 ImageFormat = Literal["jpeg", "png", "webp"]
 
 CROPS: dict[str, Callable[[PILImage.Image, int], PILImage.Image]] = {
-    "center": transforms.center_square,
-    "adm": transforms.adm_center_square,
+    "center": transforms.center_crop,
+    "adm": transforms.adm_center_crop,
     "none": transforms.resize_shorter_edge,
 }
 _SUFFIXES = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}

@@ -7,8 +7,7 @@ from typing import Literal, NamedTuple, get_args
 
 from PIL import Image, ImageFile
 
-from ..picture_rules import BACKGROUND, MAX_PIXELS, NO_BACKGROUND, is_transparent, upright
-from .transforms import to_rgb
+from ..image_transforms import BACKGROUND, MAX_PIXELS, NO_BACKGROUND, is_transparent, to_rgb, upright
 
 # Modes whose RGB is beyond doubt. CMYK depends on a profile, and 16 bits have a range that no file tells.
 _USUAL_MODES = {"RGB", "L", "P", "RGBA", "1", "LA"}
@@ -102,7 +101,7 @@ class Decoding:
         remark = None if mode is None else f"{mode} converted to RGB"
         as_published = self.unusual_modes == "published"
         background = NO_BACKGROUND if as_published else self.background
-        rgb = to_rgb(image, as_published, background)
+        rgb = to_rgb(image, background, scale_16_bits=not as_published)
         return Decoded(rgb, remark, background != NO_BACKGROUND and is_transparent(image))
 
 

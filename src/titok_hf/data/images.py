@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, Image
 
+from ..image_transforms import ResizeMode, center_crop, check_resize_mode, pad, to_rgb
 from .idx_files import FASHION_MNIST_CLASSES
 from .sources import open_dataset
 from .training_data import class_names
-from .transforms import ResizeMode, center_square, check_resize_mode, pad_to_square, to_rgb
 
 
 def load_image_dataset(source: str, split: str = "train") -> Dataset:
@@ -40,7 +40,7 @@ def images_to_tensor(
     Args:
         dataset: columns `image` and `label`, as `load_image_dataset` returns them.
         image_size: height and width of the result, in pixels.
-        resize_mode: "resize" is the published evaluation transform, `transforms.center_square`; "pad" keeps the
+        resize_mode: "resize" is the published evaluation transform, `transforms.center_crop`; "pad" keeps the
             pixels as they are and centres them on black, for images that are smaller than `image_size`.
     Returns:
         images, uint8, shape (len(dataset), 3, image_size, image_size); labels, int64, shape (len(dataset),).
@@ -67,7 +67,7 @@ def image_batches(
         smaller.
     """
     check_resize_mode(resize_mode)
-    fit = pad_to_square if resize_mode == "pad" else center_square
+    fit = pad if resize_mode == "pad" else center_crop
     for batch in dataset.select_columns(["image", "label"]).iter(batch_size=batch_size):
         pixels = np.stack([np.asarray(fit(to_rgb(image), image_size)) for image in batch["image"]])
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()  # (B, H, W, 3) -> (B, 3, H, W)

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, IterableDataset
 
+from ..image_transforms import ResizeMode
 from .augmentation import Augmentation, ViewBatch, ViewTask, described
 from .records import SOURCE_INDEX, Record, checked_label
 from .resumable import ResumableLoader
 from .shards import Part
 from .sources import Source
 from .training_data import num_views as views_of_each_image
-from .transforms import ResizeMode
 from .views import ViewCutter
 
 Item = TypeVar("Item")

@@ -16,7 +16,7 @@ from datasets import ClassLabel, Dataset, IterableDataset
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
 
-from ..picture_rules import NO_BACKGROUND
+from ..image_transforms import NO_BACKGROUND
 from .opening import open_source
 from .records import SOURCE_INDEX, checked_label
 from .sources import Source, number_in

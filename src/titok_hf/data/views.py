@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image as PILImage
 
-from ..picture_rules import BACKGROUND, background_colour
-from . import transforms
+from .. import image_transforms as transforms
+from ..image_transforms import BACKGROUND, background_colour
 from .crops import CROPS
 from .decoding import MAX_PIXELS, Decoding, UnusualModes, check_unusual_modes
 from .records import SOURCE_INDEX, ChunkConverter, Record
@@ -110,7 +110,7 @@ class ViewCutter:
             return self.all(image, source_index)[view]
         chance = random.Random(f"{self.settings.seed}:{source_index}:{view}")
         image = self._large_enough(image)
-        square = transforms.random_resized_square(image, self.image_size, chance, self.settings.min_crop_area)
+        square = transforms.random_resized_crop(image, self.image_size, chance, self.settings.min_crop_area)
         return transforms.mirror(square) if chance.random() < 0.5 else square
 
     def _large_enough(self, image: PILImage.Image) -> PILImage.Image:
