@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from titok_hf.auto import register_auto_classes_when_imported
-from titok_hf.checkpoints.other_formats import add_reader
+from titok_hf.checkpoints.mixin import add_reader
 
 __version__ = "0.1.0"
 

@@ -19,9 +19,7 @@ from torch import nn
 from transformers.utils.generic import maybe_autocast
 
 from .accepted_values import LARGEST_DEPTH, LARGEST_SIZE, can_look_at, integer_codes, real_number, whole_number
-from .checkpoints.other_formats import ReadsOtherFormats
-from .checkpoints.push import PushedWithCard
-from .checkpoints.saved_models import SafetensorsOnly
+from .checkpoints.mixin import CheckpointMixin
 
 _VIT = {
     "architecture": "vit",
@@ -270,7 +268,7 @@ class MaskGitUViTBackbone(MaskGitBackbone):
 BACKBONES: dict[str, type[MaskGitBackbone]] = {"vit": MaskGitViTBackbone, "uvit": MaskGitUViTBackbone}
 
 
-class MaskGitTransformer1DModel(PushedWithCard, ReadsOtherFormats, SafetensorsOnly, ModelMixin, ConfigMixin):
+class MaskGitTransformer1DModel(CheckpointMixin, ModelMixin, ConfigMixin):
     """Predicts the codes of an image from those codes that are not masked, and from its class.
 
     One table embeds everything the network reads. Its rows are the codes `[0, codebook_size)`, the mask token

@@ -22,9 +22,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple, maybe_autocast
 
 from .accepted_values import can_look_at, check_code_range, check_finite, integer_codes, is_traced
-from .checkpoints.other_formats import ReadsOtherFormats
-from .checkpoints.push import PushedWithCard
-from .checkpoints.saved_models import SafetensorsOnly
+from .checkpoints.mixin import CheckpointMixin
 from .configuration_maskgit_vqgan import MaskGitVQGANConfig
 
 
@@ -300,7 +298,7 @@ def convolution_input(features: torch.Tensor, dtype: torch.dtype) -> torch.Tenso
     return features.to(dtype=dtype, memory_format=layout)
 
 
-class MaskGitVQGANModel(PushedWithCard, ReadsOtherFormats, SafetensorsOnly, MaskGitVQGANPreTrainedModel):
+class MaskGitVQGANModel(CheckpointMixin, MaskGitVQGANPreTrainedModel):
     """
     The MaskGIT-VQGAN: encoder, vector quantiser, decoder.
 

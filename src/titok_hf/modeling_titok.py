@@ -24,9 +24,7 @@ from .accepted_values import (
     integer_codes,
     is_traced,
 )
-from .checkpoints.other_formats import ReadsOtherFormats
-from .checkpoints.push import PushedWithCard
-from .checkpoints.saved_models import SafetensorsOnly
+from .checkpoints.mixin import CheckpointMixin
 from .configuration_maskgit_vqgan import MaskGitVQGANConfig
 from .configuration_titok import TiTokConfig
 from .modeling_maskgit_vqgan import MaskGitVQGANDecoder
@@ -327,7 +325,7 @@ class TiTokPixelDecoder(nn.Module):
         return self.decoder(soft_codes.transpose(1, 2).unflatten(2, (self.grid_size, self.grid_size)))
 
 
-class TiTokModel(PushedWithCard, ReadsOtherFormats, SafetensorsOnly, TiTokPreTrainedModel):
+class TiTokModel(CheckpointMixin, TiTokPreTrainedModel):
     """
     Turns square images into `num_latent_tokens` codes (or continuous tokens) and back.
 

@@ -17,7 +17,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 
 from .accepted_values import can_look_at, check_finite, check_generator, real_number, whole_number
-from .checkpoints.other_formats import ReadsOtherFormats
+from .checkpoints.mixin import ReaderMixin
 
 MASK_SCHEDULES = ("arccos", "cosine", "linear", "root")
 GUIDANCE_SCHEDULES = ("constant", "linear", "power-cosine")
@@ -84,7 +84,7 @@ def gumbel(uniforms: torch.Tensor) -> torch.Tensor:
     return -(-uniforms.clamp(min=1e-20).log()).clamp(min=1e-20).log()
 
 
-class MaskGitScheduler(ReadsOtherFormats, SchedulerMixin, ConfigMixin):
+class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
     """Confidence-based parallel decoding of masked codes.
 
     Each step draws a code for every masked position, keeps the most confident ones and masks the rest again, fewer

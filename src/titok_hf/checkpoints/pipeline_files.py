@@ -1,8 +1,6 @@
 """How a TiTokPipeline gets to disk and back: whole or not at all, safetensors only, and never from a newer version."""
 
 import os
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +22,7 @@ from ..scheduling_maskgit import MaskGitScheduler
 from .cards import write_model_card
 from .folders import forget_origins
 from .layout import checkpoint_atomically, checkpoint_folder, naming
-from .push import push_folder
+from .mixin import PushMixin
 from .remote_code import LoadedByDiffusers
 
 if TYPE_CHECKING:
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
 
 
-class TiTokPipelineFiles(LoadedByDiffusers, DiffusionPipeline):
+class TiTokPipelineFiles(PushMixin, LoadedByDiffusers, DiffusionPipeline):
     """Loading, downloading and saving of [`TiTokPipeline`]."""
 
     parts_module = __name__
@@ -155,45 +153,7 @@ class TiTokPipelineFiles(LoadedByDiffusers, DiffusionPipeline):
             self.image_processor.save_pretrained(folder / "tokenizer")
             write_model_card(folder, destination=save_directory)
         if push_to_hub:
-            repository = kwargs.pop("repo_id", os.path.basename(os.path.abspath(save_directory)))
-            self.push_to_hub(repository, variant=variant, max_shard_size=max_shard_size, **kwargs)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        commit_message: str | None = None,
-        private: bool | None = None,
-        token: str | bool | None = None,
-        create_pr: bool = False,
-        safe_serialization: bool = True,
-        variant: str | None = None,
-        max_shard_size: int | str | None = None,
-        revision: str | None = None,
-    ) -> str:
-        """
-        Save the pipeline to the Hub, in one commit: after a failure the repository is as it was.
-
-        Args:
-            repo_id: "user/name"; made if missing.
-            commit_message: title of the commit.
-            private: whether a new repository is private.
-            token: of the Hub user; by default the one that is logged in.
-            create_pr: whether to open a pull request instead of committing.
-            safe_serialization, variant, max_shard_size: as for `save_pretrained`.
-            revision: branch to commit to; made from main if missing.
-
-        Returns:
-            the address of the commit or of the pull request.
-
-        Raises:
-            OSError: no right to write there, or no connection.
-            ValueError: an id that is none, or `safe_serialization=False`.
-        """
-        with TemporaryDirectory() as folder:
-            saved = Path(folder, repo_id.rpartition("/")[2])
-            self.save_pretrained(saved, safe_serialization, variant=variant, max_shard_size=max_shard_size)
-            options: dict[str, Any] = {"private": private, "token": token, "create_pr": create_pr}
-            return push_folder(saved, repo_id, message=commit_message, revision=revision, **options).address
+            self._push_after_saving(save_directory, {"variant": variant, "max_shard_size": max_shard_size} | kwargs)
 
 
 __all__ = ["TiTokPipelineFiles"]

@@ -120,46 +120,27 @@ def push_folder(
     )
 
 
-class PushedWithCard:
-    """Put in front of a model's library base class: `push_to_hub` then makes one commit, and writes our card."""
+def push_saved(instance: Any, repo_id: str, saving: dict[str, Any], **options: Any) -> str:
+    """
+    Save a model or a pipeline into a temporary folder and upload that.
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        commit_message: str | None = None,
-        *,
-        private: bool | None = None,
-        token: Token = None,
-        revision: str | None = None,
-        create_pr: bool = False,
-        **options: Any,
-    ) -> str:
-        """
-        Save the model to the Hub, in one commit: after a failure the repository is as it was.
+    Args:
+        instance: has `save_pretrained`.
+        repo_id: as for [`push_folder`].
+        saving: arguments of `save_pretrained`.
+        options: further arguments of [`push_folder`].
 
-        Args:
-            repo_id, commit_message, private, token, revision, create_pr: as for [`push_folder`].
-            options: `max_shard_size`, and whatever else `save_pretrained` takes; with `subfolder`, which puts a part
-                into the repository of something larger, or `tags`, the library's own way is taken.
+    Returns:
+        the address of the commit or of the pull request.
 
-        Returns:
-            the address of the commit or of the pull request.
-
-        Raises:
-            OSError: no right to write there, or no connection.
-            ValueError: an id that is none.
-        """
-        if options.keys() & {"subfolder", "tags", "commit_description"}:
-            chosen = {"private": private, "token": token, "create_pr": create_pr, **options}
-            if revision is not None:
-                chosen["revision"] = revision
-            return super().push_to_hub(repo_id, commit_message=commit_message, **chosen)  # type: ignore[misc]
-        with TemporaryDirectory() as folder:
-            saved = Path(folder, repo_id.rpartition("/")[2])
-            self.save_pretrained(saved, **options)  # type: ignore[attr-defined]
-            forget_origins(saved)
-            chosen = {"private": private, "token": token, "revision": revision, "create_pr": create_pr}
-            return push_folder(saved, repo_id, message=commit_message, **chosen).address
+    Raises:
+        OSError, ValueError: as [`push_folder`].
+    """
+    with TemporaryDirectory() as folder:
+        saved = Path(folder, repo_id.rpartition("/")[2])
+        instance.save_pretrained(saved, **saving)
+        forget_origins(saved)
+        return push_folder(saved, repo_id, **options).address
 
 
 def _repository(api: HfApi, repo_id: str, kind: Kind, private: bool | None, branch: str | None) -> dict[str, Any]:
@@ -253,4 +234,4 @@ def _write_card(path: Path, card: str) -> None:
         write_atomically(path, card.encode())
 
 
-__all__ = ["Pushed", "PushedWithCard", "push_folder"]
+__all__ = ["Pushed", "push_folder", "push_saved"]

@@ -27,7 +27,7 @@ from .state_dict_adapter import StateDictAdapter
 def read(cls: type, source: Any, original_variant: str | None = None, **kwargs: Any) -> Any | None:
     """
     An instance of one of our classes from an original checkpoint: the reader that
-    `titok_hf.checkpoints.other_formats` asks.
+    `titok_hf.checkpoints.mixin` asks.
 
     Args:
         cls: `TiTokModel`, `MaskGitTransformer1DModel`, `MaskGitVQGANModel`, `MaskGitScheduler`, or a subclass.

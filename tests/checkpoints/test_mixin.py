@@ -1,4 +1,7 @@
-"""Weights come from safetensors: a pickle of our own format is refused by every model."""
+"""What every model gets from `checkpoints.mixin`: safetensors only, clear errors, imports only when needed."""
+
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -54,3 +57,27 @@ def test_a_whole_pipeline_in_place_of_its_model_names_the_subfolder(tmp_path):
     with pytest.raises(OSError) as refusal:
         MaskGitVQGANModel.from_pretrained(tmp_path)
     assert "whole pipeline" not in str(refusal.value)
+
+
+IMPORTED = """
+import sys
+import titok_hf.modeling_maskgit, titok_hf.modeling_maskgit_vqgan, titok_hf.modeling_titok, titok_hf.scheduling_maskgit
+print(*(name for name in sys.modules if name.startswith("titok_hf.")))
+"""
+
+
+def test_a_model_file_imports_neither_cards_nor_transfers_nor_readers_of_other_formats():
+    process = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=True, timeout=120)
+    imported = set(process.stdout.split())
+    assert "titok_hf.checkpoints.mixin" in imported
+    allowed = (
+        "atomic_files",
+        "layout",
+        "mixin",
+        "remote_code",
+        "retries",
+    )  # configurations are saved with remote code
+    assert {name for name in imported if name.startswith("titok_hf.checkpoints.")} <= {
+        f"titok_hf.checkpoints.{name}" for name in allowed
+    }
+    assert not [name for name in imported if name.startswith(("titok_hf.original", "titok_hf.pipeline"))]

@@ -1,100 +1,90 @@
-"""How our models get to disk and back: from safetensors, whole or not at all, whichever library they are built on."""
+"""`from_pretrained` of our classes: a checkpoint in the format of its library, checked before the library reads it."""
+
+from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from .layout import (
+    INDEX_NAME,
     check_depth,
     check_finite_weights,
     check_weights,
     check_weights_index,
-    checkpoint_atomically,
     naming,
     read_json,
     stored_tensors,
 )
+from .retries import with_retries
 
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-_PUSH_ARGUMENTS = ("repo_id", "commit_message", "private", "token", "revision", "create_pr")
 # With these the tensors of the model are not those of the files, which then are the library's to judge.
 _OTHER_TENSORS = ("state_dict", "quantization_config", "key_mapping", "gguf_file")
 
 
-class SafetensorsOnly:
-    """Put in front of a model's library base class: weights come from safetensors, and are read and saved whole."""
+def load_naming_the_file(
+    cls: type, load: Callable[..., Any], source: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """
+    An instance of one of our classes, by the library's own `from_pretrained`; an error names the file that is wrong.
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """
-        As the library's own, which would fill gaps in the weights with random numbers and fall back to a pickle.
+    Args:
+        cls: a model, or a class that has a configuration and no weights.
+        load: the library's `from_pretrained`, bound to `cls`.
+        source, args, kwargs: its arguments.
 
-        Args:
-            pretrained_model_name_or_path, args, kwargs: the library's. `output_loading_info=True` returns the names
-                that are missing or unknown instead of refusing them; `ignore_mismatched_sizes=True` initialises
-                tensors of another shape anew.
+    Raises:
+        OSError, ValueError: as `ReaderMixin.from_pretrained`.
+    """
+    name = getattr(cls, "config_name", None) or "config.json"
+    path = Path(str(source), kwargs.get("subfolder") or "", name)
+    load_whole = _load_model if hasattr(cls, "state_dict") else lambda _, load, *args, **kwargs: load(*args, **kwargs)
+    try:
+        with naming(path, arguments=kwargs):
+            return with_retries(lambda: load_whole(cls, load, source, *args, **kwargs))
+    except OSError as error:
+        component = None if "subfolder" in kwargs else _component_of_pipeline(cls, source, kwargs)
+        if component is None:
+            raise
+        raise OSError(
+            f'{source} is a whole pipeline. Load its {cls.__name__} with subfolder="{component}".'
+        ) from error
 
-        Raises:
-            ValueError: `use_safetensors=False`.
-            OSError: no safetensors there, or files that are damaged, name others outside of their folder, do not fit
-                one another, or hold numbers that are not finite.
-        """
-        if kwargs.setdefault("use_safetensors", True) is False:
-            raise ValueError(
-                "use_safetensors is False, but pickles run code when opened and are not read. Leave it out."
-            )
-        source = pretrained_model_name_or_path
-        files = _Files(cls, source, kwargs)
-        files.check()
-        kwargs |= files.revision
-        if files.weights:
-            kwargs.pop("force_download", None)  # they have just been
-        with naming(source, "cannot be loaded", kwargs):
-            loaded = super().from_pretrained(source, *args, **kwargs)  # type: ignore[misc]
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        check_finite_weights(source or "state_dict", model.state_dict())
-        return loaded
 
-    def save_pretrained(
-        self,
-        save_directory: str | os.PathLike,
-        is_main_process: bool = True,
-        *,
-        variant: str | None = None,
-        max_shard_size: int | str | None = None,
-        push_to_hub: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        """
-        As the library's own, and the folder changes only when everything has been written: weights of the same
-        variant are replaced in whatever form they are there, and all other files stay.
+def _load_model(cls: Any, load: Callable[..., Any], source: Any, *args: Any, **kwargs: Any) -> Any:
+    """A model from safetensors, with files that fit one another and weights that are finite."""
+    if kwargs.setdefault("use_safetensors", True) is False:
+        raise ValueError("use_safetensors is False, but pickles run code when opened and are not read. Leave it out.")
+    files = _Files(cls, source, kwargs)
+    files.check()
+    kwargs |= files.revision
+    if files.weights:
+        kwargs.pop("force_download", None)  # they have just been
+    with naming(source, "cannot be loaded", kwargs):
+        loaded = load(source, *args, **kwargs)
+    model = loaded[0] if isinstance(loaded, tuple) else loaded
+    check_finite_weights(source or "state_dict", model.state_dict())
+    return loaded
 
-        Args:
-            save_directory: the folder; made if missing.
-            is_main_process: whether this process is the one that writes.
-            variant: name of the weights' variant, such as "fp16".
-            max_shard_size: largest size of a weights file ("5GB").
-            push_to_hub: whether to upload as well, with `repo_id` and others of `push_to_hub` from `kwargs`.
-            kwargs: the library's.
 
-        Raises:
-            OSError: the folder cannot be written.
-        """
-        kwargs |= {} if max_shard_size is None else {"max_shard_size": max_shard_size}
-        kwargs |= {"is_main_process": is_main_process, "variant": variant}
-        # Where several processes write, each a part of the whole, the library knows who does what.
-        if not is_main_process or kwargs.get("distributed_checkpoint"):
-            super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)  # type: ignore[misc]
-            return
-        hub_arguments = {name: kwargs.pop(name) for name in _PUSH_ARGUMENTS if name in kwargs}
-        with checkpoint_atomically(save_directory) as folder:
-            super().save_pretrained(folder, **kwargs)  # type: ignore[misc]
-        if push_to_hub:
-            name = hub_arguments.pop("repo_id", os.path.basename(os.path.abspath(save_directory)))
-            shared = {"variant": variant, "max_shard_size": max_shard_size}
-            shared = {name: value for name, value in shared.items() if value is not None}
-            self.push_to_hub(name, **shared, **hub_arguments)  # type: ignore[attr-defined]
+def _component_of_pipeline(cls: type, source: Any, kwargs: dict[str, Any]) -> str | None:
+    """The subfolder where a saved pipeline, on disk or on the Hub, has an instance of `cls`; None if it is none."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        index = Path(str(source), INDEX_NAME)
+        if not Path(str(source)).is_dir():
+            where = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs and name != "force_download"}
+            index = Path(hf_hub_download(str(source), index.name, **where))
+        components = read_json(index)
+    except (OSError, ValueError, HfHubHTTPError, HFValidationError):
+        return None
+    names = {base.__name__ for base in cls.__mro__}
+    found = (key for key, value in components.items() if isinstance(value, list) and value and str(value[-1]) in names)
+    return next((key for key in found if not key.startswith("_")), None)
 
 
 class _Files:
@@ -208,4 +198,4 @@ class _Files:
         return Path(path)
 
 
-__all__ = ["SafetensorsOnly"]
+__all__ = ["load_naming_the_file"]
