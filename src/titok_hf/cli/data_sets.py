@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import glob
-from enum import Enum
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 from rich.markup import escape
@@ -13,30 +16,14 @@ from rich.panel import Panel
 
 from ..checkpoints.locations import check_location
 from ..extras import check_extra
-from .console import answer, bold
+from .console import answer, bold, progress_bar
+from .options import AsJson
 from .sources import check_push
 
 if TYPE_CHECKING:
     from titok_hf.data.report import Report
-    from titok_hf.data.shards import Part
 
-_SHOWN_REMARKS = 5
-
-
-class OnErrorChoice(Enum):
-    """What to do with an image that cannot be used."""
-
-    skip = "skip"
-    stop = "stop"
-
-
-class UnusualModesChoice(Enum):
-    """What to do with an image whose mode is rare."""
-
-    skip = "skip"
-    scale = "scale"
-    published = "published"
-
+_EXAMPLES_SHOWN = 5
 
 Source = Annotated[
     str,
@@ -46,43 +33,113 @@ Source = Annotated[
         show_default=False,
     ),
 ]
-Split = Annotated[str, typer.Option("--split", help="Name of the split.")]
-ConfigName = Annotated[str | None, typer.Option("--config", help="Configuration of a Hub data set with several.")]
-ImageColumn = Annotated[str | None, typer.Option("--image-column", help="By default the only column of images.")]
-LabelColumn = Annotated[
-    str | None, typer.Option("--label-column", help='By default the classes, if there are any; "none" for no labels.')
-]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only so many images from the start.")]
-Streaming = Annotated[bool, typer.Option("--streaming", help="Read the source as it comes, without a copy of it.")]
-Workers = Annotated[
-    int | None, typer.Option("--workers", min=0, help="Processes; 0 uses this one. By default one a processor.")
-]
-PartOption = Annotated[
-    str | None, typer.Option("--part", metavar="I/N", help="Make the share I of N, for several machines: 0/4 ... 3/4.")
-]
-OnError = Annotated[
-    OnErrorChoice, typer.Option("--on-error", help="Leave unusable images out and list them, or stop at the first.")
-]
-UnusualModes = Annotated[
-    UnusualModesChoice,
-    typer.Option(
-        "--unusual-modes",
-        help="CMYK and 16-bit files: leave out and list, convert (16 bits scaled to 8), or convert as published "
-        "(for ImageNet; 16-bit grey turns white).",
-    ),
-]
-Background = Annotated[
-    str,
-    typer.Option(
-        "--background",
-        metavar="COLOUR",
-        help="Behind transparent pixels, by a name or number of CSS; none drops alpha, as published does.",
-    ),
-]
-PushTo = Annotated[
-    str | None,
-    typer.Option("--push-to-hub", metavar="USER/NAME", help="Upload the data set when all its parts are complete."),
-]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the new data set.")]
+
+
+@dataclass(frozen=True)
+class DataSetOptions:
+    """The options that `prepare` and `pretokenize` share; `shares_options` adds them to a command."""
+
+    exif: Annotated[
+        bool, typer.Option("--exif/--ignore-exif", help="Turn images upright. The published transform does not.")
+    ] = True
+    unusual_modes: Annotated[
+        Literal["skip", "scale", "published"],
+        typer.Option(
+            help="CMYK and 16-bit files: leave out and list, convert (16 bits scaled to 8), or convert as published "
+            "(for ImageNet; 16-bit grey turns white)."
+        ),
+    ] = "skip"
+    background: Annotated[
+        str,
+        typer.Option(
+            metavar="COLOUR",
+            help="Behind transparent pixels, by a name or number of CSS; none drops alpha, as published does.",
+        ),
+    ] = "white"
+    split: Annotated[str, typer.Option(help="Name of the split.")] = "train"
+    config_name: Annotated[
+        str | None, typer.Option("--config", help="Configuration of a Hub data set with several.")
+    ] = None
+    image_column: Annotated[str | None, typer.Option(help="By default the only column of images.")] = None
+    label_column: Annotated[
+        str | None, typer.Option(help='By default the classes, if there are any; "none" for no labels.')
+    ] = None
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only so many images from the start.")] = None
+    streaming: Annotated[bool, typer.Option("--streaming", help="Read the source as a stream, without a copy.")] = (
+        False
+    )
+    shard_size: Annotated[int, typer.Option(min=1, help="Images of the source in one shard.")] = 10_000
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes; 0 uses this one. By default one per processor.")
+    ] = None
+    part: Annotated[
+        str | None,
+        typer.Option("--part", metavar="I/N", help="Make the share I of N, for several machines: 0/4 ... 3/4."),
+    ] = None
+    on_error: Annotated[
+        Literal["skip", "stop"], typer.Option(help="Leave unusable images out and list them, or stop at the first.")
+    ] = "skip"
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(metavar="USER/NAME", help="Upload the data set when all its parts are complete."),
+    ] = None
+    as_json: AsJson = False
+
+    def reading(self) -> dict[str, Any]:
+        """Keywords of `ReadingSettings`."""
+        return {
+            "exif_transpose": self.exif,
+            "unusual_modes": self.unusual_modes,
+            "background": self.background,
+            "shard_size": self.shard_size,
+        }
+
+    def make(self, make_split: Callable[..., Report], output: Path, what: str) -> None:
+        """Makes the split with a progress bar, pushes it if that is wanted, and shows the report."""
+        from titok_hf.data.shards import Part
+
+        names = ("split", "config_name", "image_column", "label_column", "limit", "streaming", "workers", "on_error")
+        options = {name: getattr(self, name) for name in names}
+        options["part"] = None if self.part is None else Part.from_text(self.part)
+        with progress_bar() as bar:
+            task = bar.add_task(what, total=self.limit)
+            report = make_split(**options, progress=lambda num_images: bar.advance(task, num_images))
+        if report.num_rows == 0 and is_complete(output, self.split):
+            first = f"; the first is {report.skipped[0]}" if report.skipped else ""
+            raise ValueError(
+                f"None of the {report.num_images:,} images can be used{first}. All of them are listed in "
+                f"{output / f'report-{self.split}.json'}."
+            )
+        address = push_if_complete(output, self.split, self.push_to_hub)
+        show_report(report, output, self.split, address, self.as_json)
+
+
+def shares_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose keyword `options` takes [`DataSetOptions`]: each of its fields becomes an option."""
+    own = get_type_hints(command, include_extras=True)
+    shared = get_type_hints(DataSetOptions, include_extras=True)
+    names = [field.name for field in fields(DataSetOptions)]
+
+    @functools.wraps(command)
+    def with_options(**values: Any) -> None:
+        options = DataSetOptions(**{name: values.pop(name) for name in names})
+        command(**values, options=options)
+
+    parameters = [
+        parameter.replace(annotation=own[name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in inspect.signature(command).parameters.items()
+        if name != "options"
+    ]
+    parameters += [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=shared[field.name]
+        )
+        for field in fields(DataSetOptions)
+    ]
+    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads both
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return with_options
 
 
 def check_before_work(source: str, output: Path, push_to_hub: str | None) -> None:
@@ -110,26 +167,9 @@ def check_before_work(source: str, output: Path, push_to_hub: str | None) -> Non
     check_push(push_to_hub, "dataset")
 
 
-def part_of(text: str | None) -> Part | None:
-    """The part that `--part` names, if it does."""
-    from titok_hf.data.shards import Part
-
-    return None if text is None else Part.from_text(text)
-
-
 def is_complete(output: Path, split: str) -> bool:
     """Whether all parts of a split are there."""
     return (output / f"report-{split}.json").is_file()
-
-
-def check_rows(report: Report, output: Path, split: str) -> None:
-    """Raises ValueError if a split is complete and no row is left."""
-    if report.num_rows == 0 and is_complete(output, split):
-        first = f"; the first is {report.skipped[0]}" if report.skipped else ""
-        raise ValueError(
-            f"None of the {report.num_images:,} images can be used{first}. All of them are listed in "
-            f"{output / f'report-{split}.json'}."
-        )
 
 
 def push_if_complete(output: Path, split: str, repo_id: str | None) -> str | None:
@@ -154,12 +194,12 @@ def show_report(report: Report, output: Path, split: str, address: str | None, a
         lines.append(f"no labels: {escape(report.no_labels)}")
     if report.unused:
         lines.append(f"not used of the source ({len(report.unused):,}):")
-        lines += [f"  {escape(str(unused))}" for unused in report.unused[:_SHOWN_REMARKS]]
-        lines += ["  ..."] * (len(report.unused) > _SHOWN_REMARKS)
+        lines += [f"  {escape(str(unused))}" for unused in report.unused[:_EXAMPLES_SHOWN]]
+        lines += ["  ..."] * (len(report.unused) > _EXAMPLES_SHOWN)
     if report.skipped:
         lines.append(f"{len(report.skipped):,} left out:")
-        lines += [f"  {escape(str(remark))}" for remark in report.skipped[:_SHOWN_REMARKS]]
-        if len(report.skipped) > _SHOWN_REMARKS:
+        lines += [f"  {escape(str(image))}" for image in report.skipped[:_EXAMPLES_SHOWN]]
+        if len(report.skipped) > _EXAMPLES_SHOWN:
             lines.append("  ...")
     if complete and (report.skipped or report.converted or report.unused):
         lines.append(f"all of them: {bold(output / f'report-{split}.json')}")
@@ -169,26 +209,4 @@ def show_report(report: Report, output: Path, split: str, address: str | None, a
     answer(values, as_json, Panel.fit("\n".join(lines), title=split))
 
 
-__all__ = [
-    "Background",
-    "ConfigName",
-    "ImageColumn",
-    "LabelColumn",
-    "Limit",
-    "OnError",
-    "OnErrorChoice",
-    "PartOption",
-    "PushTo",
-    "Source",
-    "Split",
-    "Streaming",
-    "UnusualModes",
-    "UnusualModesChoice",
-    "Workers",
-    "check_before_work",
-    "check_rows",
-    "is_complete",
-    "part_of",
-    "push_if_complete",
-    "show_report",
-]
+__all__ = ["DataSetOptions", "Output", "Source", "check_before_work", "shares_options"]

@@ -1,92 +1,187 @@
-"""The way from a source to a folder of shards, which preparation and pretokenisation share.
+"""
+Makes one split of a data set: what `prepare` and `pretokenize` share.
 
 One process reads the source in order and hands out chunks; workers turn each chunk into rows; the same process writes
-the rows into shards, in order. Chunks are cut at fixed places, so the result knows nothing of the number of workers.
+the rows into shards, in order. Where chunks begin does not depend on the number of workers, so the result does not.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import count, groupby
 from pathlib import Path
 from typing import Any, Literal
 
+from datasets import ClassLabel, Dataset, Features, IterableDataset, Value
+
 from ..checkpoints.atomic_files import write_atomically
-from .parallel import ordered_map
-from .records import Chunk, ChunkConverter, ConvertedChunk
-from .report import Remark, Report, Unused
+from .cards import CardText, write_card
+from .opening import open_source
+from .parallel import available_processors, ordered_map
+from .records import SOURCE_INDEX, Chunk, ChunkConverter, ConvertedChunk
+from .report import ImageReport, Report
 from .shards import Part, ShardFolder
-from .sources import Source
+from .sources import NO_LABELS, Source
 
 OnError = Literal["skip", "stop"]
 
 
-def make_shards(
-    source: Source,
-    shards: ShardFolder,
-    convert: ChunkConverter,
-    chunk_size: int,
-    workers: int,
-    part: Part,
-    on_error: OnError = "skip",
-    finish: Callable[[ConvertedChunk], ConvertedChunk] = lambda result: result,
-    progress: Callable[[int], object] = lambda num_images: None,
-) -> Report:
+@dataclass(frozen=True)
+class SplitOptions:
     """
-    Makes all shards of this part that are not whole yet. The folder has to be locked.
+    Which split of a source is read, and how the work is done.
 
     Args:
-        chunk_size: images in a chunk; where a model computes whole chunks, its result depends on it.
-        finish: a last step that only this process can take, such as a model on its GPU.
-        progress: called with the number of images that are done since the last call, those of whole shards included.
-
-    Returns:
-        the sum of this part's shards.
-
-    Raises:
-        ValueError: with `on_error="stop"`, for the first unusable image; or if the source is empty.
-        OSError: a file cannot be written, or a worker died.
+        split, config_name, image_column, label_column, limit, streaming: see `open_dataset` and `Source`.
+        workers: processes that decode and encode; 0 computes in this one. By default one per processor. As always with
+            processes, a script calls this below `if __name__ == "__main__":`.
+        part: makes only these shards, for several machines that share a folder; whichever part ends last completes the
+            data set. By default the rank and world size that `accelerate launch` or `torchrun` set, and without them
+            the whole.
+        on_error: "skip" lists unusable images in the report, "stop" raises an error for the first one.
+        progress: called with the number of images done since the last call, those of finished shards included.
     """
-    whole: dict[int, dict[str, Any]] = {}
 
-    def found_whole(index: int, record: dict[str, Any]) -> None:
-        whole[index] = record
-        progress(record["num_images"])
-
-    chunks = _chunks(source, shards, chunk_size, part, found_whole)
-    results = map(finish, ordered_map(convert, chunks, workers))
-    for index, group in groupby(results, key=lambda result: result.shard):
-        whole[index] = _write_shard(shards, index, group, on_error, progress)
-    if not whole and part.index == 0:
-        raise ValueError("The source has no images. Check the name of the split and the limit.")
-    return Report.of(whole[index] for index in sorted(whole))
+    split: str = "train"
+    config_name: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    limit: int | None = None
+    streaming: bool = False
+    workers: int | None = None
+    part: Part | None = None
+    on_error: OnError = "skip"
+    progress: Callable[[int], object] = lambda num_images: None
 
 
-def write_report(
-    shards: ShardFolder, unused: list[Unused], no_labels: str | None, folder: Path | None
-) -> Report | None:
+class SplitMaker:
     """
-    Sums up a complete split in `report-<split>.json`, with the settings that made it, and removes what runs left.
+    Makes one split of a data set in a folder of shards.
 
     Args:
-        unused, no_labels: as in `Report`.
-        folder: of the source, if it is one here.
+        source: what `open_dataset` reads, or an open data set.
+        output: folder of the new data set.
+        options: the fields of [`SplitOptions`].
 
-    Returns:
-        the report; None if shards are missing.
+    Attributes:
+        images: the source.
     """
-    records = shards.records()
-    if records is None:
-        return None
-    report = Report.of(records).below(folder)
-    report.unused, report.no_labels = unused, no_labels
-    settings = {name: value for name, value in shards.settings.items() if name != "num_images"}  # streams know it late
-    content = json.dumps(report.as_dict() | {"settings": settings}, indent=1, ensure_ascii=False)
-    write_atomically(shards.folder / f"report-{shards.split}.json", content.encode())
-    shards.clean()
-    return report
+
+    def __init__(
+        self, source: str | os.PathLike | Dataset | IterableDataset, output: str | os.PathLike, **options: Any
+    ) -> None:
+        self.options = options_ = SplitOptions(**options)
+        self.output = Path(output)
+        self.opened = open_source(
+            source, options_.split, options_.config_name, options_.streaming, options_.label_column
+        )
+        self.images = Source(
+            self.opened.dataset,
+            options_.image_column,
+            options_.label_column,
+            options_.limit,
+            self.opened.single_class,
+        )
+
+    def features(self, **columns: Any) -> Features:
+        """The columns of the new data set: some of its own, then `label` if there are labels, and `source_index`."""
+        names = self.images.label_names
+        label = Value("int64") if names is None else ClassLabel(names=names)
+        labels = {"label": label} if self.images.has_labels else {}
+        first, *others = columns.items()
+        return Features(dict([first]) | labels | dict(others) | {SOURCE_INDEX: Value("int64")})
+
+    def description(self) -> dict[str, Any]:
+        """The source as plain values, part of the settings that a folder is bound to."""
+        options, images = self.options, self.images
+        return {
+            "source": self.opened.name,
+            "listing": self.opened.digest,
+            "config_name": options.config_name,
+            "split": options.split,
+            "limit": options.limit,
+            "num_images": images.num_images,
+            "image_column": images.image_column,
+            "label_column": images.label_column,
+            "label_names": images.label_names,
+        }
+
+    def make(
+        self,
+        shards: ShardFolder,
+        convert: ChunkConverter,
+        chunk_size: int,
+        card: CardText,
+        finish: Callable[[ConvertedChunk], ConvertedChunk] = lambda result: result,
+    ) -> Report:
+        """
+        Makes all shards of this part that are not whole yet, and the report and the card once all parts are done.
+
+        Args:
+            convert: what workers do to a chunk.
+            chunk_size: images in a chunk; where a model computes whole chunks, its result depends on it.
+            finish: a last step that only this process can take, such as a model on its GPU.
+
+        Returns:
+            the report of the whole split, or of this part while others are missing.
+        Raises:
+            ValueError: with `on_error="stop"`, for the first unusable image; or if the source is empty.
+            OSError: a file cannot be written, or a worker died.
+        """
+        part = self.options.part or Part.from_environment()
+        with shards.locked(part):
+            report = self._make_shards(shards, convert, chunk_size, part, finish)
+            complete = self._write_report(shards)
+            if complete is not None:
+                reports = {path.stem.partition("-")[2]: Report.read(path) for path in sorted(_reports(self.output))}
+                write_card(self.output, card, Features.from_arrow_schema(shards.schema), reports, shards.settings)
+            return complete or report
+
+    def _make_shards(
+        self,
+        shards: ShardFolder,
+        convert: ChunkConverter,
+        chunk_size: int,
+        part: Part,
+        finish: Callable[[ConvertedChunk], ConvertedChunk],
+    ) -> Report:
+        on_error, progress = self.options.on_error, self.options.progress
+        workers = available_processors() if self.options.workers is None else self.options.workers
+        whole: dict[int, dict[str, Any]] = {}
+
+        def found_whole(index: int, record: dict[str, Any]) -> None:
+            whole[index] = record
+            progress(record["num_images"])
+
+        chunks = _chunks(self.images, shards, chunk_size, part, found_whole)
+        results = map(finish, ordered_map(convert, chunks, workers))
+        for index, group in groupby(results, key=lambda result: result.shard):
+            whole[index] = _write_shard(shards, index, group, on_error, progress)
+        if not whole and part.rank == 0:
+            raise ValueError("The source has no images. Check the name of the split and the limit.")
+        return Report.of(whole[index] for index in sorted(whole))
+
+    def _write_report(self, shards: ShardFolder) -> Report | None:
+        """Sums up a complete split in `report-<split>.json`, with its settings; None if shards are missing."""
+        records = shards.records()
+        if records is None:
+            return None
+        report = Report.of(records).below(self.opened.folder)
+        report.unused = self.opened.unused
+        if not self.images.has_labels and self.options.label_column != NO_LABELS:
+            report.no_labels = self.opened.no_labels or "the source has no column of classes"
+        settings = {name: value for name, value in shards.settings.items() if name != "num_images"}  # late in a stream
+        content = json.dumps(report.as_dict() | {"settings": settings}, indent=1, ensure_ascii=False)
+        write_atomically(shards.folder / f"report-{shards.split}.json", content.encode())
+        shards.clean()
+        return report
+
+
+def _reports(folder: Path) -> Iterable[Path]:
+    return folder.glob("report-*.json")
 
 
 def _chunks(
@@ -97,7 +192,7 @@ def _chunks(
     found_whole: Callable[[int, dict[str, Any]], None],
 ) -> Iterator[Chunk]:
     """The images of the missing shards of a part."""
-    for index in count(part.index, part.count):
+    for index in count(part.rank, part.world_size):
         record = shards.whole_record(index)
         if record is not None:
             found_whole(index, record)
@@ -123,8 +218,8 @@ def _write_shard(
     on_error: OnError,
     progress: Callable[[int], object],
 ) -> dict[str, Any]:
-    skipped: list[Remark] = []
-    converted: list[Remark] = []
+    skipped: list[ImageReport] = []
+    converted: list[ImageReport] = []
     num_transparent = 0
     num_images, is_last = 0, False
 
@@ -146,9 +241,9 @@ def _write_shard(
 
     record = shards.write(index, columns())
     record |= {"num_images": num_images, "num_transparent": num_transparent, "is_last": is_last}
-    record |= {"skipped": [asdict(remark) for remark in skipped], "converted": [asdict(r) for r in converted]}
+    record |= {"skipped": [asdict(image) for image in skipped], "converted": [asdict(image) for image in converted]}
     shards.commit(index, record)
     return record
 
 
-__all__ = ["OnError", "make_shards", "write_report"]
+__all__ = ["OnError", "SplitMaker", "SplitOptions"]

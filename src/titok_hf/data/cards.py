@@ -1,8 +1,9 @@
-"""The card of a data set that this package makes: a README.md with which `load_dataset(folder)` opens it as it is."""
+"""The card of a data set that this package makes: the README.md by which `load_dataset(folder)` opens it."""
 
 from __future__ import annotations
 
 import importlib.metadata
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +24,35 @@ def library_versions(*names: str) -> dict[str, str]:
     return {"titok_hf": __version__} | {name: importlib.metadata.version(name) for name in names}
 
 
-def write_card(
-    folder: Path,
-    title: str,
-    introduction: str,
-    code: str,
-    features: Features,
-    reports: dict[str, Report],
-    facts: dict[str, Any],
-) -> None:
+@dataclass(frozen=True)
+class CardText:
     """
-    Writes `README.md`: what `datasets` needs to know in its YAML head, and how the data were made in its text. Of a
-    card that a person edited the text stays, and the head is brought up to date.
+    What only the maker of a data set can say on its card.
 
     Args:
+        title: of the card.
         introduction: what a row holds, as Markdown.
-        code: Python that goes on from `dataset`, the open data set.
+        code: Python that continues from `dataset`, the open data set; `{split}` stands for the name of a split.
+    """
+
+    title: str
+    introduction: str
+    code: str
+
+
+def write_card(
+    folder: Path, text: CardText, features: Features, reports: dict[str, Report], settings: dict[str, Any]
+) -> None:
+    """
+    Writes `README.md`: its YAML head is what `datasets` reads, its text says how the data were made. If a person
+    edited the card, the text is kept and only the head is updated.
+
+    Args:
         features: the columns, the same in all splits.
         reports: split -> its report.
-        facts: name -> value, the settings of the run.
+        settings: name -> value, the settings of the run.
     """
+    facts = {name: value for name, value in settings.items() if name not in ("kind", "label_names", "limit")}
     source = str(facts.get("source", ""))
     head = DatasetCardData(
         configs=[
@@ -51,7 +61,7 @@ def write_card(
                 "data_files": [{"split": split, "path": f"{DATA_FOLDER}/{split}-*.parquet"} for split in reports],
             }
         ],
-        pretty_name=title,
+        pretty_name=text.title,
         source_datasets=[f"extended|{source}"] if is_hub_id(source) else None,
         size_categories=[_size_category(sum(report.num_rows for report in reports.values()))],
         task_categories=["unconditional-image-generation"] + ["image-classification"] * ("label" in features),
@@ -63,9 +73,10 @@ def write_card(
     total = sum(report.num_bytes for report in reports.values())
     info = DatasetInfo(features=features, splits=splits, download_size=total, dataset_size=total)
     DatasetInfosDict({"default": info}).to_dataset_card_data(head)
-    text = f"---\n{head.to_yaml()}\n---\n\n# {title}\n\n{introduction}\n\n```python\n{OPENING}{code}\n```\n\n"
-    text += f"{_split_table(reports)}\n\n## How it was made\n\n{_fact_table(facts)}\n"
-    card = marked(text, HERE)
+    code = OPENING + text.code.format(split=next(iter(reports)))
+    content = f"---\n{head.to_yaml()}\n---\n\n# {text.title}\n\n{text.introduction}\n\n```python\n{code}\n```\n\n"
+    content += f"{_split_table(reports)}\n\n## How it was made\n\n{_fact_table(facts)}\n"
+    card = marked(content, HERE)
     path = folder / CARD_NAME
     old = path.read_text(encoding="utf-8") if path.is_file() else card
     write_atomically(path, (card if is_generated(old) else with_new_head(old, card)).encode())
@@ -100,4 +111,4 @@ def _fact_table(facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-__all__ = ["library_versions", "write_card"]
+__all__ = ["CardText", "library_versions", "write_card"]

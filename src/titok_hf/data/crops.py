@@ -5,15 +5,14 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from PIL import Image as PILImage
 
 from .. import image_transforms as transforms
-from ..image_transforms import BACKGROUND, background_colour
-from .decoding import MAX_PIXELS, Decoding, UnusualModes, check_unusual_modes
+from .decoding import Decoding, ReadingSettings
 from .records import SOURCE_INDEX, ChunkConverter, Record
 
 Crop = Literal["center", "adm", "none"]
@@ -28,26 +27,20 @@ _SUFFIXES = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
 
 
 @dataclass(frozen=True)
-class PrepareSettings:
+class PrepareSettings(ReadingSettings):
     """
-    What the images become.
+    What `prepare` makes of the images.
 
     Args:
-        image_size: length of the shorter edge, and of the square, in pixels.
+        image_size: length of the shorter edge, and of both edges of a crop, in pixels.
         crop: "center", the original's evaluation crop; "adm", the crop of ADM; "none", resized but uncropped, which
             leaves training its random crops.
         image_format: of the stored images.
         quality: 1 to 100; for JPEG and WebP. PNG is lossless.
-        enlarge: whether images below `image_size` are enlarged; if not, they keep their pixels, on black.
-        exif_transpose: turn images upright as their EXIF orientation says; the original never does.
+        enlarge: enlarge images below `image_size`; if not, they keep their pixels and get black margins.
         fast_jpeg: decode large JPEGs at a fraction of their size. Faster, but pixels differ from the published
             transform.
-        max_pixels: larger images are left out.
-        unusual_modes: "skip" leaves out CMYK and 16-bit files, "scale" converts them, "published" does so as the
-            original did; see `Decoding`.
-        background: the colour behind transparent pixels; "none" drops alpha as the original did, and so does
-            unusual_modes="published".
-        shard_size: images of the source in one shard.
+        reading: the keywords of [`ReadingSettings`].
 
     Raises:
         ValueError: a value that is out of range or unknown.
@@ -58,24 +51,19 @@ class PrepareSettings:
     image_format: ImageFormat = "jpeg"
     quality: int = 95
     enlarge: bool = True
-    exif_transpose: bool = True
     fast_jpeg: bool = False
-    max_pixels: int = MAX_PIXELS
-    unusual_modes: UnusualModes = "skip"
-    background: str = BACKGROUND
-    shard_size: int = 10_000
 
     def __post_init__(self) -> None:
-        check_unusual_modes(self.unusual_modes)
-        background_colour(self.background)
+        super().__post_init__()
         for name, known in (("crop", CROPS), ("image_format", _SUFFIXES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it has to be one of {', '.join(known)}.")
         if not 1 <= self.quality <= 100:
             raise ValueError(f"quality is {self.quality}; it has to lie between 1 and 100.")
-        for name in ("image_size", "max_pixels", "shard_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it has to be at least 1.")
+        self.check_at_least_one("image_size")
+
+    def decoding(self) -> Decoding:
+        return replace(super().decoding(), fast_jpeg_size=self.image_size if self.fast_jpeg else None)
 
 
 @dataclass(frozen=True)
@@ -85,11 +73,7 @@ class ImageConverter(ChunkConverter):
     settings: PrepareSettings
 
     def decoding(self) -> Decoding:
-        settings = self.settings
-        fast_jpeg_size = settings.image_size if settings.fast_jpeg else None
-        return Decoding(
-            settings.exif_transpose, fast_jpeg_size, settings.max_pixels, settings.unusual_modes, settings.background
-        )
+        return self.settings.decoding()
 
     def prepare_image(self, image: PILImage.Image, record: Record) -> dict[str, Any]:
         """The stored form of one image: `{"bytes": ..., "path": ...}`."""

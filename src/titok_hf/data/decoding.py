@@ -1,4 +1,4 @@
-"""From the bytes of a picture file to an RGB image, or to the reason why there is none."""
+"""Decodes the bytes of an image file to an RGB image, or says why it cannot be used."""
 
 import io
 import warnings
@@ -7,7 +7,15 @@ from typing import Literal, NamedTuple, get_args
 
 from PIL import Image, ImageFile
 
-from ..image_transforms import BACKGROUND, MAX_PIXELS, NO_BACKGROUND, is_transparent, to_rgb, upright
+from ..image_transforms import (
+    BACKGROUND,
+    MAX_PIXELS,
+    NO_BACKGROUND,
+    background_colour,
+    is_transparent,
+    to_rgb,
+    upright,
+)
 
 # Modes whose RGB is beyond doubt. CMYK depends on a profile, and 16 bits have a range that no file tells.
 _USUAL_MODES = {"RGB", "L", "P", "RGBA", "1", "LA"}
@@ -20,10 +28,10 @@ class UnusableImage(ValueError):
 
 
 class Decoded(NamedTuple):
-    """An image in RGB; a remark if its mode was unusual; whether it had transparent pixels, now on the background."""
+    """An image in RGB; how it was converted if its mode was unusual; whether it had transparent pixels."""
 
     image: Image.Image
-    remark: str | None = None
+    conversion: str | None = None
     is_transparent: bool = False
 
 
@@ -55,25 +63,25 @@ class Decoding:
         Decode one file completely.
 
         Returns:
-            the image in RGB, and a remark if it was unusual (CMYK, 16 bits), or None.
+            the image in RGB, and how it was converted if its mode was unusual (CMYK, 16 bits), or None.
         Raises:
             UnusableImage: see `decode`.
         """
         decoded = self.decode(content)
-        return decoded.image, decoded.remark
+        return decoded.image, decoded.conversion
 
     def decode(self, content: bytes) -> Decoded:
         """
         Decode one file completely.
 
         Raises:
-            UnusableImage: empty, truncated or damaged files, files that are no pictures, animations, too many pixels,
+            UnusableImage: empty, truncated or damaged files, files that are no images, animations, too many pixels,
                 and, with "skip", unusual modes.
         """
         if not content:
             raise UnusableImage("the file is empty")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on sizes and on EXIF; both are dealt with here
+            warnings.simplefilter("ignore")  # Pillow warns about sizes and EXIF, which are handled here
             try:
                 return self._decode(content)
             except UnusableImage:
@@ -98,17 +106,54 @@ class Decoding:
         image.load()
         if self.exif_transpose:
             upright(image, in_place=True)
-        remark = None if mode is None else f"{mode} converted to RGB"
+        conversion = None if mode is None else f"{mode} converted to RGB"
         as_published = self.unusual_modes == "published"
         background = NO_BACKGROUND if as_published else self.background
         rgb = to_rgb(image, background, scale_16_bits=not as_published)
-        return Decoded(rgb, remark, background != NO_BACKGROUND and is_transparent(image))
+        return Decoded(rgb, conversion, background != NO_BACKGROUND and is_transparent(image))
 
 
-def check_unusual_modes(value: str) -> None:
-    """Raises ValueError for anything but an `UnusualModes`."""
-    if value not in get_args(UnusualModes):
-        raise ValueError(f"unusual_modes is {value!r}; it has to be one of {', '.join(get_args(UnusualModes))}.")
+@dataclass(frozen=True, kw_only=True)
+class ReadingSettings:
+    """
+    How the files of a source are read and grouped; the part that the settings of `prepare` and `pretokenize` share.
+
+    Args:
+        exif_transpose: turn images upright as their EXIF orientation says; the original never does.
+        max_pixels: larger images are left out.
+        unusual_modes: "skip" leaves out CMYK and 16-bit files, "scale" converts them, "published" does so as the
+            original did; see `Decoding`.
+        background: the colour behind transparent pixels; "none" drops alpha as the original did, and so does
+            unusual_modes="published".
+        shard_size: images of the source in one shard.
+
+    Raises:
+        ValueError: a value that is out of range or unknown.
+    """
+
+    exif_transpose: bool = True
+    max_pixels: int = MAX_PIXELS
+    unusual_modes: UnusualModes = "skip"
+    background: str = BACKGROUND
+    shard_size: int = 10_000
+
+    def __post_init__(self) -> None:
+        if self.unusual_modes not in get_args(UnusualModes):
+            raise ValueError(
+                f"unusual_modes is {self.unusual_modes!r}; it has to be one of {', '.join(get_args(UnusualModes))}."
+            )
+        background_colour(self.background)
+        self.check_at_least_one("max_pixels", "shard_size")
+
+    def check_at_least_one(self, *names: str) -> None:
+        """Raises ValueError for a field below 1."""
+        for name in names:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it has to be at least 1.")
+
+    def decoding(self) -> Decoding:
+        """The decoder with these settings."""
+        return Decoding(self.exif_transpose, None, self.max_pixels, self.unusual_modes, self.background)
 
 
 def _unusual_mode(image: ImageFile.ImageFile) -> str | None:
@@ -133,8 +178,8 @@ __all__ = [
     "MAX_PIXELS",
     "Decoded",
     "Decoding",
+    "ReadingSettings",
     "UnusableImage",
     "UnusualModes",
-    "check_unusual_modes",
     "reason_of",
 ]

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image as PILImage
 
 from .decoding import Decoded, Decoding, UnusableImage, reason_of
-from .report import Remark
+from .report import ImageReport
 
 SOURCE_INDEX = "source_index"
 
@@ -80,7 +80,7 @@ class ConvertedChunk:
 
     Args:
         columns: name -> one value a row.
-        skipped, converted: images that are left out, and images with a remark.
+        skipped, converted: images that are left out, and images of unusual modes that were converted.
         num_transparent: images that were laid on the background.
     """
 
@@ -88,8 +88,8 @@ class ConvertedChunk:
     num_images: int
     is_last_of_source: bool
     columns: dict[str, list]
-    skipped: list[Remark] = field(default_factory=list)
-    converted: list[Remark] = field(default_factory=list)
+    skipped: list[ImageReport] = field(default_factory=list)
+    converted: list[ImageReport] = field(default_factory=list)
     num_transparent: int = 0
 
 
@@ -117,11 +117,11 @@ class ChunkConverter:
                 decoded = decode_record(record, self.decoding())
                 image = self._prepared(decoded.image, record)
             except UnusableImage as error:
-                result.skipped.append(Remark(record.source_index, record.path, str(error)))
+                result.skipped.append(ImageReport(record.source_index, record.path, str(error)))
                 continue
             result.num_transparent += decoded.is_transparent
-            if decoded.remark is not None:
-                result.converted.append(Remark(record.source_index, record.path, decoded.remark))
+            if decoded.conversion is not None:
+                result.converted.append(ImageReport(record.source_index, record.path, decoded.conversion))
             usable.append((record, label, image))
         result.columns = self.columns_of(usable)
         return result

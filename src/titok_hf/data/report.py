@@ -10,9 +10,9 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Remark:
+class ImageReport:
     """
-    A word about one image.
+    Why one image was left out, or what was unusual about it.
 
     Args:
         source_index: its number in the source, from 0.
@@ -28,7 +28,7 @@ class Remark:
         name = f" ({self.file})" if self.file else ""
         return f"image {self.source_index}{name}: {self.reason}"
 
-    def below(self, folder: Path | None) -> Remark:
+    def below(self, folder: Path | None) -> ImageReport:
         """The same without the folders above the source, or above the file where it lies elsewhere."""
         if self.file is None or not Path(self.file).is_absolute():
             return self
@@ -73,8 +73,8 @@ class Report:
     num_images: int = 0
     num_rows: int = 0
     num_bytes: int = 0
-    skipped: list[Remark] = field(default_factory=list)
-    converted: list[Remark] = field(default_factory=list)
+    skipped: list[ImageReport] = field(default_factory=list)
+    converted: list[ImageReport] = field(default_factory=list)
     num_transparent: int = 0
     unused: list[Unused] = field(default_factory=list)
     no_labels: str | None = None
@@ -87,8 +87,8 @@ class Report:
             report.num_images += record["num_images"]
             report.num_rows += record["num_rows"]
             report.num_bytes += record["num_bytes"]
-            report.skipped += [Remark(**remark) for remark in record["skipped"]]
-            report.converted += [Remark(**remark) for remark in record["converted"]]
+            report.skipped += [ImageReport(**image) for image in record["skipped"]]
+            report.converted += [ImageReport(**image) for image in record["converted"]]
             report.num_transparent += record.get("num_transparent", 0)  # older records have none of these
             report.unused += [Unused(**unused) for unused in record.get("unused", [])]
             report.no_labels = report.no_labels or record.get("no_labels")
@@ -101,7 +101,7 @@ class Report:
 
     def below(self, folder: Path | None) -> Report:
         """The same with the names of images seen from a folder: where it lies on this machine is not published."""
-        skipped, converted = ([remark.below(folder) for remark in list_] for list_ in (self.skipped, self.converted))
+        skipped, converted = ([image.below(folder) for image in images] for images in (self.skipped, self.converted))
         return replace(self, skipped=skipped, converted=converted)
 
     def as_dict(self) -> dict[str, Any]:
@@ -114,4 +114,4 @@ class Report:
         return {name: len(values) for name, values in lists.items()} | asdict(self)
 
 
-__all__ = ["Remark", "Report", "Unused"]
+__all__ = ["ImageReport", "Report", "Unused"]

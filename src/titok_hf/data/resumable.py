@@ -38,7 +38,7 @@ class ResumableLoader:
     Endless batches, epoch after epoch, with a place that can be saved. Subclasses say what a batch is made of.
 
     Of a map-style data set, batch number b of all processes together is batch number b of one process with
-    `part.count` times the batch size, and row r of that batch goes to process r modulo `part.count`.
+    `part.world_size` times the batch size, and row r of that batch goes to process r modulo `part.world_size`.
 
     With workers, batches are made ahead in other processes. They end when the iterator is closed, when it is dropped
     (so after an error in the loop over it, or Ctrl-C), and with this process, however it ends.
@@ -86,7 +86,7 @@ class ResumableLoader:
     @property
     def global_batch_size(self) -> int:
         """Examples in a batch of all processes together."""
-        return self.batch_size * self.part.count
+        return self.batch_size * self.part.world_size
 
     def __iter__(self) -> Generator[dict[str, torch.Tensor], None, None]:
         """Batches from the saved place on, without end."""
@@ -111,7 +111,7 @@ class ResumableLoader:
             place["skipped"] = sorted(self.skipped)
         if not self.is_stream:
             return place
-        own = {"processes": self.part.count, "process": self.part.index, "examples_of_process": self.examples_seen}
+        own = {"processes": self.part.world_size, "process": self.part.rank, "examples_of_process": self.examples_seen}
         return place | own
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -124,23 +124,23 @@ class ResumableLoader:
         Raises:
             ValueError: the place lies within a batch of this loader, or is that of a stream in other shares.
         """
-        if self.is_stream and state["processes"] != self.part.count:
+        if self.is_stream and state["processes"] != self.part.world_size:
             raise ValueError(
                 f"The saved place is one of a stream in {state['processes']} shares, and there are now "
-                f"{self.part.count} processes. Resume with the same number, or train without streaming."
+                f"{self.part.world_size} processes. Resume with the same number, or train without streaming."
             )
         if state["examples"] % self.global_batch_size:
             raise ValueError(
                 f"The saved place lies {state['examples']} examples into an epoch, which is no multiple of "
-                f"{self.global_batch_size} ({self.batch_size} x {self.part.count} processes). Resume with the global "
-                "batch size that the run was saved with."
+                f"{self.global_batch_size} ({self.batch_size} x {self.part.world_size} processes). Resume with the "
+                "global batch size that the run was saved with."
             )
         self.skipped = set(state.get("skipped", ()))
         self.epoch, self.num_batches = state["epoch"], state["examples"] // self.global_batch_size
         if not self.is_stream:
             return
         self.examples_seen = state["examples_of_process"]
-        if state["process"] != self.part.index:
+        if state["process"] != self.part.rank:
             self.epoch, self.num_batches = self._place_after(self.examples_seen // self.batch_size)
 
     def _place_after(self, num_batches: int) -> tuple[int, int]:
@@ -194,7 +194,7 @@ class ResumableLoader:
         order = np.arange(num_examples)
         if self.shuffle:
             order = np.random.Generator(np.random.Philox([self.seed, epoch])).permutation(num_examples)
-        own = order[: num_examples - num_examples % self.part.count][self.part.index :: self.part.count]
+        own = order[: num_examples - num_examples % self.part.world_size][self.part.rank :: self.part.world_size]
         for first in range(start * self.batch_size, len(own) - self.batch_size + 1, self.batch_size):
             yield own[first : first + self.batch_size].tolist()
 
@@ -204,7 +204,7 @@ class ResumableLoader:
             # `set_epoch` would do the same, but what is built upon a stream does not inherit its epoch.
             generator = np.random.default_rng([self.seed, epoch])
             dataset = dataset.shuffle(generator=generator, buffer_size=_SHUFFLE_BUFFER)
-        return split_dataset_by_node(dataset, rank=self.part.index, world_size=self.part.count)
+        return split_dataset_by_node(dataset, rank=self.part.rank, world_size=self.part.world_size)
 
     def _chosen_view(self, image: int, epoch: int, num_views: int) -> int:
         """Which of the views of an image an epoch takes."""

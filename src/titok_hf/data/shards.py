@@ -34,18 +34,22 @@ _SPLIT_SETTINGS = ("source", "listing", "config_name", "split", "limit", "num_im
 @dataclass(frozen=True)
 class Part:
     """
-    The share of one process among several that make one data set: the shards `index`, `index + count`, and so on.
+    The share of one process among several.
+
+    Args:
+        rank: number of this process, from 0. It makes the shards `rank`, `rank + world_size`, and so on.
+        world_size: number of processes.
 
     Raises:
-        ValueError: an index outside of [0, count).
+        ValueError: a rank outside of [0, world_size).
     """
 
-    index: int = 0
-    count: int = 1
+    rank: int = 0
+    world_size: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.index < self.count:
-            raise ValueError(f"Part {self.index}/{self.count} does not exist; parts are numbered from 0.")
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"Part {self.rank}/{self.world_size} does not exist; parts are numbered from 0.")
 
     @classmethod
     def from_environment(cls) -> Part:
@@ -54,11 +58,11 @@ class Part:
 
     @classmethod
     def from_text(cls, text: str) -> Part:
-        """ "3/64" -> part 3 of 64; ValueError for anything else."""
-        index, separator, count = text.partition("/")
-        if not (separator and index.isdecimal() and count.isdecimal()):
+        """ "3/64" -> rank 3 of 64; ValueError for anything else."""
+        rank, separator, world_size = text.partition("/")
+        if not (separator and rank.isdecimal() and world_size.isdecimal()):
             raise ValueError(f"{text!r} names no part. Write the number of this process and of all, such as 3/64.")
-        return cls(int(index), int(count))
+        return cls(int(rank), int(world_size))
 
 
 class ShardFolder:
@@ -117,7 +121,7 @@ class ShardFolder:
             (self.folder / DATA_FOLDER).mkdir(exist_ok=True)
         except OSError as error:
             raise OSError(f"{self.folder} cannot be written ({error}). Choose another folder.") from error
-        lock = FileLock(self.state / f"lock-{part.index}")
+        lock = FileLock(self.state / f"lock-{part.rank}")
         try:
             lock.acquire(timeout=0)
         except Timeout:

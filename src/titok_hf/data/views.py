@@ -1,4 +1,4 @@
-"""Which squares of an image are encoded, and how a worker cuts them. Needs neither torch nor `datasets`."""
+"""The views (crops) of an image that `pretokenize` encodes. Imports neither torch nor `datasets`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import numpy as np
 from PIL import Image as PILImage
 
 from .. import image_transforms as transforms
-from ..image_transforms import BACKGROUND, background_colour
 from .crops import CROPS
-from .decoding import MAX_PIXELS, Decoding, UnusualModes, check_unusual_modes
+from .decoding import Decoding, ReadingSettings
 from .records import SOURCE_INDEX, ChunkConverter, Record
 
 Views = Literal["center", "flip", "ten_crop", "random"]
@@ -21,9 +20,9 @@ _NUM_VIEWS: dict[str, int] = {"center": 1, "flip": 2, "ten_crop": 10}
 
 
 @dataclass(frozen=True)
-class PretokenizeSettings:
+class PretokenizeSettings(ReadingSettings):
     """
-    Which squares of an image are encoded.
+    Which crops of an image `pretokenize` encodes.
 
     Args:
         views: "center"; "flip", the centre and its mirror image; "ten_crop", see `transforms.ten_crop`; "random",
@@ -32,15 +31,9 @@ class PretokenizeSettings:
         seed: of "random". A crop depends on the seed, on the number of the image in the source and of the view alone.
         min_crop_area: the least share of the image that a random crop covers.
         crop: "center", the original's evaluation crop, or "adm"; for the centre and its mirror image.
-        enlarge: whether images below the model's size are enlarged; if not, they keep their pixels, on black. By
-            default what the model's image processor does.
-        exif_transpose: turn images upright as their EXIF orientation says; the original never does.
-        max_pixels: larger images are left out.
-        unusual_modes: "skip" leaves out CMYK and 16-bit files, "scale" converts them, "published" does so as the
-            original did; see `Decoding`.
-        background: the colour behind transparent pixels; "none" drops alpha as the original did, and so does
-            unusual_modes="published".
-        shard_size: images of the source in one shard.
+        enlarge: whether images below the model's size are enlarged; if not, they keep their pixels and get black
+            margins. By default what the model's image processor does.
+        reading: the keywords of [`ReadingSettings`].
 
     Raises:
         ValueError: a value that is out of range or unknown.
@@ -52,15 +45,9 @@ class PretokenizeSettings:
     min_crop_area: float = 0.8
     crop: Literal["center", "adm"] = "center"
     enlarge: bool | None = None
-    exif_transpose: bool = True
-    max_pixels: int = MAX_PIXELS
-    unusual_modes: UnusualModes = "skip"
-    background: str = BACKGROUND
-    shard_size: int = 10_000
 
     def __post_init__(self) -> None:
-        check_unusual_modes(self.unusual_modes)
-        background_colour(self.background)
+        super().__post_init__()
         if self.views not in (*_NUM_VIEWS, "random"):
             raise ValueError(f"views is {self.views!r}; it has to be one of {', '.join(_NUM_VIEWS)}, random.")
         if self.crop not in ("center", "adm"):
@@ -71,13 +58,6 @@ class PretokenizeSettings:
             raise ValueError(f"num_views is {self.num_views}; it has to lie between 1 and {2**15}.")
         if not 0 < self.min_crop_area <= 1:
             raise ValueError(f"min_crop_area is {self.min_crop_area}; it has to lie in (0, 1].")
-        for name in ("max_pixels", "shard_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it has to be at least 1.")
-
-    def decoding(self) -> Decoding:
-        """How the files are read."""
-        return Decoding(self.exif_transpose, None, self.max_pixels, self.unusual_modes, self.background)
 
 
 @dataclass(frozen=True)
@@ -87,7 +67,7 @@ class ViewCutter:
 
     Args:
         settings: which views; `enlarge` has to be set.
-        image_size: side of the squares, in pixels.
+        image_size: height and width of the crops, in pixels.
     """
 
     settings: PretokenizeSettings
@@ -101,17 +81,17 @@ class ViewCutter:
         image = self._large_enough(image)
         if settings.views == "ten_crop":
             return transforms.ten_crop(image, size)
-        square = CROPS[settings.crop](image, size)
-        return [square] if settings.views == "center" else [square, transforms.mirror(square)]
+        crop = CROPS[settings.crop](image, size)
+        return [crop] if settings.views == "center" else [crop, transforms.mirror(crop)]
 
     def one(self, image: PILImage.Image, source_index: int, view: int) -> PILImage.Image:
         """View number `view`."""
         if self.settings.views != "random":
             return self.all(image, source_index)[view]
-        chance = random.Random(f"{self.settings.seed}:{source_index}:{view}")
+        rng = random.Random(f"{self.settings.seed}:{source_index}:{view}")
         image = self._large_enough(image)
-        square = transforms.random_resized_crop(image, self.image_size, chance, self.settings.min_crop_area)
-        return transforms.mirror(square) if chance.random() < 0.5 else square
+        crop = transforms.random_resized_crop(image, self.image_size, rng, self.settings.min_crop_area)
+        return transforms.mirror(crop) if rng.random() < 0.5 else crop
 
     def _large_enough(self, image: PILImage.Image) -> PILImage.Image:
         return image if self.settings.enlarge else transforms.center_on_black(image, self.image_size)

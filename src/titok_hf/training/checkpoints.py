@@ -86,7 +86,7 @@ class Progress:
             self.best = state["best"]
         places = state["loaders"]
         # With another number of processes any place does, or the loader refuses it.
-        own = self.loader.part.index if len(places) == self.loader.part.count else 0
+        own = self.loader.part.rank if len(places) == self.loader.part.world_size else 0
         try:
             self.loader.load_state_dict(places[own])
         except ValueError as error:

@@ -161,8 +161,8 @@ def check_batches(loader: ResumableLoader, num_examples: int) -> None:
     """RecipeError unless an epoch of `num_examples` fills a batch of every process."""
     if num_examples < loader.global_batch_size:
         raise RecipeError(
-            f"optimization.batch_size is {loader.batch_size} in each of {loader.part.count} processes, and there are "
-            f"{num_examples} examples to train on. Lower it, use fewer processes, or bring more data."
+            f"optimization.batch_size is {loader.batch_size} in each of {loader.part.world_size} processes, and there "
+            f"are {num_examples} examples to train on. Lower it, use fewer processes, or bring more data."
         )
 
 
