@@ -1,9 +1,15 @@
 """titok_hf.data.loaders: the order, the augmentation, the shares of processes, and an exact resume."""
 
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +20,7 @@ from hypothesis import strategies as st
 
 from image_sources import encoded, picture
 from titok_hf import image_transforms as transforms
+from titok_hf.data import resumable
 from titok_hf.data.loaders import CodeLoader, ImageLoader
 from titok_hf.data.shards import Part
 
@@ -199,8 +206,84 @@ def test_workers_decode_ahead_and_end_with_the_loop(images):
     loader.source.take = lambda numbers, take=loader.source.take: taken.append(numbers) or take(numbers)
     with closing(iter(loader)) as batches:
         next(batches)
-        assert len(taken) == 2  # the second batch is on its way before anybody asks for it
+        assert len(taken) == 3  # the next two batches are on their way before anybody asks for them
     assert not multiprocessing.active_children()
+
+
+def test_a_worker_that_was_killed_is_one_sentence(images):
+    """From the loop over the batches, not from wherever the run is when torch notices."""
+    with pytest.raises(OSError, match="A worker process ended without an answer; .* fewer workers"):
+        for _ in ImageLoader(images, 16, 4, workers=2):
+            for worker in multiprocessing.active_children():
+                worker.kill()
+                worker.join()
+
+
+def test_a_signal_to_every_process_of_a_job_does_not_end_a_worker(images):
+    expected = list(islice(ImageLoader(images, 16, 4), 8))
+    next(iter(ImageLoader(images, 16, 4, workers=1)))
+    forkserver = SimpleNamespace(pid=multiprocessing.forkserver._forkserver._forkserver_pid)
+    ended = threading.Event()
+
+    def send_signals():
+        while not ended.wait(0.01):
+            for worker in (*multiprocessing.active_children(), forkserver):
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    with suppress(ProcessLookupError):
+                        os.kill(worker.pid, number)
+
+    sender = threading.Thread(target=send_signals)
+    sender.start()
+    try:
+        assert same(list(islice(ImageLoader(images, 16, 4, workers=2), 8)), expected)
+    finally:
+        ended.set()
+        sender.join()
+
+
+def test_an_error_in_a_worker_is_as_short_as_without_workers(images):
+    messages = []
+    for workers in (0, 1):
+        with pytest.raises(ValueError, match="does not fit into 8 x 8") as error:
+            next(iter(ImageLoader(images, 8, 4, resize_mode="pad", workers=workers)))
+        messages.append(str(error.value))
+    assert messages[0] == messages[1] and "Traceback" not in messages[0]
+
+
+def test_loading_leaves_the_random_state_of_the_run_alone(images):
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    for workers in (0, 1):
+        next(iter(ImageLoader(images, 16, 4, workers=workers)))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_batches_lie_in_pinned_memory_where_there_is_a_cuda_device(images, monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(pinned))
+    monkeypatch.setattr(resumable, "DataLoader", lambda *args, pin_memory, **kwargs: pinned.append(pin_memory) or [])
+    for _ in range(2):
+        list(ImageLoader(images, 16, 4))
+    assert pinned == [False, True]
+
+
+SCRIPT = """
+from datasets import load_from_disk
+from titok_hf.data.loaders import ImageLoader
+
+if __name__ == "__main__":
+    batches = iter(ImageLoader(load_from_disk({path!r}), 16, 4, workers=1))
+    print(next(batches)["pixels"].shape)
+"""
+
+
+def test_a_program_ends_although_its_loader_is_open(images, tmp_path):
+    images.save_to_disk(tmp_path / "images")
+    (tmp_path / "script.py").write_text(SCRIPT.format(path=str(tmp_path / "images")))
+    command = [sys.executable, str(tmp_path / "script.py")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    assert ended.returncode == 0 and "[4, 3, 16, 16]" in ended.stdout and not ended.stderr, ended.stderr
 
 
 def test_padding_keeps_the_pixels_on_black(images):

@@ -1,10 +1,11 @@
-"""What a worker of a loader does to a batch. Needs neither torch nor `datasets`."""
+"""What a worker of a loader does to a batch. Imports neither torch nor `datasets`."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image as PILImage
@@ -13,6 +14,9 @@ from .. import image_transforms as transforms
 from .decoding import Decoding
 from .records import Record, decode_record
 from .views import ViewCutter
+
+# A batch of arrays, and why images of it were skipped.
+Batch = tuple[dict[str, np.ndarray], list[str]]
 
 # Images, which view of each, their codes and their labels.
 ViewTask = tuple[list[Record], list[int], np.ndarray, np.ndarray | None]
@@ -24,8 +28,8 @@ class Augmentation:
     Decodes, crops and mirrors.
 
     Args:
-        image_size: side of the squares, in pixels.
-        random_crop: a square at a random place; else the centre.
+        image_size: height and width of the crops, in pixels.
+        random_crop: a crop at a random position; else the centre.
         flip: mirror with probability 1/2.
         seed: with the epoch and the number of the image, it decides all randomness.
         resize_mode: "resize", or "pad", which crops nothing.
@@ -47,27 +51,29 @@ class Augmentation:
             raise ValueError(f"image_size is {self.image_size}; it has to be at least 1.")
         transforms.check_resize_mode(self.resize_mode)
 
-    def __call__(self, task: tuple[int, list[Record]]) -> tuple[np.ndarray, list[int | None], list[str]]:
+    def __call__(self, task: tuple[int, list[Record]]) -> Batch:
         """
-        (epoch, records) -> pixels, uint8 (batch, 3, image_size, image_size), their labels, and what was skipped.
+        (epoch, records) -> `pixels`, uint8 (batch, 3, image_size, image_size), and `label`, int64 (batch,), if the
+        images have labels; and the reasons of skipped images.
 
         Raises:
             ValueError: an image cannot be used, and is not to be skipped or has no other image in its batch.
         """
         epoch, records = task
-        squares, shown, skipped = _squares(lambda record, _: self._square(record, epoch), records, self.skip_broken)
-        return _stacked(squares), [records[position].label for position in shown], skipped
+        pixels, shown, skipped = _crops(lambda record, _: self._crop(record, epoch), records, self.skip_broken)
+        labels = [records[position].label for position in shown]
+        return {"pixels": pixels} | ({} if None in labels else {"label": np.array(labels)}), skipped
 
-    def _square(self, record: Record, epoch: int) -> PILImage.Image:
+    def _crop(self, record: Record, epoch: int) -> PILImage.Image:
         image = _decoded(record, Decoding())
-        chance = random.Random(f"{self.seed}:{epoch}:{record.source_index}")
+        rng = random.Random(f"{self.seed}:{epoch}:{record.source_index}")
         if self.resize_mode == "pad":
             image = transforms.pad(image, self.image_size)
         elif self.random_crop:
-            image = transforms.random_crop(image, self.image_size, chance)
+            image = transforms.random_crop(image, self.image_size, rng)
         else:
             image = transforms.center_crop(image, self.image_size)
-        return transforms.mirror(image) if self.flip and chance.random() < 0.5 else image
+        return transforms.mirror(image) if self.flip and rng.random() < 0.5 else image
 
 
 @dataclass(frozen=True)
@@ -83,44 +89,61 @@ class ViewBatch:
     views: ViewCutter
     skip_broken: bool = False
 
-    def __call__(self, task: ViewTask) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, list[str]]:
-        """
-        A task -> pixels, uint8 (batch, 3, image_size, image_size); the codes and labels that belong to them, and what
-        was skipped. Raises what [`Augmentation`] raises.
-        """
+    def __call__(self, task: ViewTask) -> Batch:
+        """A task -> `pixels`, `codes` and, if there are labels, `label`. Raises what [`Augmentation`] raises."""
         records, views, codes, labels = task
-        squares, shown, skipped = _squares(
+        pixels, shown, skipped = _crops(
             lambda record, position: self._view(record, views[position]), records, self.skip_broken
         )
-        return _stacked(squares), codes[shown], None if labels is None else labels[shown], skipped
+        batch = {"pixels": pixels, "codes": codes[shown].astype(np.int64)}
+        return batch if labels is None else batch | {"label": labels[shown].astype(np.int64)}, skipped
 
     def _view(self, record: Record, view: int) -> PILImage.Image:
         return self.views.one(_decoded(record, self.views.settings.decoding()), record.source_index, view)
 
 
-def _squares(
-    cut: Callable[[Record, int], PILImage.Image], records: list[Record], skip_broken: bool
-) -> tuple[list[PILImage.Image], list[int], list[str]]:
+def _crops(
+    crop: Callable[[Record, int], PILImage.Image], records: list[Record], skip_broken: bool
+) -> tuple[np.ndarray, list[int], list[str]]:
     """
-    Cuts the square of each image of a batch, given the image and its position.
+    Crops each image of a batch, given the image and its position.
 
     Returns:
-        the squares; the position of the image that each shows, which is another one where an image was skipped; and
-        the reasons of those that were skipped.
+        pixels, uint8 (batch, 3, height, width); the position of the image that each shows, which is another one where
+        an image was skipped; and the reasons of those that were skipped.
     """
     found: dict[int, PILImage.Image] = {}
     skipped: list[str] = []
     for position, record in enumerate(records):
         try:
-            found[position] = cut(record, position)
+            found[position] = crop(record, position)
         except ValueError as error:
             if not skip_broken or len(skipped) + 1 == len(records):
                 raise
             skipped.append(str(error))
-    # Which image takes a place depends on the batch alone, so a resumed run sees what it would have seen.
+    # Which image replaces another depends on the batch alone, so a resumed run sees what it would have seen.
     usable = list(found)
     shown = [position if position in found else usable[position % len(usable)] for position in range(len(records))]
-    return [found[position] for position in shown], shown, skipped
+    pixels = np.stack([np.asarray(found[position]) for position in shown])
+    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), shown, skipped
+
+
+@dataclass(frozen=True)
+class BatchMaker:
+    """
+    The map-style data set of a `DataLoader` whose indices are numbered tasks.
+
+    Errors are returned as values, since torch would add a worker's traceback to their text.
+    """
+
+    work: Callable[[Any], Batch]
+
+    def __getitem__(self, numbered_task: tuple[Any, Any]) -> tuple[Any, Any, list[str]]:
+        number, task = numbered_task
+        try:
+            return number, *self.work(task)
+        except Exception as error:
+            return number, error, []
 
 
 def described(record: Record) -> str:
@@ -137,10 +160,4 @@ def _decoded(record: Record, decoding: Decoding) -> PILImage.Image:
         ) from error
 
 
-def _stacked(squares: list[PILImage.Image]) -> np.ndarray:
-    """uint8, shape (batch, 3, height, width), in one piece of memory."""
-    pixels = np.stack([np.asarray(square) for square in squares])
-    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
-
-
-__all__ = ["Augmentation", "ViewBatch", "ViewTask", "described"]
+__all__ = ["Augmentation", "Batch", "BatchMaker", "ViewBatch", "ViewTask", "described"]

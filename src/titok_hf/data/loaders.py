@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from datasets import ClassLabel, Dataset, IterableDataset
 
 from ..image_transforms import ResizeMode
-from .augmentation import Augmentation, ViewBatch, ViewTask, described
+from .augmentation import Augmentation, Batch, ViewBatch, ViewTask, described
 from .records import SOURCE_INDEX, Record, checked_label
 from .resumable import ResumableLoader
 from .shards import Part
@@ -28,16 +27,16 @@ class ImageLoader(ResumableLoader):
     Batches `{"pixels": uint8 (batch, 3, image_size, image_size), "label": int64 (batch,)}` from images; without
     `label` if the data set has no labels.
 
-    The augmentation is the paper's: shorter edge to `image_size`, a random square, mirrored with probability 1/2.
+    The augmentation is the paper's: shorter edge to `image_size`, a random crop, mirrored with probability 1/2.
 
     Args:
         dataset: with a column of images, map-style or streaming, such as `prepare` makes with `crop="none"`.
-        image_size: side of the squares, in pixels.
-        random_crop, flip: the two halves of the augmentation; without the first, the square is the centre.
-        resize_mode: "resize", or "pad" for images that are smaller than `image_size`: they keep their pixels and lie
-            in the middle of black, and nothing is cropped.
+        image_size: height and width of the crops, in pixels.
+        random_crop, flip: the two halves of the augmentation; without the first, the crop is the centre.
+        resize_mode: "resize", or "pad" for images that are smaller than `image_size`: they keep their pixels and get
+            black margins, and nothing is cropped.
         workers: processes that decode, ahead of the batches that are asked for; 0 decodes in this one.
-        skip_broken: whether training goes on where an image cannot be used: another one of its batch takes its place,
+        skip_broken: whether training continues where an image cannot be used: another one of its batch replaces it,
             and a warning names it.
         batch_size, part, seed, shuffle: see [`ResumableLoader`].
 
@@ -88,19 +87,13 @@ class ImageLoader(ResumableLoader):
                 return
             yield records
 
-    def _batch(self, result: tuple[np.ndarray, list[int | None], list[str]]) -> dict[str, torch.Tensor]:
-        pixels, labels, skipped = result
-        self._note_skipped(skipped)
-        batch = {"pixels": torch.from_numpy(pixels)}
-        return batch | {"label": torch.tensor(labels)} if self.source.has_labels else batch
-
 
 class CodeLoader(ResumableLoader):
     """
     Batches `{"codes": int64 (batch, num_latent_tokens), "label": int64 (batch,)}` from what `pretokenize` makes; for a
     KL model `{"latents": float32 (batch, num_latent_tokens, codebook_dim), ...}`.
 
-    An epoch takes one view of each image, chosen anew each time.
+    An epoch takes one view of each image, chosen again each time.
 
     Args:
         dataset: map-style or streaming; the views of an image are neighbouring rows, as `pretokenize` writes them.
@@ -135,8 +128,8 @@ class CodeLoader(ResumableLoader):
     def num_examples(self) -> int | None:
         return len(self.dataset) // self.num_views if isinstance(self.dataset, Dataset) else None
 
-    def _work(self) -> type[dict]:
-        return dict
+    def _work(self) -> Callable[[dict[str, Any]], Batch]:
+        return self._batch
 
     def _tasks(self, epoch: int, start: int) -> Iterator[dict[str, Any]]:
         if isinstance(self.dataset, Dataset):
@@ -154,16 +147,14 @@ class CodeLoader(ResumableLoader):
             if self.num_views == 1 or row["view"] == self._chosen_view(row[SOURCE_INDEX], epoch, self.num_views):
                 yield row
 
-    def _batch(self, result: dict[str, Any]) -> dict[str, torch.Tensor]:
+    def _batch(self, columns: dict[str, Any]) -> Batch:
         dtype = np.float32 if self.column == "latents" else np.int64
-        batch = {self.column: torch.from_numpy(np.asarray(result[self.column]).astype(dtype))}
-        if "label" in result:
-            rows = result.get(SOURCE_INDEX, range(self.batch_size))
-            named = zip(rows, result["label"], strict=True)
-            batch["label"] = torch.tensor(
-                [_class_number(f"Row {row}", label, self.label_names) for row, label in named]
-            )
-        return batch
+        batch = {self.column: np.asarray(columns[self.column]).astype(dtype)}
+        if "label" in columns:
+            rows = columns.get(SOURCE_INDEX, range(self.batch_size))
+            named = zip(rows, columns["label"], strict=True)
+            batch["label"] = np.array([_class_number(f"Row {row}", label, self.label_names) for row, label in named])
+        return batch, []
 
 
 class ImageCodeLoader(ResumableLoader):
@@ -172,7 +163,7 @@ class ImageCodeLoader(ResumableLoader):
     (batch, 3, image_size, image_size), "codes": int64 (batch, num_tokens), "label": int64 (batch,)}`, without `label`
     if there is none.
 
-    An epoch takes one view of each image, chosen anew each time. The image is cut just as `pretokenize` cut it before
+    An epoch takes one view of each image, chosen again each time. The image is cut just as `pretokenize` cut it before
     it was encoded, so pixels and codes belong together; nothing is cropped or mirrored beyond that.
 
     Args:
@@ -236,12 +227,6 @@ class ImageCodeLoader(ResumableLoader):
                 labels = np.array([_with_checked_label(record, self.source).label for record in records])
             yield records, views, np.asarray(rows["codes"]), labels
 
-    def _batch(self, result: tuple[np.ndarray, np.ndarray, np.ndarray | None, list[str]]) -> dict[str, torch.Tensor]:
-        pixels, codes, labels, skipped = result
-        self._note_skipped(skipped)
-        batch = {"pixels": torch.from_numpy(pixels), "codes": torch.from_numpy(codes.astype(np.int64))}
-        return batch if labels is None else batch | {"label": torch.from_numpy(labels.astype(np.int64))}
-
 
 def _with_checked_label(record: Record, source: Source) -> Record:
     if not source.has_labels:
@@ -282,7 +267,7 @@ def _image_rows(images: Dataset, codes: Dataset, num_views: int) -> np.ndarray:
     """The row of each encoded image in `images`."""
     if SOURCE_INDEX not in codes.features:
         raise ValueError(
-            f"The codes have no column {SOURCE_INDEX!r}, which tells their images. Run `pretokenize` anew."
+            f"The codes have no column {SOURCE_INDEX!r}, which tells their images. Run `pretokenize` again."
         )
     wanted = np.asarray(codes.with_format("numpy")[SOURCE_INDEX][:], dtype=np.int64)[::num_views]
     if SOURCE_INDEX in images.features:
@@ -290,8 +275,7 @@ def _image_rows(images: Dataset, codes: Dataset, num_views: int) -> np.ndarray:
     else:
         numbers = np.arange(len(images))
     order = np.argsort(numbers, kind="stable")
-    places = np.searchsorted(numbers[order], wanted).clip(max=len(numbers) - 1)
-    rows = order[places]
+    rows = order[np.searchsorted(numbers[order], wanted).clip(max=len(numbers) - 1)]
     missing = wanted[numbers[rows] != wanted]
     if len(missing):
         raise ValueError(

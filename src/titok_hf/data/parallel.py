@@ -1,6 +1,5 @@
-"""Work that is spread over processes and comes back in order, with a bounded number of items under way."""
+"""Worker processes: they outlive the signals that are meant for their parent, end with it, and work in order."""
 
-import contextlib
 import multiprocessing
 import os
 import signal
@@ -9,7 +8,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import resource_tracker
+from contextlib import contextmanager
+from multiprocessing import context, resource_tracker
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -18,11 +18,16 @@ Result = TypeVar("Result")
 # Items under way for each worker: one in work, one waiting, and some slack for items of uneven cost.
 ITEMS_PER_WORKER = 4
 
-# Ctrl-C, and the end of a job that a cluster announces to each process of it, are the parent's business: it may need
-# its workers until it has finished what it does, and they end with it.
+# A cluster sends these to every process of a job, and a terminal Ctrl-C. The parent decides: it may need its workers
+# until it has saved its state, and they end with it.
 PARENTS_SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
 ]
+
+WORKER_ENDED = (
+    "A worker process ended without an answer; perhaps it was killed for its memory. What is finished is kept: run "
+    "the same command again, with fewer workers if it happens again."
+)
 
 _function: Callable[[Any], Any] | None = None
 
@@ -33,8 +38,55 @@ def available_processors() -> int:
     return max(1, count // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
+class _Worker(multiprocessing.process.BaseProcess):
+    """A process that its parent's signals do not reach, and that ends with its parent, however that ends."""
+
+    def start(self) -> None:
+        # It inherits the blocked signals, so it is safe before it has imported anything.
+        with _parents_signals_blocked():
+            super().start()
+
+    def run(self) -> None:
+        _block_parents_signals()
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        super().run()
+
+    def terminate(self) -> None:
+        self.kill()  # SIGTERM would not reach it
+
+
+class _SpawnedWorker(_Worker, context.SpawnProcess):
+    pass
+
+
+class _SpawnContext(context.SpawnContext):
+    """Starts each worker as a new Python: a fork would copy the locks of threads that do not exist there."""
+
+    Process = _SpawnedWorker  # type: ignore[assignment]
+
+
+if "forkserver" in multiprocessing.get_all_start_methods():
+
+    class _ForkedWorker(_Worker, context.ForkServerProcess):
+        pass
+
+    class _ForkServerContext(context.ForkServerContext):
+        """Forks workers from one process without threads, which imports torch once for all of them."""
+
+        Process = _ForkedWorker  # type: ignore[assignment]
+
+
+def context_of_torch_workers(*modules: str) -> context.BaseContext:
+    """How to start workers that need these modules; each would take seconds to import torch by itself."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():  # Windows
+        return _SpawnContext()
+    forkserver = _ForkServerContext()
+    forkserver.set_forkserver_preload(list(modules))
+    return forkserver
+
+
 def ordered_map(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int, items_per_worker: int = ITEMS_PER_WORKER
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int
 ) -> Generator[Result, None, None]:
     """
     `map`, computed by several processes. What comes out, and in which order, does not depend on their number.
@@ -43,7 +95,6 @@ def ordered_map(
         function: has to be picklable if there are workers; each gets one copy.
         items: taken only as fast as results are.
         workers: number of processes; 0 computes in this one.
-        items_per_worker: how many items are taken ahead of the result that is asked for, for each worker.
 
     Raises:
         OSError: a worker ended without an answer, for example because the system ran out of memory.
@@ -51,35 +102,25 @@ def ordered_map(
     if workers == 0:
         yield from map(function, items)
         return
-    context = multiprocessing.get_context("spawn")  # a fork would copy the locks of threads that are not there
-    executor = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(function,))
+    executor = ProcessPoolExecutor(workers, _SpawnContext(), initializer=_set_function, initargs=(function,))
     under_way: deque[Future] = deque()
     try:
         for item in items:
-            with _no_signal_for_new_processes():
-                under_way.append(executor.submit(_apply, item))
-            if len(under_way) >= workers * items_per_worker:
+            under_way.append(executor.submit(_apply, item))
+            if len(under_way) >= workers * ITEMS_PER_WORKER:
                 yield under_way.popleft().result()
         while under_way:
             yield under_way.popleft().result()
     except BrokenProcessPool as error:
-        raise OSError(
-            "A worker process ended without an answer; perhaps it was killed for its memory. What is finished is "
-            "kept: run the same command again, with fewer workers if it happens again."
-        ) from error
+        raise OSError(WORKER_ENDED) from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-@contextlib.contextmanager
-def _no_signal_for_new_processes() -> Iterator[None]:
-    """
-    A process that starts here gets none of the parent's signals before it ignores them: it inherits the blocked set.
-
-    An executor starts its processes one by one as items come, and each needs seconds to import what it works with. The
-    parent's own signals wait for the moment that a start takes.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows, which has no such signals either
+@contextmanager
+def _parents_signals_blocked() -> Iterator[None]:
+    """The parent's own signals wait for the moment that starting a process takes."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
     # The tracker of shared memory unblocks signals when it is started, so it is started before they are blocked.
@@ -91,12 +132,11 @@ def _no_signal_for_new_processes() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_worker(function: Callable[[Any], Any]) -> None:
-    global _function
-    _function = function
+def _block_parents_signals() -> None:
     for number in PARENTS_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if hasattr(signal, "pthread_sigmask"):  # torch installs a handler of SIGTERM in its workers
+        signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)
 
 
 def _end_with_parent() -> None:
@@ -107,9 +147,14 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
+def _set_function(function: Callable[[Any], Any]) -> None:
+    global _function
+    _function = function
+
+
 def _apply(item: Any) -> Any:
     assert _function is not None  # the initializer ran
     return _function(item)
 
 
-__all__ = ["available_processors", "ordered_map"]
+__all__ = ["WORKER_ENDED", "available_processors", "context_of_torch_workers", "ordered_map"]

@@ -1,51 +1,52 @@
-"""The order of the examples of a training run: shuffled, shared by processes, and with a place that can be saved.
+"""The order of the examples of a training run: shuffled, shared by processes, and with a position that can be saved.
 
-Every random choice is a function of the seed, the epoch and the number of the example. So the place in the order is
+Every random choice is a function of the seed, the epoch and the number of the example. So the position in the order is
 the whole state of a loader: a resumed run sees what it would have seen, with any number of workers.
 
-The processes of a run share a map-style data set evenly, so they stand at one place. Of a stream each has its own
-files, which may be longer or shorter than another's: each process has its own epochs and its own place.
+The processes of a run share a map-style data set evenly, so they are all at the same position. Of a stream each has
+its own files, which may be longer or shorter than another's: each process has its own epochs and its own position.
 """
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import logging
 import random
-from collections import deque
+import signal
+import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import IterableDataset
 from datasets.distributed import split_dataset_by_node
+from torch.utils.data import DataLoader
 
-from .parallel import ordered_map
+from .augmentation import Batch, BatchMaker
+from .parallel import WORKER_ENDED, context_of_torch_workers
 from .shards import Part
 
 logger = logging.getLogger(__name__)
 
 _SHUFFLE_BUFFER = 10_000
 
-# Batches under way for each worker: one in work, and one that waits for it or for the training loop.
-_BATCHES_PER_WORKER = 2
-
 
 class ResumableLoader:
     """
-    Endless batches, epoch after epoch, with a place that can be saved. Subclasses say what a batch is made of.
+    Endless batches, epoch after epoch, with a position that can be saved. Subclasses say what a batch is made of.
 
     Of a map-style data set, batch number b of all processes together is batch number b of one process with
     `part.world_size` times the batch size, and row r of that batch goes to process r modulo `part.world_size`.
 
-    With workers, batches are made ahead in other processes. They end when the iterator is closed, when it is dropped
-    (so after an error in the loop over it, or Ctrl-C), and with this process, however it ends.
+    With workers, a `torch.utils.data.DataLoader` makes batches ahead in other processes. They end when the iterator is
+    closed, when it is dropped (so after an error in the loop over it, or Ctrl-C), and with this process, however it
+    ends. Where there is a CUDA device, batches lie in pinned memory, so they can be copied to it without waiting.
 
     Args:
         batch_size: examples in a batch of this process. An incomplete batch at the end of an epoch is dropped.
-        part: this process among all; by default what `accelerate launch` or `torchrun` says.
+        part: rank and world size of this process; by default what `accelerate launch` or `torchrun` says.
         seed: of the order and of the augmentation; the same on all processes.
         shuffle: whether each epoch has its own order; a stream shuffles within a buffer.
         workers: processes that make batches; 0 makes them in this one.
@@ -54,7 +55,7 @@ class ResumableLoader:
     Attributes:
         epoch: of the batch that was handed out last, from 0.
         num_batches: batches of that epoch that were handed out.
-        skips_broken: whether another image takes the place of one that cannot be used.
+        skips_broken: whether an image that cannot be used is replaced by another one of its batch.
         skipped: why images were skipped so far, each by its name.
         examples_seen: examples that this process was handed in all epochs, its own ones alone.
     """
@@ -89,49 +90,67 @@ class ResumableLoader:
         return self.batch_size * self.part.world_size
 
     def __iter__(self) -> Generator[dict[str, torch.Tensor], None, None]:
-        """Batches from the saved place on, without end."""
-        places: deque[tuple[int, int]] = deque()  # of the batches under way
-        results = ordered_map(self._work(), self._all_tasks(places), self.workers, _BATCHES_PER_WORKER)
-        with closing(results):
-            for result in results:
-                self.epoch, self.num_batches = places.popleft()
+        """
+        Batches from the saved position on, without end.
+
+        Raises:
+            ValueError: see the subclasses; or there are fewer examples than a batch needs.
+            OSError: a worker ended without an answer, for example because the system ran out of memory.
+        """
+        results = self._start()
+        close = getattr(results, "_shutdown_workers", lambda: None)  # torch does so only when nobody holds `results`
+        atexit.register(close)
+        try:
+            for position, batch, skipped in results:
+                if isinstance(batch, Exception):
+                    raise batch
+                self.epoch, self.num_batches = position
                 self.examples_seen += self.batch_size
-                yield self._batch(result)
+                self._note_skipped(skipped)
+                yield batch
+        except RuntimeError as error:
+            if "DataLoader worker" in str(error):
+                raise OSError(WORKER_ENDED) from error
+            raise
+        finally:
+            atexit.unregister(close)
+            close()
 
     def state_dict(self) -> dict[str, Any]:
         """
-        The place: `epoch`, and `examples` of it that all processes together have handed out.
+        The position: `epoch`, and `examples` of it that all processes together have handed out.
 
-        Any number of processes goes on from there with the same global batch. The place in a stream is that of one
-        process among as many: it adds `processes`, `process`, and `examples_of_process`, which that one was handed
+        Any number of processes continues from there with the same global batch. The position in a stream is that of
+        one process among as many: it adds `processes`, `process`, and `examples_of_process`, which that one was handed
         in all epochs and which is equal for all of them. `skipped` is there where images were skipped.
         """
-        place: dict[str, Any] = {"epoch": self.epoch, "examples": self.num_batches * self.global_batch_size}
+        state: dict[str, Any] = {"epoch": self.epoch, "examples": self.num_batches * self.global_batch_size}
         if self.skipped:
-            place["skipped"] = sorted(self.skipped)
+            state["skipped"] = sorted(self.skipped)
         if not self.is_stream:
-            return place
+            return state
         own = {"processes": self.part.world_size, "process": self.part.rank, "examples_of_process": self.examples_seen}
-        return place | own
+        return state | own
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """
-        Goes to a place that `state_dict` gave; for iterators that are made from now on.
+        Goes to a position that `state_dict` gave; for iterators that are made from now on.
 
-        From the place of another process of a stream, this one finds its own by reading its files from the start.
-        That takes as long as reading them took, so a checkpoint should hold the place of each process.
+        From the position of another process of a stream, this one finds its own by reading its files from the start.
+        That takes as long as reading them took, so a checkpoint should hold the position of each process.
 
         Raises:
-            ValueError: the place lies within a batch of this loader, or is that of a stream in other shares.
+            ValueError: the position lies within a batch of this loader, or is that of a stream that another number of
+                processes shared.
         """
         if self.is_stream and state["processes"] != self.part.world_size:
             raise ValueError(
-                f"The saved place is one of a stream in {state['processes']} shares, and there are now "
+                f"The saved position is one of a stream in {state['processes']} shares, and there are now "
                 f"{self.part.world_size} processes. Resume with the same number, or train without streaming."
             )
         if state["examples"] % self.global_batch_size:
             raise ValueError(
-                f"The saved place lies {state['examples']} examples into an epoch, which is no multiple of "
+                f"The saved position lies {state['examples']} examples into an epoch, which is no multiple of "
                 f"{self.global_batch_size} ({self.batch_size} x {self.part.world_size} processes). Resume with the "
                 "global batch size that the run was saved with."
             )
@@ -141,9 +160,9 @@ class ResumableLoader:
             return
         self.examples_seen = state["examples_of_process"]
         if state["process"] != self.part.rank:
-            self.epoch, self.num_batches = self._place_after(self.examples_seen // self.batch_size)
+            self.epoch, self.num_batches = self._position_after(self.examples_seen // self.batch_size)
 
-    def _place_after(self, num_batches: int) -> tuple[int, int]:
+    def _position_after(self, num_batches: int) -> tuple[int, int]:
         """The epoch and the batches of it after so many batches of this process, counted from the start."""
         for epoch in itertools.count():
             found = sum(1 for _ in itertools.islice(self._tasks(epoch, 0), num_batches))
@@ -153,13 +172,34 @@ class ResumableLoader:
             num_batches -= found
         raise AssertionError("epochs do not end")
 
-    def _all_tasks(self, places: deque[tuple[int, int]]) -> Iterator[Any]:
+    def _start(self) -> Iterator[Any]:
+        """Starts the workers, which make batches of the tasks that this process hands out."""
+        handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+        options: dict[str, Any] = {}
+        if self.workers:
+            context = context_of_torch_workers("torch.utils.data", BatchMaker.__module__)
+            options = {"num_workers": self.workers, "prefetch_factor": 2, "multiprocessing_context": context}
+        results = iter(
+            DataLoader(
+                BatchMaker(self._work()),
+                batch_size=None,
+                sampler=self._all_tasks(),
+                pin_memory=torch.cuda.is_available(),
+                generator=torch.Generator(),  # else torch draws a seed for workers from the run's random state
+                **options,
+            )
+        )
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            # Torch would report a dead worker wherever the run is at that moment; now the next batch reports it.
+            signal.signal(signal.SIGCHLD, handler)
+        return results
+
+    def _all_tasks(self) -> Iterator[tuple[tuple[int, int], Any]]:
         epoch, number = self.epoch, self.num_batches
         while True:
             for task in self._tasks(epoch, number):
                 number += 1
-                places.append((epoch, number))
-                yield task
+                yield (epoch, number), task
             self._check_epoch(number)
             epoch, number = epoch + 1, 0
 
@@ -174,12 +214,8 @@ class ResumableLoader:
         """What the batches of an epoch are made of, from batch number `start` on."""
         raise NotImplementedError
 
-    def _work(self) -> Callable[[Any], Any]:
-        """What a worker does to a task; picklable."""
-        raise NotImplementedError
-
-    def _batch(self, result: Any) -> dict[str, torch.Tensor]:
-        """What a worker made of a task, as tensors."""
+    def _work(self) -> Callable[[Any], Batch]:
+        """What a worker does to a task; picklable. It returns a batch, and why images of it were skipped."""
         raise NotImplementedError
 
     def _note_skipped(self, reasons: list[str]) -> None:
@@ -194,7 +230,8 @@ class ResumableLoader:
         order = np.arange(num_examples)
         if self.shuffle:
             order = np.random.Generator(np.random.Philox([self.seed, epoch])).permutation(num_examples)
-        own = order[: num_examples - num_examples % self.part.world_size][self.part.rank :: self.part.world_size]
+        rank, world_size = self.part.rank, self.part.world_size
+        own = order[: num_examples - num_examples % world_size][rank::world_size]
         for first in range(start * self.batch_size, len(own) - self.batch_size + 1, self.batch_size):
             yield own[first : first + self.batch_size].tolist()
 

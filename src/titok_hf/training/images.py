@@ -180,14 +180,14 @@ def decode_images(dataset: Dataset, config: ImageDataConfig, limit: int) -> tupl
     images, labels = [], []
     for record in source.read(0, source.num_images or 0):
         try:
-            pixels, (label,), _ = decode((0, [record]))
+            batch, _ = decode((0, [record]))
         except ValueError as error:
             if config.broken_images == "stop":
                 raise RecipeError(f"data: {error}") from error
             logger.warning(f"skipped in tests: {error}")
             continue
-        images.append(pixels)
-        labels.append(label)
+        images.append(batch["pixels"])
+        labels.append(record.label)
     if not images:
         raise RecipeError(f"data: no test image of {config.source} can be read.")
     return torch.from_numpy(np.concatenate(images)), labels
