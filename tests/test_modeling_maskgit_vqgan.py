@@ -112,12 +112,14 @@ def test_width_changing_block_adds_the_shortcut_of_its_own_output():
     assert torch.equal(same_width(x), x)
 
 
-def test_decoded_images_are_clamped_and_the_bare_decoder_is_not(model):
-    nn.init.constant_(model.decoder.conv_out.bias, 3.0)
-    latents = torch.randn(1, 6, 4, 4)
-    raw = model.decoder(latents)
-    assert raw.max() > 1
-    assert torch.equal(model.decode(latents=latents).pixel_values, raw.clamp(0, 1))
+@pytest.mark.parametrize("training", [False, True])
+def test_images_are_never_clamped(model, training):
+    nn.init.constant_(model.train(training).decoder.conv_out.bias, 3.0)
+    output = model(images())
+    assert output.pixel_values.max() > 1
+    assert torch.equal(output.pixel_values, model.decoder(output.latents))
+    assert torch.equal(output.pixel_values, model.decode(latents=output.latents).pixel_values)
+    assert torch.equal(output.pixel_values, model.decode(codes=output.codes).pixel_values)
 
 
 def test_outputs_name_the_images_first_and_become_tuples(model):
@@ -136,24 +138,24 @@ def test_outputs_name_the_images_first_and_become_tuples(model):
 
 
 def test_codes_are_the_nearest_rows_of_the_codebook(model):
-    latents = torch.randn(3, 6, 4, 5)
-    quantized, codes = model.quantizer(latents)
+    tokens = torch.randn(3, 20, 6)
+    output = model.quantizer(tokens)
     codebook = model.quantizer.codebook.weight
-    distances = (latents.permute(0, 2, 3, 1)[..., None, :].double() - codebook.double()).square().sum(dim=-1)
-    assert torch.equal(codes, distances.argmin(dim=-1))
-    assert codes.unique().numel() > 5
-    assert torch.equal(quantized, codebook[codes].permute(0, 3, 1, 2))
+    distances = (tokens[..., None, :].double() - codebook.double()).square().sum(dim=-1)
+    assert torch.equal(output.codes, distances.argmin(dim=-1))
+    assert output.codes.unique().numel() > 5
+    assert torch.equal(output.latents, codebook[output.codes])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_distances_are_float32_under_autocast_and_in_half_precision(model, dtype):
     # Codes far from zero and close to each other: in half precision all distances would be equal.
     model.quantizer.codebook.weight.data = 32 + torch.arange(32).view(32, 1).expand(32, 6) / 4
-    latents = model.quantizer.look_up(torch.arange(32).view(1, 4, 8)).detach()
+    tokens = model.quantizer.lookup(torch.arange(32)[None]).detach()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(model.quantizer.nearest_codes(latents).flatten(), torch.arange(32))
+        assert torch.equal(model.quantizer(tokens).codes[0], torch.arange(32))
     half = model.to(dtype).quantizer
-    assert torch.equal(half.nearest_codes(latents.to(dtype)).flatten(), torch.arange(32))
+    assert torch.equal(half(tokens.to(dtype)).codes[0], torch.arange(32))
 
 
 def test_codes_and_latents_decode_to_the_same_bits(model):
@@ -172,15 +174,14 @@ def test_a_map_that_is_not_square_decodes_with_its_shape(model):
 
 def test_loss_weighs_the_codebook_term(model):
     pixel_values = images()
-    latents = model.encoder(pixel_values).detach().requires_grad_()
-    quantized, _ = model.quantizer(latents)
-    loss = model.quantizer.loss(latents, quantized)
-    error = (latents - quantized).detach()
-    torch.testing.assert_close(loss, 1.25 * error.square().mean())
-    loss.backward()
-    torch.testing.assert_close(latents.grad, 2 * error / error.numel())
+    tokens = model.encoder(pixel_values).flatten(2).mT.detach().requires_grad_()
+    output = model.quantizer(tokens, return_loss=True)
+    error = (tokens - output.latents).detach()
+    torch.testing.assert_close(output.loss, 1.25 * error.square().mean())
+    output.loss.backward()
+    torch.testing.assert_close(tokens.grad, 2 * error / error.numel())
     model.zero_grad()
-    (1.0 * nn.functional.mse_loss(model.quantizer(latents)[0], latents.detach())).backward()
+    nn.functional.mse_loss(model.quantizer.lookup(output.codes), tokens.detach()).backward()
     unweighted = model.quantizer.codebook.weight.grad.clone()
     model.zero_grad()
     model(pixel_values, return_loss=True).loss.backward()
@@ -259,8 +260,8 @@ def test_offloaded_weights_give_the_same(model, way, tmp_path):
         "decode of codes": lambda model: model.decode(codes=codes).to_tuple(),
         "decode": lambda model: model.decode(latents=latents).to_tuple(),
         "forward": lambda model: model(pixel_values, return_loss=True).to_tuple(),
-        "nearest_codes": lambda model: [model.quantizer.nearest_codes(latents)],
-        "look_up": lambda model: [model.quantizer.look_up(codes.view(2, 4, 4))],
+        "distances": lambda model: [model.quantizer.distances(latents.flatten(2).mT)],
+        "lookup": lambda model: [model.quantizer.lookup(codes)],
         "encoder": lambda model: [model.encoder(pixel_values)],
         "decoder": lambda model: [model.decoder(latents)],
     }

@@ -1,11 +1,25 @@
 # Copyright 2026 The titok-hf authors.
 # Licensed under the Apache License, Version 2.0: see the file LICENSE.
-"""Configuration of the MaskGIT-VQGAN, the two-dimensional image tokenizer that teaches the two-stage TiTok models."""
+"""
+Configuration of the MaskGIT-VQGAN, the two-dimensional image tokenizer that teaches the two-stage TiTok models: its
+sizes, and the input they allow.
+"""
 
+import math
+
+import torch
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .accepted_values import LARGEST_DEPTH, LARGEST_SIZE, real_number, whole_number
+from .accepted_values import (
+    LARGEST_DEPTH,
+    LARGEST_SIZE,
+    check_code_range,
+    integer_codes,
+    is_traced,
+    real_number,
+    whole_number,
+)
 from .checkpoints.remote_code import LoadedByAutoClasses
 
 
@@ -59,6 +73,66 @@ class MaskGitVQGANConfig(LoadedByAutoClasses, PreTrainedConfig):
     def downsample_factor(self) -> int:
         """Pixels a code along each side of the image."""
         return 2 ** (len(self.channel_multipliers) - 1)
+
+    @property
+    def has_codebook(self) -> bool:
+        """As of [`TiTokConfig`]: tokens are codes."""
+        return True
+
+    def check_pixel_values(self, pixel_values: torch.Tensor) -> None:
+        """
+        Raises:
+            ValueError: images of another shape than (batch, num_channels, height, width) with both sides divisible by
+                `downsample_factor`, or not floats.
+        """
+        shape, factor = tuple(pixel_values.shape), self.downsample_factor
+        if len(shape) != 4 or shape[1] != self.num_channels:
+            raise ValueError(f"pixel_values has shape {shape}; expected (batch, {self.num_channels}, height, width).")
+        if shape[2] % factor or shape[3] % factor or not shape[2] or not shape[3]:
+            raise ValueError(
+                f"pixel_values is {shape[2]} x {shape[3]} pixels; both sides must be multiples of {factor}. "
+                "Resize or crop the images first."
+            )
+        if not pixel_values.is_floating_point():
+            raise ValueError(f"pixel_values has dtype {pixel_values.dtype}; expected floats in [0, 1].")
+
+    def checked_codes(self, codes: torch.Tensor) -> torch.Tensor:
+        """
+        Codes of any integer dtype as int64, shape (batch, height, width). Waits for the device that holds them; a
+        compiled or exported model does not look at their values.
+
+        Args:
+            codes: shape (batch, height, width), or (batch, n) for a square map with height * height = n.
+
+        Raises:
+            ValueError: no integers, another shape, or values outside of [0, codebook_size).
+        """
+        codes = integer_codes(codes)
+        if codes.ndim == 2:
+            side = math.isqrt(codes.shape[1])
+            if side * side != codes.shape[1]:
+                raise ValueError(
+                    f"codes has {codes.shape[1]} positions an image, which is no square. "
+                    "Give codes of other maps the shape (batch, height, width)."
+                )
+            codes = codes.unflatten(1, (side, side))
+        if codes.ndim != 3:
+            raise ValueError(
+                f"codes has shape {tuple(codes.shape)}; expected (batch, height, width) or (batch, height * width)."
+            )
+        # On an accelerator too: there a look-up out of range ends the process's use of the device.
+        if not is_traced(codes):
+            check_code_range(codes, self.codebook_size)
+        return codes
+
+    def check_latents(self, latents: torch.Tensor) -> None:
+        """ValueError for latents of another shape than (batch, codebook_dim, height, width), or not floats."""
+        if latents.ndim != 4 or latents.shape[1] != self.codebook_dim:
+            raise ValueError(
+                f"latents has shape {tuple(latents.shape)}; expected (batch, {self.codebook_dim}, height, width)."
+            )
+        if not latents.is_floating_point():
+            raise ValueError(f"latents has dtype {latents.dtype}; expected floats. Integers go to the argument codes.")
 
     def validate_architecture(self) -> None:
         """Part of `@strict` validation: refuse sizes from which no network can be built."""

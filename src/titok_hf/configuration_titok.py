@@ -1,14 +1,25 @@
-"""Configuration of TiTok, the one-dimensional image tokenizer (arXiv 2406.07550)."""
+"""Configuration of TiTok, the one-dimensional image tokenizer (arXiv 2406.07550): sizes, and the inputs they allow."""
 
 from typing import Any, Literal, cast
 
+import torch
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .accepted_values import LARGEST_DEPTH, LARGEST_SIZE, real_number, whole_number
+from .accepted_values import (
+    LARGEST_DEPTH,
+    LARGEST_SIZE,
+    check_code_range,
+    check_pixel_dtype,
+    integer_codes,
+    is_traced,
+    real_number,
+    whole_number,
+)
 from .checkpoints.remote_code import LoadedByAutoClasses
 from .configuration_maskgit_vqgan import MaskGitVQGANConfig
+from .quantization_titok import QUANTIZERS
 
 # Width, depth and heads of what the paper (section 4.1) and the original call small, base and large.
 VIT_SIZES = {"small": (512, 8, 8), "base": (768, 12, 12), "large": (1024, 24, 16)}
@@ -110,8 +121,9 @@ class TiTokConfig(LoadedByAutoClasses, PreTrainedConfig):
         mlp_ratio: width of the MLPs as a multiple of the hidden size.
         layer_norm_eps: epsilon of every layer normalisation.
         num_latent_tokens: number of one-dimensional tokens that describe an image (the paper's K).
-        quantizer: `"vq"`, a codebook, or `"kl"`, a diagonal Gaussian (continuous tokens).
-        codebook_size: entries of the codebook; unused by `"kl"`.
+        quantizer: `"vq"`, a codebook, or `"kl"`, a diagonal Gaussian (continuous tokens), or another name in
+            `titok_hf.quantization_titok.QUANTIZERS`.
+        codebook_size: number of codes; unused by `"kl"`.
         codebook_dim: channels of a token; the Gaussian's for `"kl"`.
         codebook_l2_norm: whether tokens and codebook entries are compared on the unit sphere.
         commitment_cost: weight of the commitment loss in the quantiser loss.
@@ -152,7 +164,7 @@ class TiTokConfig(LoadedByAutoClasses, PreTrainedConfig):
     mlp_ratio: float | int = 4
     layer_norm_eps: float = 1e-5
     num_latent_tokens: int = 32
-    quantizer: Literal["vq", "kl"] = "vq"
+    quantizer: str = "vq"
     codebook_size: int = 4096
     codebook_dim: int = 12
     codebook_l2_norm: bool = True
@@ -191,8 +203,67 @@ class TiTokConfig(LoadedByAutoClasses, PreTrainedConfig):
         """Layers of the encoder, whose hidden states `encode` and `forward` return."""
         return self.encoder_num_hidden_layers
 
+    @property
+    def has_codebook(self) -> bool:
+        """Whether tokens are codes, integers in [0, codebook_size), rather than vectors of numbers."""
+        return QUANTIZERS[self.quantizer].has_codes
+
+    @property
+    def token_shape(self) -> tuple[int, ...]:
+        """Shape of an image's tokens: (num_latent_tokens,) of codes, (num_latent_tokens, codebook_dim) otherwise."""
+        return (self.num_latent_tokens,) if self.has_codebook else (self.num_latent_tokens, self.codebook_dim)
+
+    def check_pixel_values(self, pixel_values: torch.Tensor) -> None:
+        """ValueError for images of another shape than (batch, num_channels, image_size, image_size), or not floats."""
+        expected = (self.num_channels, self.image_size, self.image_size)
+        if pixel_values.ndim != 4 or pixel_values.shape[1:] != expected:
+            raise ValueError(
+                f"pixel_values has shape {tuple(pixel_values.shape)}, but this model takes (batch, "
+                f"{', '.join(map(str, expected))}). Prepare images with TiTokImageProcessor."
+            )
+        check_pixel_dtype(pixel_values)
+
+    def checked_codes(self, codes: torch.Tensor) -> torch.Tensor:
+        """
+        Codes of any integer dtype as int64, shape (batch, num_latent_tokens). Waits for the device that holds them; a
+        compiled or exported model does not look at their values.
+
+        Raises:
+            ValueError: no integers, another shape, values outside of [0, codebook_size), or a model without codes.
+        """
+        codes = integer_codes(codes)
+        if not self.has_codebook:
+            raise ValueError(
+                f"This is a {self.quantizer.upper()} model: it has no codebook, so codes mean nothing to it. "
+                "Pass latents."
+            )
+        if codes.ndim != 2 or codes.shape[1] != self.num_latent_tokens:
+            raise ValueError(
+                f"codes has shape {tuple(codes.shape)}, but this model takes (batch, {self.num_latent_tokens})."
+            )
+        # On an accelerator too: there a look-up out of range ends the process's use of the device.
+        if not is_traced(codes):
+            check_code_range(codes, self.codebook_size)
+        return codes
+
+    def check_latents(self, latents: torch.Tensor) -> None:
+        """ValueError for latents of another shape than (batch, num_latent_tokens, codebook_dim), or not floats."""
+        expected = (self.num_latent_tokens, self.codebook_dim)
+        if latents.ndim != 3 or latents.shape[1:] != expected:
+            raise ValueError(
+                f"latents has shape {tuple(latents.shape)}, but this model takes (batch, {expected[0]}, {expected[1]})"
+                ". Pass encode(...).latents."
+            )
+        if not latents.is_floating_point():
+            raise ValueError(f"latents has dtype {latents.dtype}, but floats are expected. Pass codes as codes=.")
+
     def validate_architecture(self) -> None:
         """Runs when the configuration is made: sizes must be possible and fit one another."""
+        if self.quantizer not in QUANTIZERS:
+            raise ValueError(
+                f"quantizer is {self.quantizer!r}, which does not exist. Use one of {', '.join(QUANTIZERS)}, or enter "
+                "a class of yours in titok_hf.quantization_titok.QUANTIZERS first."
+            )
         for name in _SIZES:
             whole_number(name, getattr(self, name), highest=LARGEST_SIZE)
         for side in ("encoder", "decoder"):
@@ -221,8 +292,10 @@ class TiTokConfig(LoadedByAutoClasses, PreTrainedConfig):
                 f"decoder_head {self.decoder_head!r} has no use for a pixel_decoder. "
                 'Set decoder_head="proxy_codes", or pixel_decoder=None.'
             )
-        if self.quantizer == "kl":
-            raise ValueError('pixel_decoder needs codes, and quantizer="kl" has none. Set decoder_head="pixels".')
+        if not self.has_codebook:
+            raise ValueError(
+                f'pixel_decoder needs codes, and quantizer={self.quantizer!r} has none. Set decoder_head="pixels".'
+            )
         pixel_decoder = cast(MaskGitVQGANConfig, self.pixel_decoder)  # a dict became one when the fields were set
         stride, codebook_size = pixel_decoder.downsample_factor, pixel_decoder.codebook_size
         if stride != self.decoder_patch_size:

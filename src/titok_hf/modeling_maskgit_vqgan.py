@@ -9,7 +9,6 @@ turns their soft proxy codes into pixels.
 Sources: MaskGIT (arXiv 2202.04200), section 3 and its published tokenizer; VQGAN (arXiv 2012.09841).
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -19,11 +18,11 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
-from transformers.utils.generic import can_return_tuple, maybe_autocast
+from transformers.utils.generic import can_return_tuple
 
-from .accepted_values import can_look_at, check_code_range, check_finite, integer_codes, is_traced
 from .checkpoints.mixin import CheckpointMixin
 from .configuration_maskgit_vqgan import MaskGitVQGANConfig
+from .quantization_titok import VectorQuantizer
 
 
 @dataclass
@@ -46,8 +45,8 @@ class MaskGitVQGANEncoderOutput(ModelOutput):
 class MaskGitVQGANDecoderOutput(ModelOutput):
     """
     Args:
-        pixel_values (`torch.FloatTensor` of shape `(batch, num_channels, image height, image width)`): images, clamped
-            to `[0, 1]`.
+        pixel_values (`torch.FloatTensor` of shape `(batch, num_channels, image height, image width)`): images,
+            nominally in [0, 1], not clamped.
     """
 
     pixel_values: torch.FloatTensor | None = None
@@ -58,7 +57,7 @@ class MaskGitVQGANOutput(ModelOutput):
     """
     Args:
         pixel_values (`torch.FloatTensor` of shape `(batch, num_channels, image height, image width)`): reconstructed
-            images, clamped to `[0, 1]`.
+            images, nominally in [0, 1], not clamped.
         latents (`torch.FloatTensor` of shape `(batch, codebook_dim, height, width)`): quantised latent map.
         codes (`torch.LongTensor` of shape `(batch, height * width)`): codes of the images.
         loss (`torch.FloatTensor` of shape `()`, *optional*): quantiser loss, with `return_loss=True`.
@@ -143,55 +142,17 @@ class MaskGitVQGANUpBlock(nn.Module):
         return self.upsample(hidden_states)
 
 
-class MaskGitVQGANVectorQuantizer(nn.Module):
-    """Nearest neighbour in a codebook. Distances are in float32, also under autocast and in half-precision models."""
+class MaskGitVQGANVectorQuantizer(VectorQuantizer):
+    """The codebook of a MaskGIT-VQGAN, whose loss term of the codebook has a weight, and not that of the tokens."""
 
     def __init__(self, config: MaskGitVQGANConfig) -> None:
-        super().__init__()
-        self.codebook_loss_weight = config.codebook_loss_weight
-        self.codebook = nn.Embedding(config.codebook_size, config.codebook_dim)
+        super().__init__(config.codebook_size, config.codebook_dim, codebook_weight=config.codebook_loss_weight)
 
-    def forward(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        Args:
-            latents: encoder output, float, shape (batch, codebook_dim, height, width).
-        Returns:
-            the nearest code vectors, shape and dtype of `latents`, differentiable with respect to the codebook; and
-            their indices, int64, shape (batch, height, width).
-        """
-        codes = self.nearest_codes(latents)
-        return self.look_up(codes).to(latents.dtype), codes
-
-    @torch.no_grad()
-    def nearest_codes(self, latents: torch.Tensor) -> torch.Tensor:
-        """(batch, codebook_dim, height, width) float -> (batch, height, width) int64."""
-        with maybe_autocast(latents.device.type, enabled=False):
-            vectors = latents.float().permute(0, 2, 3, 1).flatten(0, 2)  # (B * h * w, D)
-            # Through the codebook's own forward, never `codebook.weight`: weights that are offloaded or sharded are
-            # there during the forward of their module alone.
-            codebook = self.codebook(torch.arange(self.codebook.num_embeddings, device=latents.device)).float()
-            # |z - e|^2 without |z|^2, which is the same for all codes.
-            distances = torch.addmm(codebook.square().sum(dim=1), vectors, codebook.T, alpha=-2)
-        return distances.argmin(dim=1).view(latents.shape[0], *latents.shape[2:])
-
-    def look_up(self, codes: torch.Tensor) -> torch.Tensor:
-        """(batch, height, width) integer -> (batch, codebook_dim, height, width), in the codebook's dtype."""
-        return self.codebook(codes).permute(0, 3, 1, 2)
-
-    def loss(self, latents: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
-        """
-        Commitment term plus weighted codebook term (VQ-VAE, arXiv 1711.00937, equation 3), in float32.
-
-        Args:
-            latents: encoder output, shape (batch, codebook_dim, height, width).
-            quantized: the code vectors that `forward` chose for it, same shape.
-        Returns:
-            the loss, float32, shape ().
-        """
-        latents, quantized = latents.float(), quantized.float()
-        commitment_loss = F.mse_loss(latents, quantized.detach())
-        codebook_loss = F.mse_loss(quantized, latents.detach())
-        return commitment_loss + self.codebook_loss_weight * codebook_loss
+    def distances(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(batch, tokens, codebook_dim) -> (batch, tokens, codebook_size): without |z|^2, the same for all codes."""
+        entries = self.entries(tokens.device)
+        distances = torch.addmm(entries.square().sum(dim=1), tokens.flatten(0, 1), entries.T, alpha=-2)
+        return distances.unflatten(0, tokens.shape[:2])
 
 
 class MaskGitVQGANPreTrainedModel(PreTrainedModel):
@@ -279,8 +240,8 @@ class MaskGitVQGANDecoder(MaskGitVQGANPreTrainedModel):
         Args:
             latents: code vectors, or weighted means of them, float, shape (batch, codebook_dim, h, w).
         Returns:
-            images, shape (batch, num_channels, h * downsample_factor, w * downsample_factor), about [0, 1] but not
-            clamped.
+            images, shape (batch, num_channels, h * downsample_factor, w * downsample_factor), nominally in [0, 1],
+            not clamped.
         """
         hidden_states = self.conv_in(convolution_input(latents, self.norm_out.weight.dtype))
         for block in (*self.mid_blocks, *self.up_blocks):
@@ -300,11 +261,12 @@ def convolution_input(features: torch.Tensor, dtype: torch.dtype) -> torch.Tenso
 
 class MaskGitVQGANModel(CheckpointMixin, MaskGitVQGANPreTrainedModel):
     """
-    The MaskGIT-VQGAN: encoder, vector quantiser, decoder.
+    The MaskGIT-VQGAN: encoder, vector quantiser, decoder. Images go in as floats in [0, 1]; they come out as floats,
+    nominally in [0, 1], which are never clamped here: `TiTokImageProcessor.post_process` does.
 
     ```python
     codes = model.encode(pixel_values).codes             # (batch, height * width)
-    pixels = model.decode(codes=codes).pixel_values      # (batch, num_channels, image height, image width) in [0, 1]
+    pixels = model.decode(codes=codes).pixel_values      # (batch, num_channels, image height, image width)
     ```
     """
 
@@ -335,15 +297,12 @@ class MaskGitVQGANModel(CheckpointMixin, MaskGitVQGANPreTrainedModel):
         Raises:
             ValueError: if `pixel_values` has another shape, or is not float.
         """
-        self._check_pixel_values(pixel_values)
-        latents = self.encoder(pixel_values)
-        quantized, codes = self.quantizer(latents)
-        # Straight-through: the value of the code, bit for bit, with the gradient of the encoder's output.
-        straight_through = quantized.detach() + (latents - latents.detach())
-        if not self.training and can_look_at(straight_through):  # in training, a loss that is not finite tells
-            check_finite(straight_through.isfinite().all(), "The tokens of the encoder")
-        loss = self.quantizer.loss(latents, quantized) if return_loss else None
-        return MaskGitVQGANEncoderOutput(latents=straight_through, codes=codes.flatten(1), loss=loss)
+        self.config.check_pixel_values(pixel_values)
+        latents = self.encoder(pixel_values)  # (B, D, h, w)
+        tokens = self.quantizer(latents.flatten(2).transpose(1, 2), return_loss)
+        self.quantizer.check_finite(tokens.latents)
+        latent_map = tokens.latents.transpose(1, 2).unflatten(2, latents.shape[2:])
+        return MaskGitVQGANEncoderOutput(latents=latent_map, codes=tokens.codes, loss=tokens.loss)
 
     @can_return_tuple
     def decode(
@@ -358,7 +317,8 @@ class MaskGitVQGANModel(CheckpointMixin, MaskGitVQGANPreTrainedModel):
                 does not check it.
             latents: code vectors, float, shape (batch, codebook_dim, h, w).
         Returns:
-            images (batch, num_channels, h * downsample_factor, w * downsample_factor), clamped to [0, 1].
+            images (batch, num_channels, h * downsample_factor, w * downsample_factor), nominally in [0, 1], not
+            clamped.
         Raises:
             ValueError: for none or both of the two, another shape or dtype, or codes out of range.
         """
@@ -366,9 +326,9 @@ class MaskGitVQGANModel(CheckpointMixin, MaskGitVQGANPreTrainedModel):
             given = "neither" if codes is None else "both"
             raise ValueError(f"decode takes either codes or latents; got {given}.")
         if codes is not None:
-            latents = self.quantizer.look_up(self._as_map(codes))
-        self._check_latents(latents)
-        return MaskGitVQGANDecoderOutput(pixel_values=self.decoder(latents).clamp(0.0, 1.0))
+            latents = self.quantizer.lookup(self.config.checked_codes(codes)).permute(0, 3, 1, 2)
+        self.config.check_latents(latents)
+        return MaskGitVQGANDecoderOutput(pixel_values=self.decoder(latents))
 
     @can_return_tuple
     def forward(self, pixel_values: torch.Tensor, return_loss: bool = False) -> MaskGitVQGANOutput:
@@ -380,58 +340,12 @@ class MaskGitVQGANModel(CheckpointMixin, MaskGitVQGANPreTrainedModel):
                 `config.downsample_factor`.
             return_loss: also compute the quantiser loss.
         Returns:
-            reconstructed images first (in training mode not clamped), then latents, codes and the loss.
+            reconstructed images first, nominally in [0, 1], not clamped, then latents, codes and the loss.
         Raises:
             ValueError: if `pixel_values` has another shape, or is not float.
         """
         encoded = self.encode(pixel_values, return_loss=return_loss, return_dict=True)
-        images = self.decoder(encoded.latents)
-        # In training, clamping would cut off the gradients of all pixels outside.
-        images = images if self.training else images.clamp(0.0, 1.0)
-        return MaskGitVQGANOutput(pixel_values=images, latents=encoded.latents, codes=encoded.codes, loss=encoded.loss)
-
-    def _check_pixel_values(self, pixel_values: torch.Tensor) -> None:
-        shape, factor = tuple(pixel_values.shape), self.config.downsample_factor
-        if len(shape) != 4 or shape[1] != self.config.num_channels:
-            raise ValueError(
-                f"pixel_values has shape {shape}; expected (batch, {self.config.num_channels}, height, width)."
-            )
-        if shape[2] % factor or shape[3] % factor or not shape[2] or not shape[3]:
-            raise ValueError(
-                f"pixel_values is {shape[2]} x {shape[3]} pixels; both sides must be multiples of {factor}. "
-                "Resize or crop the images first."
-            )
-        if not pixel_values.is_floating_point():
-            raise ValueError(f"pixel_values has dtype {pixel_values.dtype}; expected floats in [0, 1].")
-
-    def _check_latents(self, latents: torch.Tensor) -> None:
-        if latents.ndim != 4 or latents.shape[1] != self.config.codebook_dim:
-            raise ValueError(
-                f"latents has shape {tuple(latents.shape)}; "
-                f"expected (batch, {self.config.codebook_dim}, height, width)."
-            )
-        if not latents.is_floating_point():
-            raise ValueError(f"latents has dtype {latents.dtype}; expected floats. Integers go to the argument codes.")
-
-    def _as_map(self, codes: torch.Tensor) -> torch.Tensor:
-        """Check codes and give them the shape (batch, height, width), int64."""
-        codes = integer_codes(codes)
-        if codes.ndim == 2:
-            side = math.isqrt(codes.shape[1])
-            if side * side != codes.shape[1]:
-                raise ValueError(
-                    f"codes has {codes.shape[1]} positions an image, which is no square. "
-                    "Give codes of other maps the shape (batch, height, width)."
-                )
-            codes = codes.unflatten(1, (side, side))
-        if codes.ndim != 3:
-            raise ValueError(
-                f"codes has shape {tuple(codes.shape)}; expected (batch, height, width) or (batch, height * width)."
-            )
-        # On an accelerator too: there a look-up out of range ends the process's use of the device.
-        if not is_traced(codes):
-            check_code_range(codes, self.config.codebook_size)
-        return codes
+        return MaskGitVQGANOutput(pixel_values=self.decoder(encoded.latents), **encoded)
 
 
 __all__ = [

@@ -16,25 +16,30 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .accepted_values import (
-    can_look_at,
-    check_code_range,
-    check_finite,
-    check_pixel_dtype,
-    integer_codes,
-    is_traced,
-)
 from .checkpoints.mixin import CheckpointMixin
 from .configuration_maskgit_vqgan import MaskGitVQGANConfig
 from .configuration_titok import TiTokConfig
 from .modeling_maskgit_vqgan import MaskGitVQGANDecoder
-from .quantization_titok import TiTokEncoderOutput, TiTokGaussianQuantizer, TiTokVectorQuantizer
+from .quantization_titok import QUANTIZERS, QuantizerOutput
+
+
+@dataclass
+class TiTokEncoderOutput(QuantizerOutput):
+    """
+    What [`TiTokModel.encode`] makes of a batch of images: the fields of [`QuantizerOutput`], then the encoder's.
+
+    Args:
+        hidden_states, attentions (tuples of `torch.FloatTensor`, *optional*): the encoder's, on request.
+    """
+
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 @dataclass
 class TiTokDecoderOutput(ModelOutput):
     """
-    What [`TiTokModel.decode`] makes of tokens.
+    What [`TiTokDecoder`] and [`TiTokModel.decode`] make of tokens.
 
     Args:
         pixel_values (`torch.FloatTensor` of shape `(batch, num_channels, image_size, image_size)`, *optional*): the
@@ -184,8 +189,7 @@ class TiTokEncoder(TiTokPreTrainedModel):
         super().__init__(config)
         hidden_size, patch_size = config.encoder_hidden_size, config.encoder_patch_size
         num_patches = (config.image_size // patch_size) ** 2
-        # KL models emit a mean and a log variance for each channel of a token.
-        output_size = config.codebook_dim * (2 if config.quantizer == "kl" else 1)
+        output_size = QUANTIZERS[config.quantizer].encoder_channels(config)
 
         self.patch_embedding = nn.Conv2d(config.num_channels, hidden_size, kernel_size=patch_size, stride=patch_size)
         self.class_token = nn.Parameter(torch.empty(1, hidden_size))
@@ -286,12 +290,13 @@ class TiTokDecoder(TiTokPreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
-    def forward(self, latents: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BaseModelOutput:
+    def forward(self, latents: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> TiTokDecoderOutput:
         """
         Args:
             latents: quantised tokens, float, shape (batch, num_latent_tokens, codebook_dim).
         Returns:
-            `last_hidden_state`, what the head makes of each patch: pixels or logits.
+            what the head makes of the patches' last hidden states: `pixel_values` with the head `"pixels"`, nominally
+            in [0, 1], not clamped, or `logits` with the head `"proxy_codes"`.
         """
         latents = self.input_projection(latents.to(self.class_token.dtype))  # (B, K, D)
         latents = latents + self.latent_position_embedding
@@ -303,7 +308,10 @@ class TiTokDecoder(TiTokPreTrainedModel):
         hidden_states = self.pre_norm(torch.cat([image, latents], dim=1))
         for layer in self.layers:
             hidden_states = layer(hidden_states, **kwargs)
-        return BaseModelOutput(last_hidden_state=self.head(self.post_norm(hidden_states[:, 1 : 1 + self.num_patches])))
+        prediction = self.head(self.post_norm(hidden_states[:, 1 : 1 + self.num_patches]))
+        if self.config.decoder_head == "pixels":
+            return TiTokDecoderOutput(pixel_values=prediction)
+        return TiTokDecoderOutput(logits=prediction)
 
 
 class TiTokPixelDecoder(nn.Module):
@@ -338,7 +346,12 @@ class TiTokModel(CheckpointMixin, TiTokPreTrainedModel):
     def __init__(self, config: TiTokConfig):
         super().__init__(config)
         self.encoder = TiTokEncoder(config)
-        self.quantizer = TiTokGaussianQuantizer() if config.quantizer == "kl" else TiTokVectorQuantizer(config)
+        self.quantizer = QUANTIZERS[config.quantizer](config)
+        if config.has_codebook and self.quantizer.num_tokens != config.codebook_size:
+            raise ValueError(
+                f"codebook_size is {config.codebook_size}, but the quantiser {config.quantizer!r} has "
+                f"{self.quantizer.num_tokens} codes. Make them equal."
+            )
         self.decoder = TiTokDecoder(config)
         self.pixel_decoder = None if config.pixel_decoder is None else TiTokPixelDecoder(config)
         self.post_init()
@@ -375,16 +388,11 @@ class TiTokModel(CheckpointMixin, TiTokPreTrainedModel):
                 evaluation mode on the CPU, where looking costs no wait) tokens that are not finite. Elsewhere
                 `latents` are NaN where tokens are not finite, and the codes there mean nothing.
         """
-        self._check_pixel_values(pixel_values)
+        self.config.check_pixel_values(pixel_values)
         encoded = self.encoder(pixel_values, return_dict=True, **kwargs)
-        if self.config.quantizer == "kl":
-            output = self.quantizer(encoded.last_hidden_state, return_loss, sample_posterior, generator)
-        else:
-            output = self.quantizer(encoded.last_hidden_state, return_loss)
-        if not self.training and can_look_at(output.latents):  # in training, a loss that is not finite tells
-            check_finite(output.latents.isfinite().all(), "The tokens of the encoder")
-        output.hidden_states, output.attentions = encoded.hidden_states, encoded.attentions
-        return output
+        tokens = self.quantizer(encoded.last_hidden_state, return_loss, sample_posterior, generator)
+        self.quantizer.check_finite(tokens.latents)
+        return TiTokEncoderOutput(**tokens, hidden_states=encoded.hidden_states, attentions=encoded.attentions)
 
     @can_return_tuple
     def decode(
@@ -409,16 +417,13 @@ class TiTokModel(CheckpointMixin, TiTokPreTrainedModel):
         if (codes is None) == (latents is None):
             raise ValueError("decode needs exactly one of codes and latents. Pass encode(...).codes or .latents.")
         if codes is not None:
-            codes = integer_codes(codes)
-            self._check_codes(codes)
-            latents = self.quantizer.lookup(codes)
-        self._check_latents(latents)
+            latents = self.quantizer.lookup(self.config.checked_codes(codes))
+        self.config.check_latents(latents)
         decoded = self.decoder(latents, return_dict=True, **kwargs)
-        pixel_values, logits = decoded.last_hidden_state, None
-        if self.config.decoder_head == "proxy_codes":
-            logits = decoded.last_hidden_state
-            pixel_values = None if self.pixel_decoder is None else self.pixel_decoder(logits)
-        return TiTokDecoderOutput(pixel_values, logits, decoded.hidden_states, decoded.attentions)
+        if self.pixel_decoder is None:
+            return decoded
+        pixel_values = self.pixel_decoder(decoded.logits)
+        return TiTokDecoderOutput(pixel_values, decoded.logits, decoded.hidden_states, decoded.attentions)
 
     @can_return_tuple
     def forward(
@@ -442,37 +447,6 @@ class TiTokModel(CheckpointMixin, TiTokPreTrainedModel):
             decoder_hidden_states=decoded.hidden_states,
             decoder_attentions=decoded.attentions,
         )
-
-    def _check_pixel_values(self, pixel_values: torch.Tensor) -> None:
-        expected = (self.config.num_channels, self.config.image_size, self.config.image_size)
-        if pixel_values.ndim != 4 or pixel_values.shape[1:] != expected:
-            raise ValueError(
-                f"pixel_values has shape {tuple(pixel_values.shape)}, but this model takes (batch, "
-                f"{', '.join(map(str, expected))}). Prepare images with TiTokImageProcessor."
-            )
-        check_pixel_dtype(pixel_values)
-
-    def _check_codes(self, codes: torch.Tensor) -> None:
-        config = self.config
-        if config.quantizer == "kl":
-            raise ValueError("This is a KL model: it has no codebook, so codes mean nothing to it. Pass latents.")
-        if codes.ndim != 2 or codes.shape[1] != config.num_latent_tokens:
-            raise ValueError(
-                f"codes has shape {tuple(codes.shape)}, but this model takes (batch, {config.num_latent_tokens})."
-            )
-        # On an accelerator too: there a look-up out of range ends the process's use of the device.
-        if not is_traced(codes):
-            check_code_range(codes, config.codebook_size)
-
-    def _check_latents(self, latents: torch.Tensor) -> None:
-        expected = (self.config.num_latent_tokens, self.config.codebook_dim)
-        if latents.ndim != 3 or latents.shape[1:] != expected:
-            raise ValueError(
-                f"latents has shape {tuple(latents.shape)}, but this model takes (batch, {expected[0]}, {expected[1]})"
-                ". Pass encode(...).latents."
-            )
-        if not latents.is_floating_point():
-            raise ValueError(f"latents has dtype {latents.dtype}, but floats are expected. Pass codes as codes=.")
 
 
 __all__ = [

@@ -207,7 +207,7 @@ class TiTokPipeline(TiTokPipelineFiles):
                 unknown `output_type`, or a stage-1 tokenizer, which ends in proxy codes.
         """
         _check_output_type(output_type, _OUTPUT_TYPES)
-        check = checked_latents if self.tokenizer.config.quantizer == "kl" else checked_codes
+        check = checked_codes if self.tokenizer.config.has_codebook else checked_latents
         return self._decode(check(tokens, self.tokenizer.config, "tokens"), output_type, batch_size)
 
     def _decode(
@@ -232,10 +232,10 @@ class TiTokPipeline(TiTokPipelineFiles):
         return self.decode(self.encode(images, batch_size), output_type, batch_size)
 
     def _decode_batch(self, tokens: torch.Tensor, output_type: str) -> list[Image.Image] | np.ndarray | torch.Tensor:
-        if self.tokenizer.config.quantizer == "kl":
-            decoded = self.tokenizer.decode(latents=tokens.to(self.tokenizer.dtype), return_dict=True)
-        else:
+        if self.tokenizer.config.has_codebook:
             decoded = self.tokenizer.decode(codes=tokens, return_dict=True)
+        else:
+            decoded = self.tokenizer.decode(latents=tokens.to(self.tokenizer.dtype), return_dict=True)
         if decoded.pixel_values is None:
             raise ValueError("This is a stage-1 tokenizer: it ends in proxy codes, not pixels. Use a stage-2 model.")
         return self.image_processor.post_process(decoded.pixel_values.float(), output_type=output_type)
@@ -432,7 +432,7 @@ class TiTokPipeline(TiTokPipelineFiles):
         if self.tokenizer is None or self.transformer is None:
             return
         config, generator = self.tokenizer.config, self.transformer.config
-        if config.quantizer == "kl":
+        if not config.has_codebook:
             raise ValueError("The tokenizer is a KL model and has no codes to generate. Leave transformer out.")
         for name in ("num_latent_tokens", "codebook_size"):
             if getattr(config, name) != getattr(generator, name):
@@ -448,7 +448,7 @@ class TiTokPipeline(TiTokPipelineFiles):
             )
 
     def _check_can_generate(self) -> None:
-        if self.tokenizer.config.quantizer == "kl":
+        if not self.tokenizer.config.has_codebook:
             raise ValueError("The tokenizer is a KL model: it has no codes to generate. Only encode and decode work.")
         if self.transformer is None:
             raise ValueError(

@@ -1,6 +1,12 @@
-"""The two bottlenecks of TiTok: a codebook (arXiv 2406.07550) and a diagonal Gaussian (arXiv 2501.07730)."""
+"""
+Quantisers: what makes of the encoder's tokens the tokens that describe an image, and the table of those that exist.
+
+A codebook (arXiv 2406.07550) and a diagonal Gaussian (arXiv 2501.07730). To add one, write a subclass of [`Quantizer`]
+and enter it in [`QUANTIZERS`] under the name that `TiTokConfig.quantizer` then takes.
+"""
 
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -8,30 +14,37 @@ from torch import nn
 from transformers.utils import ModelOutput
 from transformers.utils.generic import maybe_autocast
 
-from .accepted_values import check_generator, is_traced
-from .configuration_titok import TiTokConfig
+from .accepted_values import can_look_at, check_finite, check_generator, is_traced
+
+
+class QuantizerConfig(Protocol):
+    """The fields of a configuration that quantisers read, as [`TiTokConfig`] explains them."""
+
+    codebook_size: int
+    codebook_dim: int
+    codebook_l2_norm: bool
+    commitment_cost: float | int
 
 
 @dataclass
-class TiTokEncoderOutput(ModelOutput):
+class QuantizerOutput(ModelOutput):
     """
-    What [`TiTokModel.encode`] makes of a batch of images.
+    What a quantiser makes of the encoder's tokens.
 
     Args:
-        latents (`torch.FloatTensor` of shape `(batch, num_latent_tokens, codebook_dim)`): the tokens. For VQ models
-            the chosen codebook entries, with the straight-through estimator carrying gradients to the encoder; for KL
-            models the sample of the posterior, or its mean.
+        latents (`torch.FloatTensor` of shape `(batch, num_latent_tokens, codebook_dim)`): the tokens. Of quantisers
+            with codes the entries of those codes, with the straight-through estimator carrying gradients to the
+            encoder; of KL models the sample of the posterior, or its mean.
         codes (`torch.LongTensor` of shape `(batch, num_latent_tokens)`, *optional*): index of each token in the
             codebook, in `[0, codebook_size)`. None for KL models, which have no codebook.
         posterior_mean, posterior_logvar (`torch.FloatTensor` of shape `(batch, num_latent_tokens, codebook_dim)`,
             *optional*): the diagonal Gaussian of KL models, log variance in [-30, 20].
-        loss (`torch.FloatTensor`, scalar, *optional*): the quantiser loss: `commitment_loss + codebook_loss`, or
-            `kl_loss`.
-        commitment_loss, codebook_loss (`torch.FloatTensor`, scalars, *optional*): the two terms of VQ models, the
-            first with `commitment_cost` already applied.
+        loss (`torch.FloatTensor`, scalar, *optional*): the quantiser loss, with `return_loss=True`: the sum of
+            `commitment_loss` and `codebook_loss`, or `kl_loss`.
+        commitment_loss, codebook_loss (`torch.FloatTensor`, scalars, *optional*): the two terms of a vector quantiser,
+            weights already applied.
         kl_loss (`torch.FloatTensor`, scalar, *optional*): KL divergence from the unit Gaussian in nats, summed over an
             image's tokens, averaged over images.
-        hidden_states, attentions (tuples of `torch.FloatTensor`, *optional*): the encoder's, on request.
     """
 
     latents: torch.FloatTensor | None = None
@@ -42,41 +55,115 @@ class TiTokEncoderOutput(ModelOutput):
     commitment_loss: torch.FloatTensor | None = None
     codebook_loss: torch.FloatTensor | None = None
     kl_loss: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-class TiTokVectorQuantizer(nn.Module):
+class Quantizer(nn.Module):
     """
-    Replaces each token by its nearest codebook entry (paper eq. 2), in float32 whatever the model's precision.
-
-    With `codebook_l2_norm` both sides are compared on the unit sphere. The stored codebook is not normalised.
+    The interface of every quantiser. A subclass is made of a configuration, and defines `forward`; one with codes also
+    `lookup` and `num_tokens`.
     """
 
-    def __init__(self, config: TiTokConfig):
-        super().__init__()
-        self.l2_norm = config.codebook_l2_norm
-        self.commitment_cost = config.commitment_cost
-        self.codebook = nn.Embedding(config.codebook_size, config.codebook_dim)
+    has_codes: ClassVar[bool] = True
+    """Whether tokens are codes, integers in [0, num_tokens), rather than vectors of numbers."""
 
-    def forward(self, latents: torch.Tensor, return_loss: bool = False) -> TiTokEncoderOutput:
+    @property
+    def num_tokens(self) -> int | None:
+        """Number of different codes, equal to `config.codebook_size`; None without codes."""
+        return None
+
+    @staticmethod
+    def encoder_channels(config: QuantizerConfig) -> int:
+        """Channels of each token that the quantiser wants of the encoder."""
+        return config.codebook_dim
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        return_loss: bool = False,
+        sample_posterior: bool = True,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> QuantizerOutput:
         """
         Args:
-            latents: tokens from the encoder, shape (batch, num_latent_tokens, codebook_dim).
-            return_loss: whether to compute the three losses.
+            latents: tokens from the encoder, float, shape (batch, num_latent_tokens, encoder_channels).
+            return_loss: whether to compute the loss and its terms.
+            sample_posterior, generator: whether tokens are a sample where the quantiser has a distribution of them,
+                and the source of its noise; without a meaning for all others.
+        Returns:
+            `latents` in the dtype of the argument, `codes` if there are any, and on request `loss`.
+        """
+        raise NotImplementedError
+
+    def lookup(self, codes: torch.Tensor) -> torch.Tensor:
+        """Latents, float32, shape (..., codebook_dim), of int64 `codes` of any shape (...)."""
+        raise NotImplementedError
+
+    def check_finite(self, latents: torch.Tensor) -> None:
+        """
+        Made in evaluation mode, and where looking at values costs no wait: in training, a loss that is not finite
+        tells.
+
+        Raises:
+            ValueError: tokens that are not finite.
+        """
+        if not self.training and can_look_at(latents):
+            check_finite(latents.isfinite().all(), "The tokens of the encoder")
+
+
+class VectorQuantizer(Quantizer):
+    """
+    Replaces each token by its nearest codebook entry (VQ-VAE, arXiv 1711.00937), in float32 whatever the model's
+    precision, and under autocast.
+
+    Args:
+        codebook_size: number of entries.
+        codebook_dim: channels of an entry.
+        l2_norm: whether both sides are compared on the unit sphere. The stored codebook is not normalised.
+        commitment_weight: weight of the loss term that pulls tokens towards their entries.
+        codebook_weight: weight of the loss term that pulls entries towards their tokens.
+    """
+
+    def __init__(
+        self,
+        codebook_size: int,
+        codebook_dim: int,
+        l2_norm: bool = False,
+        commitment_weight: float = 1.0,
+        codebook_weight: float = 1.0,
+    ):
+        super().__init__()
+        self.l2_norm = l2_norm
+        self.commitment_weight, self.codebook_weight = commitment_weight, codebook_weight
+        self.codebook = nn.Embedding(codebook_size, codebook_dim)
+
+    @property
+    def num_tokens(self) -> int:
+        return self.codebook.num_embeddings
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        return_loss: bool = False,
+        sample_posterior: bool = True,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> QuantizerOutput:
+        """
+        As [`Quantizer.forward`], without a use for `sample_posterior` and `generator`.
+
         Returns:
             `latents`, `codes` and, on request, `loss`, `commitment_loss` and `codebook_loss`.
         """
         with maybe_autocast(latents.device.type, enabled=False):
             tokens = self.normalize(latents.float())
-            codes = self.distances(tokens).argmin(dim=-1)
-            quantized = self.lookup(codes)
+            with torch.no_grad():
+                codes = self.distances(tokens).argmin(dim=-1)
+            entries = self.lookup(codes)
             # The straight-through estimator, written so that the value is the codebook entry to the last bit.
-            straight_through = (quantized.detach() + (tokens - tokens.detach())).to(latents.dtype)
-            output = TiTokEncoderOutput(latents=straight_through, codes=codes)
+            straight_through = (entries.detach() + (tokens - tokens.detach())).to(latents.dtype)
+            output = QuantizerOutput(latents=straight_through, codes=codes)
             if return_loss:
-                output.commitment_loss = self.commitment_cost * F.mse_loss(tokens, quantized.detach())
-                output.codebook_loss = F.mse_loss(quantized, tokens.detach())
+                output.commitment_loss = self.commitment_weight * F.mse_loss(tokens, entries.detach())
+                output.codebook_loss = self.codebook_weight * F.mse_loss(entries, tokens.detach())
                 output.loss = output.commitment_loss + output.codebook_loss
         return output
 
@@ -93,19 +180,45 @@ class TiTokVectorQuantizer(nn.Module):
         Returns:
             float32, shape (batch, num_latent_tokens, codebook_size).
         """
-        # Through the codebook's own forward, never `codebook.weight`: weights that are offloaded or sharded are there
-        # during the forward of their module alone.
-        entries = self.lookup(torch.arange(self.codebook.num_embeddings, device=tokens.device))  # (C, D)
+        entries = self.entries(tokens.device)
         squared_norms = tokens.square().sum(-1, keepdim=True) + entries.square().sum(-1)
         return squared_norms - 2 * tokens @ entries.T
+
+    def entries(self, device: torch.device) -> torch.Tensor:
+        """All entries as they are compared, float32, shape (codebook_size, codebook_dim)."""
+        # Through the codebook's own forward, never `codebook.weight`: weights that are offloaded or sharded are there
+        # during the forward of their module alone.
+        return self.lookup(torch.arange(self.codebook.num_embeddings, device=device))
 
     def lookup(self, codes: torch.Tensor) -> torch.Tensor:
         """Codebook entries in float32, shape (..., codebook_dim), of int64 `codes` of any shape (...)."""
         return self.normalize(self.codebook(codes).float())
 
 
-class TiTokGaussianQuantizer(nn.Module):
+class TiTokVectorQuantizer(VectorQuantizer):
+    """The codebook of a TiTok model (paper eq. 2)."""
+
+    def __init__(self, config: QuantizerConfig):
+        super().__init__(
+            config.codebook_size,
+            config.codebook_dim,
+            config.codebook_l2_norm,
+            commitment_weight=config.commitment_cost,
+        )
+
+
+class TiTokGaussianQuantizer(Quantizer):
     """The bottleneck of KL models: each token is a sample of a diagonal Gaussian (arXiv 2501.07730), in float32."""
+
+    has_codes = False
+
+    def __init__(self, config: QuantizerConfig):
+        super().__init__()
+
+    @staticmethod
+    def encoder_channels(config: QuantizerConfig) -> int:
+        """A mean and a log variance for each channel of a token."""
+        return 2 * config.codebook_dim
 
     def forward(
         self,
@@ -113,7 +226,7 @@ class TiTokGaussianQuantizer(nn.Module):
         return_loss: bool = False,
         sample_posterior: bool = True,
         generator: torch.Generator | list[torch.Generator] | None = None,
-    ) -> TiTokEncoderOutput:
+    ) -> QuantizerOutput:
         """
         Args:
             latents: means and log variances side by side, shape (batch, num_latent_tokens, 2 * codebook_dim).
@@ -122,7 +235,7 @@ class TiTokGaussianQuantizer(nn.Module):
                 the mean.
             generator: source of the sample's noise, drawn on the generator's device, one image after the other: so a
                 batch has the noise of its images one by one. Or one generator for each image, whose noise does not
-                depend on its place either.
+                depend on its position either.
         Returns:
             `latents`, `posterior_mean`, `posterior_logvar` and, on request, `loss` and `kl_loss`.
         Raises:
@@ -133,7 +246,7 @@ class TiTokGaussianQuantizer(nn.Module):
         tokens = mean
         if sample_posterior:
             tokens = mean + (0.5 * logvar).exp() * _noise_like(mean, generator)
-        output = TiTokEncoderOutput(latents=tokens.to(latents.dtype), posterior_mean=mean, posterior_logvar=logvar)
+        output = QuantizerOutput(latents=tokens.to(latents.dtype), posterior_mean=mean, posterior_logvar=logvar)
         if return_loss:
             output.kl_loss = self.kl_divergence(mean, logvar).sum() / mean.shape[0]
             output.loss = output.kl_loss
@@ -161,4 +274,15 @@ def _noise_like(mean: torch.Tensor, generator: torch.Generator | list[torch.Gene
     return torch.stack(draws).to(mean.device) if draws else torch.empty_like(mean)
 
 
-__all__ = ["TiTokEncoderOutput", "TiTokGaussianQuantizer", "TiTokVectorQuantizer"]
+QUANTIZERS: dict[str, type[Quantizer]] = {"vq": TiTokVectorQuantizer, "kl": TiTokGaussianQuantizer}
+"""The quantisers of TiTok by the names that `TiTokConfig.quantizer` takes. Each is made of the configuration alone."""
+
+__all__ = [
+    "QUANTIZERS",
+    "Quantizer",
+    "QuantizerConfig",
+    "QuantizerOutput",
+    "TiTokGaussianQuantizer",
+    "TiTokVectorQuantizer",
+    "VectorQuantizer",
+]

@@ -33,7 +33,7 @@ class _TokenizerTask(Pipeline):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if self.model.config.quantizer == "kl":
+        if not self.model.config.has_codebook:
             raise ValueError(
                 f'The task "{self.task}" needs codes, and this is a KL model, whose tokens are continuous. Use '
                 '"image-feature-extraction", or TiTokModel.encode and .decode.'

@@ -32,11 +32,11 @@ def test_network_equals_the_original(model):
     assert encoded.loss.item() == pytest.approx(scalars["quantizer_loss_return_loss_true"], rel=1e-5)
 
     codes = (torch.arange(2)[:, None] * 31 + torch.arange(256) * 37 + 3) % 1024
-    raw = model.decoder(model.quantizer.look_up(codes.unflatten(1, (16, 16))))
+    raw, roundtrip = model.decode(codes=codes).pixel_values, model.decode(latents=encoded.latents).pixel_values
     for name, images, statistics in (
         ("decode_raw_slice_16", raw, "decode_raw"),
-        ("decode_clamped_slice_16", model.decode(codes=codes).pixel_values, "decode_clamped"),
-        ("roundtrip_clamped_slice_16", model.decode(latents=encoded.latents).pixel_values, "roundtrip_clamped"),
+        ("decode_clamped_slice_16", raw.clamp(0, 1), "decode_clamped"),
+        ("roundtrip_clamped_slice_16", roundtrip.clamp(0, 1), "roundtrip_clamped"),
     ):
         torch.testing.assert_close(images[:, :, ::16, ::16], arrays[name], atol=5e-4, rtol=1e-4)
         assert images.mean().item() == pytest.approx(scalars[statistics]["mean"], abs=1e-4)
@@ -50,7 +50,7 @@ def test_epsilon_equals_the_original(model):
     codes = (torch.arange(256) * 37 + 3)[None] % 1024
     with small_weights(model):
         encoded = model.encoder(golden_fill.image_batch("titok-a", 1))
-        decoded = model.decoder(model.quantizer.look_up(codes.unflatten(1, (16, 16))))
+        decoded = model.decode(codes=codes).pixel_values
     assert relative_error(encoded[:, ::16, ::2, ::2], arrays["vqgan_encoder"]) < 1e-4
     assert relative_error(decoded[:, :, ::16, ::16], arrays["vqgan_decoder"]) < 1e-4
 

@@ -97,7 +97,7 @@ def test_the_teacher_s_quantiser_is_watched_too():
         quantizer.codebook.weight.copy_(torch.arange(8.0)[:, None].expand(-1, 4) * 100)
     reinitializer = CodebookReinitializer(quantizer, Accelerator(cpu=True))
     latents = torch.tensor([[1.0, 2.0], [290.0, 312.0]]).expand(1, 4, 2, 2)  # nearest entries: 0, 0, 3, 3
-    quantizer(latents)
+    quantizer(latents.flatten(2).mT)
     reinitializer.step()
     after = quantizer.codebook.weight[:, 0]
     assert torch.allclose(after[[0, 3]], torch.tensor([0.0, 300.0]))

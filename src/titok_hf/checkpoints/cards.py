@@ -315,8 +315,8 @@ def _facts(description: Description) -> str:
     rows: list[tuple[str, object]] = []
     tokenizer, transformer = description.tokenizer, description.transformer
     if tokenizer:
-        quantizer = {"vq": "codebook", "kl": "Gaussian latents"}[tokenizer["quantizer"]]
-        size = f"{tokenizer['codebook_size']:,} x " if tokenizer["quantizer"] == "vq" else ""
+        quantizer = "codebook" if description.has_codebook else "Gaussian latents"
+        size = f"{tokenizer['codebook_size']:,} x " if description.has_codebook else ""
         rows += [
             ("image size", f"{tokenizer['image_size']} x {tokenizer['image_size']} pixels"),
             ("tokens an image", tokenizer["num_latent_tokens"]),

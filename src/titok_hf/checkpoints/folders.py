@@ -67,6 +67,13 @@ class Description:
         return self.configurations.get("tokenizer")
 
     @property
+    def has_codebook(self) -> bool:
+        """Whether the tokens of the tokenizer are codes, which its configuration class knows."""
+        from transformers import AutoConfig  # which imports torch
+
+        return AutoConfig.for_model(**(self.tokenizer or {})).has_codebook
+
+    @property
     def transformer(self) -> dict[str, Any] | None:
         """Configuration of the generator, if there is one."""
         return self.configurations.get("transformer")

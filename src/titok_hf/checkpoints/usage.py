@@ -196,7 +196,7 @@ def _pixels(description: Description) -> str:
 
 def _tokens(description: Description) -> str:
     config = description.tokenizer or {}
-    if config["quantizer"] == "kl":
+    if not description.has_codebook:
         return f"{config['num_latent_tokens']} vectors of {config['codebook_dim']} numbers"
     return f"{config['num_latent_tokens']} codes of {config['codebook_size']:,}"
 
@@ -208,7 +208,7 @@ def _generator(description: Description) -> str:
 
 def _shape(description: Description, batch_size: int) -> str:
     config = description.tokenizer or {}
-    if config["quantizer"] == "kl":
+    if not description.has_codebook:
         return f"({batch_size}, {config['num_latent_tokens']}, {config['codebook_dim']}) float"
     return f"({batch_size}, {config['num_latent_tokens']}) int64"
 

@@ -107,9 +107,8 @@ class CodesFile:
             ValueError: the tokens were made with another codebook, or do not have the shape and range of this model's.
         """
         config = tokenizer.config
-        continuous = config.quantizer == "kl"
-        expected = (config.num_latent_tokens, config.codebook_dim) if continuous else (config.num_latent_tokens,)
-        fits = self.tokens.shape[1:] == expected and self.tokens.is_floating_point() == continuous
+        continuous = not config.has_codebook
+        fits = self.tokens.shape[1:] == config.token_shape and self.tokens.is_floating_point() == continuous
         written_before = continuous and self.codebook is None
         if not fits or not (written_before or self.codebook == codebook_fingerprint(tokenizer)):
             raise ValueError(
@@ -133,13 +132,10 @@ class CodesFile:
 
 def codebook_fingerprint(tokenizer: TiTokModel) -> str:
     """
-    Sixteen hexadecimal digits that tell apart what tokens mean: the codebook, or of a KL model, which has none, the
-    projection of the encoder to its latents.
+    Sixteen hexadecimal digits that tell apart what tokens mean: the codebook, or of a quantiser without weights, such
+    as that of KL models, the projection of the encoder to its latents.
     """
-    if tokenizer.config.quantizer == "kl":
-        weight = tokenizer.encoder.output_projection.weight
-    else:
-        weight = tokenizer.quantizer.codebook.weight
+    weight = next(tokenizer.quantizer.parameters(), tokenizer.encoder.output_projection.weight)
     return hashlib.sha256(weight.detach().float().cpu().numpy().astype("<f4").tobytes()).hexdigest()[:16]
 
 

@@ -76,9 +76,7 @@ def generate(
     """
     pipe = load_pipeline(model, device)
     if pipe.transformer is None:
-        kind = (
-            "a KL model, which has no codes to generate" if pipe.tokenizer.config.quantizer == "kl" else "no generator"
-        )
+        kind = "no generator" if pipe.tokenizer.config.has_codebook else "a KL model, which has no codes to generate"
         raise ValueError(f"{model_name(model)} is a tokenizer alone ({kind}). Name a pipeline with --model.")
     labels = _labels(pipe, classes)
     make_output_folder(output)

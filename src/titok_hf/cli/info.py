@@ -86,7 +86,7 @@ def _published_variant(tokenizer: dict[str, Any] | None) -> str | None:
     for name in TITOK_VARIANTS:
         config = TiTokConfig.from_variant(name)
         # A Gaussian has no codebook, so the size of one says nothing there.
-        compared = [field for field in fields if config.quantizer == "vq" or not field.startswith("codebook_size")]
+        compared = [field for field in fields if config.has_codebook or not field.startswith("codebook_size")]
         if all(getattr(config, field) == tokenizer.get(field) for field in compared):
             return name
     return None

@@ -88,7 +88,7 @@ class ImageEncoder:
     @property
     def is_continuous(self) -> bool:
         """Whether the model gives latents in place of codes."""
-        return getattr(self.network.config, "quantizer", "vq") == "kl"
+        return not self.network.config.has_codebook
 
     @property
     def value_type(self) -> str:

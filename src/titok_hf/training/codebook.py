@@ -3,12 +3,11 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
 
 from titok_hf.evaluation.reconstruction import CodebookUsage
-from titok_hf.quantization_titok import TiTokVectorQuantizer
+from titok_hf.quantization_titok import VectorQuantizer
 
 
 class CodebookCounter:
@@ -52,6 +51,11 @@ class CodebookCounter:
         self.histogram = state["histogram"].to(self.histogram.device) * is_first
 
 
+def trains_codebook(quantizer: nn.Module) -> bool:
+    """Whether a quantiser has a codebook that is trained; in stage 2 it is frozen."""
+    return isinstance(quantizer, VectorQuantizer) and quantizer.codebook.weight.requires_grad
+
+
 class CodebookReinitializer:
     """
     Watches a quantiser and, in each optimiser step, pulls its rarely used entries towards the closest tokens of the
@@ -61,14 +65,14 @@ class CodebookReinitializer:
     The usage average is part of the training state: `state_dict` and `load_state_dict` are accelerate's protocol.
 
     Args:
-        quantizer: the quantiser of the model in training, TiTok's or the MaskGIT-VQGAN's.
+        quantizer: that of the model in training.
         accelerator: usage and candidates are pooled over its processes, so that all of them move entries alike.
         decay: of the running average of each entry's share of tokens.
     """
 
-    def __init__(self, quantizer: nn.Module, accelerator: Accelerator, decay: float = 0.99):
-        self.codebook: nn.Embedding = quantizer.codebook
-        self.l2_norm = isinstance(quantizer, TiTokVectorQuantizer) and quantizer.l2_norm
+    def __init__(self, quantizer: VectorQuantizer, accelerator: Accelerator, decay: float = 0.99):
+        self.codebook = quantizer.codebook
+        self.normalize = quantizer.normalize
         self.accelerator = accelerator
         self.decay = decay
         self.usage = torch.zeros(self.codebook.num_embeddings, device=self.codebook.weight.device)
@@ -81,15 +85,9 @@ class CodebookReinitializer:
         self._codes: list[torch.Tensor] = []  # their codes, shape (tokens,)
 
     def _observe(self, quantizer: nn.Module, inputs: tuple[torch.Tensor, ...], output: Any) -> None:
-        if not quantizer.training:
-            return
-        tokens = inputs[0].detach().float()
-        if isinstance(quantizer, TiTokVectorQuantizer):
-            tokens, codes = tokens.flatten(0, 1), output.codes  # (B * K, D)
-        else:  # a map of tokens (B, D, h, w), and a tuple of quantised tokens and codes
-            tokens, codes = tokens.permute(0, 2, 3, 1).flatten(0, 2), output[1]
-        self._tokens.append(tokens)
-        self._codes.append(codes.flatten())
+        if quantizer.training:
+            self._tokens.append(inputs[0].detach().float().flatten(0, 1))  # (B * K, D)
+            self._codes.append(output.codes.flatten())
 
     @torch.no_grad()
     def step(self) -> None:
@@ -107,18 +105,15 @@ class CodebookReinitializer:
 
     def _closest(self, entries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """For each entry the distance of the closest token of this process, shape (codebook_size,), and that token."""
-        entries = self._comparable(entries.float())
+        entries = self.normalize(entries.float())
         nearest = torch.full_like(entries[:, 0], torch.inf)
         closest = torch.zeros_like(entries)
-        for tokens in map(self._comparable, self._tokens):  # one batch after the other: distances are a large matrix
+        for tokens in map(self.normalize, self._tokens):  # one batch after the other: distances are a large matrix
             distances = tokens.square().sum(dim=1, keepdim=True) + entries.square().sum(dim=1) - 2 * tokens @ entries.T
             smallest, index = distances.min(dim=0)
             closest = torch.where((smallest < nearest)[:, None], tokens[index], closest)
             nearest = torch.minimum(smallest, nearest)
         return nearest, closest
-
-    def _comparable(self, vectors: torch.Tensor) -> torch.Tensor:
-        return F.normalize(vectors, dim=-1) if self.l2_norm else vectors
 
     def _closest_of_all_processes(self, distances: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """For each entry (axis 0) the token of the process where the closest one lies, shape (codebook_size, dim)."""
@@ -135,4 +130,4 @@ class CodebookReinitializer:
         self.usage.copy_(state["usage"])
 
 
-__all__ = ["CodebookCounter", "CodebookReinitializer"]
+__all__ = ["CodebookCounter", "CodebookReinitializer", "trains_codebook"]

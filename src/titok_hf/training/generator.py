@@ -62,7 +62,7 @@ class GeneratorTask:
     def __init__(self, recipe: GeneratorRecipe, accelerator: Accelerator):
         self.recipe, self.accelerator = recipe, accelerator
         self.tokenizer = load_model(TiTokModel, recipe.tokenizer, "tokenizer")
-        if self.tokenizer.config.quantizer != "vq":
+        if not self.tokenizer.config.has_codebook:
             raise RecipeError(f"tokenizer {recipe.tokenizer} is a KL model; a generator needs one with a codebook.")
         self.tokenizer.to(accelerator.device).eval().requires_grad_(False)
         if recipe.codes is not None:

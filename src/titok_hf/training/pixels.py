@@ -12,7 +12,7 @@ from torch import nn
 from titok_hf.data.loaders import ResumableLoader
 
 from .adversarial import LeCam, discriminator_logits, discriminator_loss, generator_adversarial_loss
-from .codebook import CodebookCounter, CodebookReinitializer
+from .codebook import CodebookCounter, CodebookReinitializer, trains_codebook
 from .configs import AdversarialConfig, ImageDataConfig, PixelLossConfig, Recipe
 from .discriminator import Discriminator
 from .images import decode_images, image_loader, image_processor, image_splits, picture_of_pairs, to_pixel_values
@@ -39,7 +39,7 @@ class PixelTask:
         self.recipe, self.accelerator = recipe, accelerator
         self.weights: PixelLossConfig = recipe.loss  # type: ignore[attr-defined]
         self.model = model.to(accelerator.device)
-        self.has_codebook = getattr(model.config, "quantizer", "vq") == "vq"
+        self.has_codebook = model.config.has_codebook
         self.data: ImageDataConfig = recipe.data  # type: ignore[attr-defined]
         splits = image_splits(self.data, recipe.cadence.num_test_images)
         self.data_record = splits.record
@@ -61,7 +61,7 @@ class PixelTask:
             self.discriminator = Discriminator(
                 self.model.config.num_channels, adversarial.hidden_channels, adversarial.num_stages
             )
-        if self.weights.reinitialize_codes and self.has_codebook and _learns_codes(self.model):
+        if self.weights.reinitialize_codes and trains_codebook(self.model.quantizer):
             self.reinitializer = CodebookReinitializer(self.model.quantizer, self.accelerator)
 
     def losses(
@@ -165,11 +165,6 @@ class PixelTask:
 
     def _mean_over_processes(self, value: torch.Tensor) -> torch.Tensor:
         return self.accelerator.reduce(value, "mean")
-
-
-def _learns_codes(model: nn.Module) -> bool:
-    """Whether the codebook is trained; in stage 2 it is not."""
-    return model.quantizer.codebook.weight.requires_grad
 
 
 __all__ = ["PixelTask"]

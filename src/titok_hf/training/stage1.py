@@ -16,7 +16,7 @@ from titok_hf.data.training_data import check_codes, open_codes_with_digest, rec
 from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANModel
 from titok_hf.modeling_titok import TiTokModel
 
-from .codebook import CodebookCounter, CodebookReinitializer
+from .codebook import CodebookCounter, CodebookReinitializer, trains_codebook
 from .configs import Stage1Recipe
 from .images import (
     check_batches,
@@ -65,7 +65,7 @@ class Stage1Task:
         self.best = self.measures.best
         self.counter = CodebookCounter(codebook_size, accelerator)
         self.reinitializer = None
-        if recipe.loss.reinitialize_codes:
+        if recipe.loss.reinitialize_codes and trains_codebook(self.model.quantizer):
             self.reinitializer = CodebookReinitializer(self.model.quantizer, accelerator)
 
     def _make_model(self) -> TiTokModel:
@@ -150,7 +150,8 @@ class Stage1Task:
     def _reconstruct(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Any]:
         images = to_pixel_values(batch.to(self.accelerator.device))
         output = self.model(images, return_dict=True)
-        return images, self.teacher.decode(codes=output.logits.argmax(dim=-1), return_dict=True).pixel_values, output
+        decoded = self.teacher.decode(codes=output.logits.argmax(dim=-1), return_dict=True)
+        return images, decoded.pixel_values.clamp(0, 1), output
 
     def _make_loader(self, images: Dataset | IterableDataset) -> ResumableLoader:
         """Images alone, which the teacher encodes, or images with their codes."""
