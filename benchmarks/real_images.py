@@ -21,9 +21,9 @@ STAMPS = Path("/usr/share/tuxpaint/stamps")
 
 def make(folder: Path, num_fashion: int) -> None:
     """Fills `folder` with a folder a class."""
-    from titok_hf.data.images import load_image_dataset
+    from titok_hf.data.training_data import open_images
 
-    dataset = load_image_dataset(FASHION_MNIST, "test")
+    dataset = open_images(FASHION_MNIST, "test")
     names = dataset.features["label"].names
     for number, row in enumerate(dataset.select(range(num_fashion))):
         path = folder / names[row["label"]].replace("/", "-") / f"{number:05d}.png"

@@ -360,13 +360,13 @@ def test_data_urls_work():
 
 @pytest.mark.parametrize("name", ["missing.png", "photos/cats12", "data:image/png;base64,abcd", "A" * 10_000, ""])
 def test_what_is_neither_a_file_nor_base64_is_refused_in_one_short_sentence(name):
-    with pytest.raises(FileNotFoundError, match="is no file, nor the base64 text of a picture") as error:
+    with pytest.raises(FileNotFoundError, match="is no file, nor the base64 text of an image") as error:
         processed(name)
     assert len(str(error.value)) < 300 and name[:10] in str(error.value)
 
 
 def test_bytes_that_are_no_picture_are_refused():
-    with pytest.raises(ValueError, match="The data is not a picture that Pillow can read"):
+    with pytest.raises(ValueError, match="The data is not an image that Pillow can read"):
         processed(b"<html>")
 
 
@@ -478,7 +478,7 @@ def test_missing_and_broken_files_are_refused(tmp_path):
     content = (tmp_path / "whole.jpg").read_bytes()
     for name, broken in {"cut.jpg": content[: len(content) // 2], "text.jpg": b"hello", "empty.jpg": b""}.items():
         (tmp_path / name).write_bytes(broken)
-        with pytest.raises(ValueError, match=f"{name} is not a picture that Pillow can read"):
+        with pytest.raises(ValueError, match=f"{name} is not an image that Pillow can read"):
             processor(str(tmp_path / name))
 
 

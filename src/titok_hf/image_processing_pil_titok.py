@@ -1,7 +1,7 @@
-"""Pictures to model input and back, with Pillow and NumPy alone.
+"""Images to model input and back, with Pillow and NumPy alone.
 
-Whatever a picture comes as, it first becomes an 8-bit RGB array; then it is resized, cropped and scaled to [0, 1].
-TiTok knows no mean and no standard deviation.
+Whatever form an image has, it first becomes an 8-bit RGB array; then it is resized, cropped and scaled to [0, 1].
+TiTok uses no mean and no standard deviation.
 """
 
 import base64
@@ -54,9 +54,9 @@ class TiTokImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call
     The arguments of every image processor of transformers, and:
 
     do_exif_transpose (`bool`, *optional*, defaults to `True`):
-        Whether to turn a picture upright as its EXIF orientation says. The original implementation never does.
+        Whether to turn an image upright as its EXIF orientation says. The original implementation never does.
     do_enlarge (`bool`, *optional*, defaults to `True`):
-        Whether to enlarge a picture whose shorter edge is below `size`. If not, it keeps its pixels and lies on black.
+        Whether to enlarge an image whose shorter edge is below `size`. If not, it gets black margins.
     background (`str`, *optional*, defaults to `"white"`):
         The colour behind transparent pixels; `"none"` drops alpha and shows the hidden colours, as the original does.
     """
@@ -106,7 +106,7 @@ class TiTokImageProcessorMixin(LoadedByAutoClasses, BaseImageProcessor):
         self, pixel_values: torch.Tensor | np.ndarray, output_type: str = "pil"
     ) -> list[Image.Image] | np.ndarray | torch.Tensor:
         """
-        Model output to pictures. Values are clamped to [0, 1]. PIL images are rounded to 8 bits; the original
+        Model output to images. Values are clamped to [0, 1]. PIL images are rounded to 8 bits; the original
         implementation rounds for its evaluation of reconstructions, but truncates the images that it samples.
 
         Args:
@@ -214,7 +214,7 @@ class TiTokImageProcessorMixin(LoadedByAutoClasses, BaseImageProcessor):
 
 class TiTokImageProcessorPil(TiTokImageProcessorMixin, PilBackend):
     """
-    Turns pictures into TiTok's `pixel_values` and back, with Pillow: RGB, upright, shorter edge to `size` (bicubic,
+    Turns images into TiTok's `pixel_values` and back, with Pillow: RGB, upright, shorter edge to `size` (bicubic,
     antialiased), centre crop, values in [0, 1].
 
     An image may be a PIL image of any mode that Pillow can show in RGB, a NumPy array or torch tensor (H, W),
@@ -230,19 +230,19 @@ class TiTokImageProcessorPil(TiTokImageProcessorMixin, PilBackend):
     Args:
         size (`int` or `dict[str, int]`, defaults to `{"shortest_edge": 256}`): length of the shorter edge after
             resizing; the longer one is truncated to whole pixels.
-        crop_size (`int` or `dict[str, int]`, *optional*): what is cut from the centre; default: the square of `size`.
+        crop_size (`int` or `dict[str, int]`, *optional*): what is cut from the centre; default: a square of `size`.
         resample (`PILImageResampling`, defaults to bicubic): resampling filter, antialiased.
         do_exif_transpose (`bool`, defaults to `True`): turn PIL images and files upright as their EXIF orientation
             says.
-        do_enlarge (`bool`, defaults to `True`): enlarge a picture whose shorter edge is below `size`; False leaves its
-            pixels as they are, in the middle of a black picture, which is how Fashion-MNIST's 28 pixels become 32.
+        do_enlarge (`bool`, defaults to `True`): enlarge an image whose shorter edge is below `size`; False leaves its
+            pixels as they are, in the middle of a black image, which is how Fashion-MNIST's 28 pixels become 32.
         background (`str`, defaults to `"white"`): the colour behind transparent pixels; `"none"` drops alpha, as the
             original does.
         kwargs: the other arguments of transformers' image processors.
 
     ```python
     pixel_values = processor(images, return_tensors="pt").pixel_values   # (batch, 3, 256, 256) in [0, 1]
-    pictures = processor.post_process(pixel_values)                      # list of PIL images
+    images = processor.post_process(pixel_values)                        # list of PIL images
     ```
     """
 
@@ -252,11 +252,11 @@ class TiTokImageProcessorPil(TiTokImageProcessorMixin, PilBackend):
 
 def read_image(source: str | os.PathLike) -> Image.Image:
     """
-    Read a picture completely, from a file, or from base64 text with or without `data:image/...;base64,` before it.
+    Read an image completely, from a file, or from base64 text with or without `data:image/...;base64,` before it.
 
     Raises:
-        FileNotFoundError: no such file, nor base64 text of a picture.
-        ValueError: an unreadable picture.
+        FileNotFoundError: no such file, nor base64 text of an image.
+        ValueError: an unreadable image.
     """
     if os.path.isfile(source):
         return open_image(Path(source).read_bytes(), os.fspath(source))
@@ -266,11 +266,11 @@ def read_image(source: str | os.PathLike) -> Image.Image:
         return open_image(content, f"{text[:60]!r}")
     except (binascii.Error, ValueError) as error:  # the path of a missing file may be letters of base64 by accident
         name = text if len(text) <= 200 else f"{text[:60]}... ({len(text)} characters)"
-        raise FileNotFoundError(f"{name} is no file, nor the base64 text of a picture ({error}).") from error
+        raise FileNotFoundError(f"{name} is no file, nor the base64 text of an image ({error}).") from error
 
 
 def read_url(url: str) -> Image.Image:
-    """Read a picture from the web; an unreadable picture raises ValueError, a failed request OSError."""
+    """Read an image from the web; an unreadable image raises ValueError, a failed request OSError."""
     try:
         with urlopen(Request(url, headers={"User-Agent": "titok-hf"}), timeout=60) as response:
             content = response.read()
@@ -280,7 +280,7 @@ def read_url(url: str) -> Image.Image:
 
 
 def open_image(content: bytes, name: str) -> Image.Image:
-    """Decode a picture completely; ValueError if Pillow can't, or if it has more pixels than `MAX_PIXELS`."""
+    """Decode an image completely; ValueError if Pillow can't, or if it has more pixels than `MAX_PIXELS`."""
     try:
         image = Image.open(BytesIO(content))
     # Pillow's many formats answer damaged data with whatever exception their arithmetic ends in.
@@ -290,7 +290,7 @@ def open_image(content: bytes, name: str) -> Image.Image:
 
 
 def load_completely(image: Image.Image, name: str) -> Image.Image:
-    """Decode a picture that Pillow may only have opened yet; errors are those of `open_image`."""
+    """Decode an image that Pillow may only have opened yet; errors are those of `open_image`."""
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(
             f"{name} has {image.width} x {image.height} pixels; the limit is {MAX_PIXELS:,}. Make it smaller."
@@ -303,7 +303,7 @@ def load_completely(image: Image.Image, name: str) -> Image.Image:
 
 
 def _unreadable(name: str, error: Exception) -> ValueError:
-    return ValueError(f"{name} is not a picture that Pillow can read: {str(error) or type(error).__name__}")
+    return ValueError(f"{name} is not an image that Pillow can read: {str(error) or type(error).__name__}")
 
 
 def single_images(images: Any) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""Pictures to model input and back, resized by torchvision, on a GPU if asked to."""
+"""Images to model input and back, resized by torchvision, on a GPU if asked to."""
 
 from typing import Any
 

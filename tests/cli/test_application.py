@@ -237,8 +237,8 @@ def test_errors_are_one_line_and_leave_nothing(model, photos, tmp_path):
     fail(1, "missing.png does not exist", "reconstruct", photos[0], tmp_path / "missing.png", "-o", out, "-m", model)
     fail(1, "is a folder. Name the pictures", "encode", tmp_path, "-o", out, "-m", model)
     for damaged in (truncated, text):
-        fail(1, f"{damaged.name} is not a picture", "reconstruct", photos[0], damaged, "-o", out, "-m", model)
-        fail(1, f"{damaged.name} is not a picture", "encode", photos[0], damaged, "-o", out, "-m", model)
+        fail(1, f"{damaged.name} is not an image", "reconstruct", photos[0], damaged, "-o", out, "-m", model)
+        fail(1, f"{damaged.name} is not an image", "encode", photos[0], damaged, "-o", out, "-m", model)
     fail(2, "Missing argument", "generate")
     fail(2, "Missing argument", "reconstruct")
     fail(2, "--num-images", "generate", "0", "-n", 0)

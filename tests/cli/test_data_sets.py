@@ -33,7 +33,7 @@ def test_prepare_then_pretokenize(source, tmp_path):
     result = run("prepare", source, "-o", prepared, *options)
     assert result.exit_code == 0, result.output
     assert "8 rows of 9 images" in result.stdout and "1 left out:" in result.stdout
-    assert "it is no picture that Pillow can read" in words(result.stdout)
+    assert "it is no image that Pillow can read" in words(result.stdout)
     result = run("pretokenize", prepared, "-o", codes, "-m", model, "--views", "flip", "--workers", 0)
     assert result.exit_code == 0, result.output
     assert "16 rows of 8 images" in result.stdout

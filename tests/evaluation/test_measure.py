@@ -18,7 +18,8 @@ from titok_hf import (
     TiTokModel,
     TiTokPipeline,
 )
-from titok_hf.data.images import images_to_tensor, load_image_dataset
+from titok_hf.data.images import images_to_tensor
+from titok_hf.data.training_data import open_images
 from titok_hf.evaluation.__main__ import main
 from titok_hf.evaluation.measure import MeasureConfig, generate, measure, reconstruct
 from titok_hf.pictures import contact_sheet
@@ -83,7 +84,7 @@ def judge():
 def test_reconstruction_numbers_equal_those_of_all_images_at_once(mnist, judge):
     pipeline = tiny_pipeline()
     metrics = measure(pipeline, judge, MeasureConfig(str(mnist), images_per_class=2, batch_size=4)).metrics
-    images, labels = images_to_tensor(load_image_dataset(str(mnist), "test"), 16, "pad")
+    images, labels = images_to_tensor(open_images(str(mnist), "test"), 16, "pad")
     reconstructed, codes = reconstruct(pipeline, images)
     squared_error = ((images.double() - reconstructed.double()) / 255).square()
     content = squared_error[:, :, 2:-2, 2:-2]
@@ -100,7 +101,7 @@ def test_reconstruction_numbers_equal_those_of_all_images_at_once(mnist, judge):
 def test_reconstructions_pass_through_the_pipeline_unchanged(mnist):
     """`reconstruct` calls the tokenizer itself; what users get from the pipeline has to be the same."""
     pipeline = tiny_pipeline()
-    images, _ = images_to_tensor(load_image_dataset(str(mnist), "test"), 16, "pad")
+    images, _ = images_to_tensor(open_images(str(mnist), "test"), 16, "pad")
     reconstructed, codes = reconstruct(pipeline, images)
     assert torch.equal(pipeline.encode(images.float() / 255), codes)
     pictures = pipeline.decode(codes)
@@ -131,7 +132,7 @@ def test_generated_images_depend_on_the_seed_and_not_on_the_batch_size(mnist):
 def test_the_sheet_shows_test_images_from_the_whole_split_beside_their_own_reconstructions(mnist, judge):
     pipeline = tiny_pipeline()
     sheet = measure(pipeline, judge, MeasureConfig(str(mnist), images_per_class=1, batch_size=4)).pictures
-    images, _ = images_to_tensor(load_image_dataset(str(mnist), "test"), 16, "pad")
+    images, _ = images_to_tensor(open_images(str(mnist), "test"), 16, "pad")
     images = images[[0, 1, 2, 4, 5, 6, 8, 9, 10, 12]]  # 10 of 13, evenly
     pairs = torch.stack([images, reconstruct(pipeline, images)[0]], dim=1).flatten(0, 1)
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pairs]

@@ -64,7 +64,7 @@ def test_sixteen_bits_are_scaled_or_saturate_as_published():
 
 UNUSABLE = {
     "the file is empty": b"",
-    "no picture that Pillow can read": b"<html>not found</html>",
+    "no image that Pillow can read": b"<html>not found</html>",
     "truncated": file_of(noise(), "JPEG")[:-400],
     "it has 3 frames": file_of(
         noise("P"), "GIF", save_all=True, append_images=[noise("P").rotate(d) for d in (9, 90)]

@@ -8,13 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from titok_hf.data.images import (
-    FASHION_MNIST_CLASSES,
-    class_names,
-    image_batches,
-    images_to_tensor,
-    load_image_dataset,
-)
+from titok_hf.data.idx_files import FASHION_MNIST_CLASSES
+from titok_hf.data.images import image_batches, images_to_tensor
+from titok_hf.data.training_data import class_names, open_images
 
 
 def write_idx(path, array):
@@ -48,26 +44,26 @@ def image_folder(tmp_path):
 
 
 def test_idx_files_become_images_with_named_classes(idx_folder, pictures):
-    dataset = load_image_dataset(str(idx_folder), "train")
+    dataset = open_images(str(idx_folder), "train")
     assert class_names(dataset) == list(FASHION_MNIST_CLASSES)
     assert dataset[3]["label"] == 3
     assert np.array_equal(np.asarray(dataset[3]["image"]), pictures[3])
-    assert len(load_image_dataset(str(idx_folder), "test")) == 5
+    assert len(open_images(str(idx_folder), "test")) == 5
 
 
 def test_other_idx_folders_number_their_classes(idx_folder):
     digits = idx_folder.rename(idx_folder.with_name("mnist"))
-    assert class_names(load_image_dataset(str(digits), "test")) == [str(digit) for digit in range(10)]
+    assert class_names(open_images(str(digits), "test")) == [str(digit) for digit in range(10)]
 
 
 def test_idx_folders_have_the_same_classes_in_both_splits(idx_folder, pictures):
-    write_idx(idx_folder / "train-labels-idx1-ubyte.gz", np.arange(len(load_image_dataset(str(idx_folder)))) % 13)
-    names = [load_image_dataset(str(idx_folder), split).features["label"].names for split in ("train", "test")]
+    write_idx(idx_folder / "train-labels-idx1-ubyte.gz", np.arange(len(open_images(str(idx_folder)))) % 13)
+    names = [open_images(str(idx_folder), split).features["label"].names for split in ("train", "test")]
     assert names[0] == names[1] and len(names[0]) > 10
 
 
 def test_padding_centres_the_pixels_on_black(idx_folder, pictures):
-    images, labels = images_to_tensor(load_image_dataset(str(idx_folder), "train"), 32, "pad")
+    images, labels = images_to_tensor(open_images(str(idx_folder), "train"), 32, "pad")
     assert images.shape == (12, 3, 32, 32) and images.dtype == torch.uint8
     assert labels.tolist() == [index % 10 for index in range(12)] and labels.dtype == torch.int64
     assert torch.equal(images[:, 1, 2:-2, 2:-2], torch.from_numpy(pictures))
@@ -75,7 +71,7 @@ def test_padding_centres_the_pixels_on_black(idx_folder, pictures):
 
 
 def test_batches_hold_the_same_images_as_the_tensor(idx_folder):
-    dataset = load_image_dataset(str(idx_folder), "train")
+    dataset = open_images(str(idx_folder), "train")
     images, labels = images_to_tensor(dataset, 32, "pad")
     batches = list(image_batches(dataset, 32, "pad", batch_size=5))
     assert [len(batch) for batch, _ in batches] == [5, 5, 2]
@@ -84,7 +80,7 @@ def test_batches_hold_the_same_images_as_the_tensor(idx_folder):
 
 
 def test_image_folders_are_resized_and_named_by_folder(image_folder):
-    dataset = load_image_dataset(str(image_folder), "test")
+    dataset = open_images(str(image_folder), "test")
     images, labels = images_to_tensor(dataset, 4)
     assert class_names(dataset) == ["bag", "coat"]
     assert labels.tolist() == [0, 1]
@@ -93,28 +89,28 @@ def test_image_folders_are_resized_and_named_by_folder(image_folder):
 
 def test_parquet_keeps_classes_and_other_column_names_are_understood(idx_folder, tmp_path):
     path = tmp_path / "test.parquet"
-    dataset = load_image_dataset(str(idx_folder), "test").rename_columns({"image": "picture", "label": "clothing"})
+    dataset = open_images(str(idx_folder), "test").rename_columns({"image": "picture", "label": "clothing"})
     dataset.to_parquet(path)
-    loaded = load_image_dataset(str(path), "test")
+    loaded = open_images(str(path), "test")
     assert loaded.column_names == ["image", "label"]
     assert class_names(loaded) == list(FASHION_MNIST_CLASSES)
 
 
 def test_a_data_set_without_classes_is_refused_with_its_columns(idx_folder, tmp_path):
     path = tmp_path / "unlabelled.parquet"
-    load_image_dataset(str(idx_folder), "test").remove_columns("label").to_parquet(path)
-    with pytest.raises(ValueError, match="0 columns of the type ClassLabel.*its columns are image"):
-        load_image_dataset(str(path), "test")
+    open_images(str(idx_folder), "test").remove_columns("label").to_parquet(path)
+    with pytest.raises(ValueError, match="no column 'label'; its columns are image"):
+        images_to_tensor(open_images(str(path), "test"), 8)
 
 
 def test_a_missing_source_or_split_is_named(idx_folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
-        load_image_dataset(str(tmp_path / "nowhere"))
+        open_images(str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match="no split 'validation'.*train, test"):
-        load_image_dataset(str(idx_folder), "validation")
+        open_images(str(idx_folder), "validation")
     (idx_folder / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(FileNotFoundError, match="t10k-labels-idx1-ubyte.gz is missing"):
-        load_image_dataset(str(idx_folder), "test")
+        open_images(str(idx_folder), "test")
 
 
 def damage_by_cutting_the_archive(path, pictures):
@@ -155,11 +151,11 @@ def damage_by_unpacking(path, pictures):
 def test_a_damaged_idx_file_is_named(idx_folder, pictures, damage, message):
     damage(idx_folder / "t10k-images-idx3-ubyte.gz", pictures)
     with pytest.raises(ValueError, match=message):
-        load_image_dataset(str(idx_folder), "test")
+        open_images(str(idx_folder), "test")
 
 
 def test_images_that_cannot_be_padded_are_refused(idx_folder):
-    dataset = load_image_dataset(str(idx_folder), "test")
+    dataset = open_images(str(idx_folder), "test")
     with pytest.raises(ValueError, match="28 x 28 pixels does not fit into 24 x 24"):
         images_to_tensor(dataset, 24, "pad")
     with pytest.raises(ValueError, match="resize_mode is 'stretch'"):
@@ -170,5 +166,5 @@ def test_a_picture_whose_name_holds_a_split_is_one_picture_of_many(tmp_path):
     for name in ("cat/steam-train.png", "dog/0.png", "dog/1.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (8, 8)).save(tmp_path / name)
-    dataset = load_image_dataset(str(tmp_path), "train")
+    dataset = open_images(str(tmp_path), "train")
     assert len(dataset) == 3 and class_names(dataset) == ["cat", "dog"]

@@ -384,7 +384,7 @@ def test_bad_input_is_named(images, codes):
     broken = Dataset.from_dict(
         {"image": [{"bytes": b"no picture", "path": None}]}, features=Features({"image": Image()})
     )
-    with pytest.raises(ValueError, match="Image 0 cannot be used: it is no picture"):
+    with pytest.raises(ValueError, match="Image 0 cannot be used: it is no image"):
         next(iter(ImageLoader(broken, 16, batch_size=1)))
 
 
@@ -401,7 +401,7 @@ def test_another_image_takes_the_place_of_a_broken_one(workers, images, caplog):
     assert torch.equal(first["pixels"][[0, 2]], whole["pixels"][[0, 2]]) and first["label"].tolist() == [0, 2, 2]
     assert torch.equal(first["pixels"][1], first["pixels"][2]) and again["label"].tolist() == [0, 2, 2]
     (reason,) = loader.skipped
-    assert "Image 1 (bad.png) cannot be used: it is no picture" in reason and caplog.text.count("bad.png") == 1
+    assert "Image 1 (bad.png) cannot be used: it is no image" in reason and caplog.text.count("bad.png") == 1
     resumed = ImageLoader(broken, 16, skip_broken=True, **options)
     resumed.load_state_dict(loader.state_dict())
     next(iter(resumed))

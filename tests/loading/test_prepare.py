@@ -74,7 +74,7 @@ def test_the_report_lists_what_was_left_out(prepared):
     assert (report["num_images"], report["num_rows"], report["num_skipped"]) == (22, 20, 2)
     assert [remark["source_index"] for remark in report["skipped"]] == list(BROKEN)
     assert report["skipped"][0]["file"] == "bag/0003.png"
-    assert report["skipped"][0]["reason"] == "it is no picture that Pillow can read"
+    assert report["skipped"][0]["reason"] == "it is no image that Pillow can read"
     assert "| train | 22 | 2 | 20 |" in (prepared / "README.md").read_text()
 
 
@@ -232,7 +232,7 @@ def test_files_of_somebody_else_are_refused(source, tmp_path):
 
 
 def test_stop_names_the_first_unusable_image_and_skip_goes_on_from_there(source, prepared, tmp_path):
-    with pytest.raises(ValueError, match=r"image 3 \(.*0003.png\): it is no picture"):
+    with pytest.raises(ValueError, match=r"image 3 \(.*0003.png\): it is no image"):
         prepare(source, tmp_path, SETTINGS, workers=0, on_error="stop")
     assert not list((tmp_path / "data").iterdir())
     prepare(source, tmp_path, SETTINGS, workers=0)

@@ -130,7 +130,7 @@ def test_a_process_with_a_gpu_encodes_what_workers_cut(source, pipeline):
     """On a GPU the two steps of a CPU worker happen in two processes; their product is the same."""
     tokenizer, views = encoder(pipeline), settings("flip")
     images = Source(load_dataset("imagefolder", data_dir=str(source), split="train"))
-    chunk = Chunk(0, list(images.read(0, 5)), False, False)
+    chunk = Chunk(0, list(images.read(0, 5)), False)
     cut = ViewConverter(images.label_names, True, ViewCutter(views, 32))(chunk)
     whole = EncodingConverter(images.label_names, True, ViewCutter(views, 32), tokenizer)(chunk)
     encoded = EncodeColumns(tokenizer)(cut)
@@ -240,7 +240,7 @@ def test_bad_arguments_are_named(source, pipeline, tmp_path):
     for arguments, message in (({"precision": "fp8"}, "precision is 'fp8'"), ({"image_size": 64}, "image_size is 64")):
         with pytest.raises(ValueError, match=message):
             pretokenize(source, tmp_path / "out", encoder(pipeline, **arguments), workers=0)
-    with pytest.raises(OSError, match="neither a folder nor the id"):
+    with pytest.raises(OSError, match="nowhere. does not exist"):
         pretokenize(source, tmp_path / "out", encoder(tmp_path / "nowhere"), workers=0)
     for text in ("3", "4/4", "a/b", "-1/4"):
         with pytest.raises(ValueError):

@@ -298,7 +298,7 @@ def test_a_broken_test_image_is_left_out_or_named(tokenizer_values, picture_fold
     broken = min((source / "test").rglob("*.png"))
     broken.write_bytes(b"no picture")
     data = tokenizer_values["data"] | {"source": str(source)}
-    with pytest.raises(RecipeError, match=f"Image 0 .*{broken.name}.* cannot be used: it is no picture"):
+    with pytest.raises(RecipeError, match=f"Image 0 .*{broken.name}.* cannot be used: it is no image"):
         loop_of(tokenizer_values | {"data": data})
     loop = loop_of(tokenizer_values | {"data": data | {"broken_images": "skip"}})
     assert len(loop.task.test_images) == 19

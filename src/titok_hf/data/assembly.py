@@ -205,8 +205,7 @@ def _chunks(
         for start in range(first, stop, chunk_size):
             records = list(source.read(start, min(start + chunk_size, stop)))
             ends_source = not source.reaches(start + len(records))
-            ends_shard = ends_source or start + len(records) == stop
-            yield Chunk(index, records, ends_shard, ends_source)
+            yield Chunk(index, records, ends_source)
             if ends_source:
                 return
 

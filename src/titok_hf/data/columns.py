@@ -75,7 +75,7 @@ def with_image_columns(dataset: Dataset | IterableDataset) -> Dataset | Iterable
 def with_numbered_labels(dataset: Dataset, column: str, others: Iterable[Dataset]) -> Dataset:
     """
     Gives labels the same numbers in all splits of a data set: texts become classes, classes that the splits name
-    differently are numbered anew, and whole floats (of pandas, where a label is missing) become numbers.
+    differently are renumbered, and whole floats (of pandas, where a label is missing) become numbers.
 
     Args:
         others: the other splits; those without the column do not matter.

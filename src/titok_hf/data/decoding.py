@@ -48,7 +48,7 @@ class Decoding:
         unusual_modes: what becomes of CMYK, of 16 bits a channel and of other rare modes. "skip": they are unusable;
             "scale": converted to RGB, 16-bit grey scaled to 8 bits, as `TiTokImageProcessor` does; "published":
             Pillow's `convert("RGB")`, as the original did for ImageNet, which turns 16-bit grey above 255 white and
-            drops alpha, so that colours which nobody saw appear.
+            drops alpha, so that the colours stored behind transparent pixels appear.
         background: the colour behind transparent pixels, by a name or number of CSS; "none" drops alpha.
     """
 
@@ -168,7 +168,7 @@ def _unusual_mode(image: ImageFile.ImageFile) -> str | None:
 def reason_of(error: Exception) -> str:
     """What an exception says, in one line."""
     if isinstance(error, Image.UnidentifiedImageError):
-        return "it is no picture that Pillow can read"
+        return "it is no image that Pillow can read"
     if isinstance(error, Image.DecompressionBombError):
         return "it has too many pixels"
     return " ".join(str(error).split()) or type(error).__name__

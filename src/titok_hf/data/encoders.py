@@ -1,4 +1,4 @@
-"""Frozen tokenizers for pretokenisation: squares of pixels in, codes or latents out, the same on every process."""
+"""Frozen tokenizers for pretokenisation: pixels in, codes or latents out, the same on every process."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from datasets import List, Value
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 from transformers import PretrainedConfig
-from transformers.utils import cached_file, logging
+from transformers.utils import logging
 
 from ..accepted_values import check_finite
+from ..checkpoints.connection import small_file
 from ..checkpoints.layout import INDEX_NAME
+from ..checkpoints.locations import check_location
 from ..configuration_maskgit_vqgan import MaskGitVQGANConfig
 from ..image_processing_pil_titok import TiTokImageProcessorPil
 from ..modeling_maskgit_vqgan import MaskGitVQGANModel
@@ -40,8 +40,8 @@ class ImageEncoder:
         revision: of the Hub id.
         precision: "fp32" or "bf16" weights and activations; quantisation runs in float32 either way.
         device: "cpu", "cuda", "cuda:1", "mps".
-        batch_size: squares computed at once.
-        image_size: side of the squares; only a MaskGIT-VQGAN leaves the choice.
+        batch_size: images computed at once.
+        image_size: height and width of the images, in pixels; only a MaskGIT-VQGAN leaves the choice.
     """
 
     model: str
@@ -114,7 +114,7 @@ class ImageEncoder:
 
     @property
     def size(self) -> int:
-        """Side of the squares, in pixels; ValueError if the choice does not fit the model."""
+        """Height and width of the images, in pixels; ValueError if the choice does not fit the model."""
         config = self.network.config
         if isinstance(self.network, MaskGitVQGANModel):
             size = self.image_size or 256  # the size of the published teacher
@@ -128,26 +128,22 @@ class ImageEncoder:
     @cached_property
     def enlarges(self) -> bool:
         """Whether small images are enlarged, as the image processor beside the model says; else they lie on black."""
-        place = {"subfolder": "image_processor"} if self._is_pipeline else {}
-        name = "preprocessor_config.json"
-        is_there = cached_file(
-            self.model, name, revision=self.revision, _raise_exceptions_for_missing_entries=False, **place
-        )
-        if is_there is None:
+        folder = "image_processor" if self._is_pipeline else ""
+        if not self._has_file(f"{folder}/preprocessor_config.json".lstrip("/")):
             return True
-        return TiTokImageProcessorPil.from_pretrained(self.model, revision=self.revision, **place).do_enlarge
+        return TiTokImageProcessorPil.from_pretrained(self.model, revision=self.revision, subfolder=folder).do_enlarge
 
     @cached_property
     def network(self) -> TiTokModel | MaskGitVQGANModel:
         """The model, in eval mode, on its device."""
-        place: dict[str, Any] = {"revision": self.revision} if self.revision else {}
+        where: dict[str, Any] = {"revision": self.revision} if self.revision else {}
         if self._is_pipeline:
-            place["subfolder"] = "tokenizer"
-        config, _ = PretrainedConfig.get_config_dict(self.model, **place)
+            where["subfolder"] = "tokenizer"
+        config, _ = PretrainedConfig.get_config_dict(self.model, **where)
         is_vqgan = config.get("model_type") == MaskGitVQGANConfig.model_type
         kind = MaskGitVQGANModel if is_vqgan else TiTokModel
         with _without_progress_bars():
-            model = kind.from_pretrained(self.model, **place)
+            model = kind.from_pretrained(self.model, **where)
         return model.eval().to(self.device, _DTYPES[self.precision])
 
     def identity(self) -> dict[str, Any]:
@@ -185,17 +181,12 @@ class ImageEncoder:
 
     @cached_property
     def _is_pipeline(self) -> bool:
-        if Path(self.model).is_dir():
-            return (Path(self.model) / INDEX_NAME).is_file()
-        try:
-            hf_hub_download(self.model, INDEX_NAME, revision=self.revision)
-        except HFValidationError:
-            raise OSError(f"The model {self.model!r} is neither a folder nor the id of a Hub repository.") from None
-        except LocalEntryNotFoundError as error:
-            raise OSError(f"The Hub cannot be reached for the model {self.model!r} ({error}).") from error
-        except EntryNotFoundError:
-            return False
-        return True
+        return self._has_file(INDEX_NAME)
+
+    def _has_file(self, name: str) -> bool:
+        if check_location(self.model):
+            return Path(self.model, name).is_file()
+        return small_file(self.model, name, self.revision) is not None
 
 
 @contextmanager

@@ -56,10 +56,10 @@ class FolderListing:
             OSError: a folder that cannot be read; its images would be missing.
         """
         listing = cls(os.path.abspath(folder))
-        for place, names in listing._walk():
-            listing.folders.append(place)
+        for subfolder, names in listing._walk():
+            listing.folders.append(subfolder)
             for name in names:
-                listing._add(f"{place}/{name}" if place else name, name)
+                listing._add(f"{subfolder}/{name}" if subfolder else name, name)
         for paths in (listing.images, listing.metadata, listing.folders, *listing.files.values()):
             paths.sort()
         return listing
@@ -99,14 +99,14 @@ class FolderListing:
     def folders_without_images(self) -> list[Unused]:
         """The uppermost folders in which no image lies at any depth."""
         full = {""}
-        for place in {os.path.dirname(path) for path in self.images}:
-            while place not in full:
-                full.add(place)
-                place = os.path.dirname(place)
+        for subfolder in {os.path.dirname(path) for path in self.images}:
+            while subfolder not in full:
+                full.add(subfolder)
+                subfolder = os.path.dirname(subfolder)
         return [
-            Unused(place, "a folder without images")
-            for place in self.folders
-            if place not in full and os.path.dirname(place) in full
+            Unused(subfolder, "a folder without images")
+            for subfolder in self.folders
+            if subfolder not in full and os.path.dirname(subfolder) in full
         ]
 
     def _add(self, path: str, name: str) -> None:
@@ -138,20 +138,20 @@ class FolderListing:
                 self.hidden.append(Unused(top, "a link to a folder that is read already, or that this one lies in"))
                 continue
             links = []
-            for place, folders, names in os.walk(self.path(top), onerror=_refuse):
-                real = real_top + place[len(self.path(top)) :]
+            for subfolder, folders, names in os.walk(self.path(top), onerror=_refuse):
+                real = real_top + subfolder[len(self.path(top)) :]
                 if real in seen:
                     folders.clear()
                     continue
                 seen.add(real)
-                relative = os.path.relpath(place, self.folder).replace(os.sep, "/")
+                relative = os.path.relpath(subfolder, self.folder).replace(os.sep, "/")
                 relative = "" if relative == "." else relative
                 for name in sorted(folders):
                     path = f"{relative}/{name}" if relative else name
                     if _is_hidden(name) or name in _SYSTEM_FOLDERS:
                         self.hidden.append(Unused(path, "a hidden folder, which is not looked into"))
                         folders.remove(name)
-                    elif os.path.islink(os.path.join(place, name)):
+                    elif os.path.islink(os.path.join(subfolder, name)):
                         links.append(path)
                 folders.sort()
                 yield relative, names

@@ -28,7 +28,7 @@ FASHION_MNIST_CLASSES = (
 
 # The names under which every data set of the MNIST family is published.
 IDX_PREFIXES = {"train": "train", "test": "t10k"}
-IDX_IMAGES_MAGIC = 0x0803  # unsigned bytes, three dimensions: picture, row, column
+IDX_IMAGES_MAGIC = 0x0803  # unsigned bytes, three dimensions: image, row, column
 IDX_LABELS_MAGIC = 0x0801  # unsigned bytes, one dimension
 
 
@@ -38,7 +38,7 @@ def is_idx_folder(folder: Path) -> bool:
 
 
 def load_idx_folder(folder: Path, split: str) -> Dataset:
-    """One split of an MNIST-like data set. Arguments and errors are those of `load_image_dataset`."""
+    """One split of an MNIST-like data set. Arguments and errors are those of `open_dataset`."""
     if split not in IDX_PREFIXES:
         raise ValueError(f"{folder} has no split {split!r}. MNIST-like folders have: {', '.join(IDX_PREFIXES)}.")
     prefix = IDX_PREFIXES[split]

@@ -6,7 +6,6 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetInfo, Features, Image
@@ -70,39 +69,22 @@ def read_image_folder(listing: FolderListing, split: str, labelled: bool = True)
     if split not in splits:
         raise ValueError(f"it has no split {split!r}; its splits are: {', '.join(splits)}.")
     found = {}
-    for name, places in splits.items():
-        images = [path for path in listing.images if _lies_in(path, places)]
-        found[name] = _classes(images, places[0].count("/") + 1 if places[0] else 0)
+    for name, folders in splits.items():
+        images = [path for path in listing.images if _lies_in(path, folders)]
+        found[name] = _classes(images, folders[0].count("/") + 1 if folders[0] else 0)
     images, above, reason = found[split]
-    unused = [Unused(place, f"the split {name!r}") for name in splits if name != split for place in splits[name]]
-    every_place = [place for places in splits.values() for place in places]
+    unused = [Unused(folder, f"the split {name!r}") for name in splits if name != split for folder in splits[name]]
+    every_folder = [folder for folders in splits.values() for folder in folders]
     unused += [
         Unused(path, "an image beside the folders of splits")
         for path in listing.images
-        if not _lies_in(path, every_place)
+        if not _lies_in(path, every_folder)
     ]
     if not labelled:
         return ImageFolder(listing, sorted([*images, *above]), None, None, unused)
     unused += [Unused(path, "an image above the folders of classes, so it has no class") for path in above]
     names = {_class_of(path) for paths, _, why in found.values() if why is None for path in paths}
     return ImageFolder(listing, images, sorted(names) if reason is None else None, reason, unused)
-
-
-def load_image_folder(folder: Path) -> Dataset | None:
-    """
-    All images below a folder as one split, with `image` and, as the case may be, `label`; see `read_image_folder`.
-
-    Returns:
-        None if the folder has metadata files, or no images, which are the business of `datasets`.
-    """
-    if not folder.is_dir():
-        return None
-    listing = FolderListing.of(folder)
-    if listing.metadata or not listing.images:
-        return None
-    images, above, reason = _classes(listing.images, 0)
-    names = sorted({_class_of(path) for path in images}) if reason is None else None
-    return ImageFolder(listing, images, names, reason).dataset()
 
 
 def _classes(images: list[str], depth: int) -> tuple[list[str], list[str], str | None]:
@@ -121,10 +103,10 @@ def _classes(images: list[str], depth: int) -> tuple[list[str], list[str], str |
     below = [path for path in images if path.count("/") == deepest]
     above = [path for path in images if path.count("/") < deepest]
     parents: set[str] = set()
-    for place in {os.path.dirname(path) for path in below}:
-        while place:
-            place = os.path.dirname(place)
-            parents.add(place)
+    for folder in {os.path.dirname(path) for path in below}:
+        while folder:
+            folder = os.path.dirname(folder)
+            parents.add(folder)
     if len(above) < len(below) and all(os.path.dirname(path) in parents for path in above):
         return below, above, None
     return images, [], f"the images do not lie equally deep in folders of classes ({above[0]}, but {below[0]})"
@@ -134,13 +116,13 @@ def _class_of(path: str) -> str:
     return _utf8(os.path.basename(os.path.dirname(path)))
 
 
-def _lies_in(path: str, places: Iterable[str]) -> bool:
-    return any(not place or path.startswith(f"{place}/") for place in places)
+def _lies_in(path: str, folders: Iterable[str]) -> bool:
+    return any(not folder or path.startswith(f"{folder}/") for folder in folders)
 
 
 def _utf8(path: str) -> str:
-    """A name that is not UTF-8 with marks in its place: Arrow holds no other, so its file is listed as unusable."""
+    """The name in UTF-8, with replacement characters where it is not: Arrow holds only UTF-8."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-__all__ = ["ImageFolder", "load_image_folder", "read_image_folder"]
+__all__ = ["ImageFolder", "read_image_folder"]

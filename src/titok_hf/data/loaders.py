@@ -74,7 +74,7 @@ class ImageLoader(ResumableLoader):
 
     def _tasks(self, epoch: int, start: int) -> Iterator[tuple[int, list[Record]]]:
         for records in self._records(epoch, start):
-            yield epoch, [_with_checked_label(record, self.source) for record in records]
+            yield epoch, [with_checked_label(record, self.source) for record in records]
 
     def _records(self, epoch: int, start: int) -> Iterator[list[Record]]:
         if isinstance(self.dataset, Dataset):
@@ -224,11 +224,12 @@ class ImageCodeLoader(ResumableLoader):
             records = self.source.take(self.image_rows[numbers].tolist())
             labels = rows.get("label")
             if labels is None and self.source.has_labels:
-                labels = np.array([_with_checked_label(record, self.source).label for record in records])
+                labels = np.array([with_checked_label(record, self.source).label for record in records])
             yield records, views, np.asarray(rows["codes"]), labels
 
 
-def _with_checked_label(record: Record, source: Source) -> Record:
+def with_checked_label(record: Record, source: Source) -> Record:
+    """The record with its label as the number of a class, if the source has labels; ValueError if it is none."""
     if not source.has_labels:
         return record
     return replace(record, label=_class_number(f"Image {described(record)}", record.label, source.label_names))
@@ -291,4 +292,4 @@ def _batched(items: Iterator[Item], batch_size: int) -> Iterator[list[Item]]:
         yield batch
 
 
-__all__ = ["CodeLoader", "ImageCodeLoader", "ImageLoader", "ResumableLoader"]
+__all__ = ["CodeLoader", "ImageCodeLoader", "ImageLoader", "ResumableLoader", "with_checked_label"]

@@ -178,11 +178,11 @@ def _open_described_images(request: _Request, listing: FolderListing) -> Opened:
         raise ValueError(f"it has no split {request.split!r}; its splits are: {', '.join(splits)}.")
 
     def load(split: str) -> Dataset:
-        patterns = [f"{glob.escape(listing.path(place))}/**" for place in splits[split]]
+        patterns = [f"{glob.escape(listing.path(folder))}/**" for folder in splits[split]]
         return load_dataset("imagefolder", data_files={split: patterns}, split=split)
 
     def lies_inside(path: str) -> bool:
-        return any(not place or path.startswith(f"{place}/") for place in splits[request.split])
+        return any(not folder or path.startswith(f"{folder}/") for folder in splits[request.split])
 
     if not any(map(lies_inside, listing.metadata)):
         raise ValueError(
@@ -275,18 +275,18 @@ def _open_saved(request: _Request, path: Path) -> Opened | None:
     is_single = (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
     if is_single:
         saved = _load_saved(path)
-        places = {str(saved.split or "train"): path}
+        folders = {str(saved.split or "train"): path}
     elif (path / "dataset_dict.json").is_file():
         names = json.loads((path / "dataset_dict.json").read_bytes())["splits"]
-        places = {name: path / name for name in names}
+        folders = {name: path / name for name in names}
     else:
         return None
-    if request.split not in places:
-        raise ValueError(f"it has no split {request.split!r}; its splits are: {', '.join(places)}.")
-    place = places.pop(request.split)
-    dataset = saved if is_single else _load_saved(place)
-    files = sorted(str(file) for file in place.glob("*.arrow"))
-    return Opened(dataset, _digest_of_files(files), others=lambda column: map(_load_saved, places.values()))
+    if request.split not in folders:
+        raise ValueError(f"it has no split {request.split!r}; its splits are: {', '.join(folders)}.")
+    folder = folders.pop(request.split)
+    dataset = saved if is_single else _load_saved(folder)
+    files = sorted(str(file) for file in folder.glob("*.arrow"))
+    return Opened(dataset, _digest_of_files(files), others=lambda column: map(_load_saved, folders.values()))
 
 
 def _load_saved(path: Path) -> Dataset:

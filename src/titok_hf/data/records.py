@@ -64,12 +64,11 @@ class Chunk:
     Args:
         shard: number of the shard that they belong to.
         records: the images.
-        is_last_of_shard, is_last_of_source: whether more follow.
+        is_last_of_source: whether no more follow.
     """
 
     shard: int
     records: list[Record]
-    is_last_of_shard: bool
     is_last_of_source: bool
 
 

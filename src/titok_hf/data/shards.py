@@ -1,4 +1,4 @@
-"""A folder of Parquet shards that survives anything: each shard is whole, with its digest on record, or absent.
+"""A folder of Parquet shards in which each shard is either complete, with its digest on record, or absent.
 
 Shard number i holds the images [i * shard_size, (i + 1) * shard_size) of the source, whoever makes it and when. The
 records lie in `.titok_hf/<split>/`, which nothing but this module reads.
@@ -186,7 +186,7 @@ class ShardFolder:
         return None
 
     def clean(self) -> None:
-        """Removes what runs left behind; for a complete split, when nobody writes any more."""
+        """Removes what runs left behind; for a complete split, when no process writes any more."""
         leftovers = [*self.state.glob(".unfinished-*"), *self.state.glob("lock-*")]
         leftovers += (self.folder / DATA_FOLDER).glob(f".unfinished-*-{self.split}-*")
         for path in leftovers:
@@ -195,7 +195,7 @@ class ShardFolder:
     def _write_row_groups(self, path: Path, columns: Iterable[dict[str, list]]) -> int:
         waiting: dict[str, list] = {name: [] for name in self.schema.names}
         num_rows = 0
-        # Dictionaries and extremes of whole images would cost time and place, and serve nobody.
+        # Dictionaries and extremes of whole images would cost time and space and have no use.
         small = [field.name for field in self.schema if not pa.types.is_struct(field.type)]
         options = {"compression": self.compression, "use_dictionary": small, "write_statistics": small}
         with pq.ParquetWriter(path, self.schema, **options) as writer:
@@ -237,7 +237,7 @@ class ShardFolder:
             if "listing" in different:
                 raise ValueError(
                     f"The source of {self.folder} has changed since that data set was begun: files were added, "
-                    "deleted, renamed or written anew. Use another folder, or restore the source to go on."
+                    "deleted, renamed or rewritten. Use another folder, or restore the source to continue."
                 )
             if different:
                 shown = "; ".join(
@@ -245,7 +245,7 @@ class ShardFolder:
                 )
                 raise ValueError(
                     f"{self.folder} holds the split {other.parent.name!r}, made with other settings ({shown}). Use "
-                    "the same settings to go on, or another folder."
+                    "the same settings to continue, or another folder."
                 )
         is_new = not (self.state / _SETTINGS).exists()
         if is_new and any((self.folder / DATA_FOLDER).glob(f"{self.split}-*")):

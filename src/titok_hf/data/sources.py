@@ -1,4 +1,4 @@
-"""Where images come from: anything that `datasets` reads, as numbered files that nobody has decoded yet."""
+"""Where images come from: anything that `datasets` reads, as numbered files that are not decoded yet."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def open_dataset(
             id of a Hub data set.
         split: name of the split. Files that are named directly are that split.
         config_name: configuration of a Hub data set with several.
-        streaming: read as it comes, without a copy in the cache.
+        streaming: read the source as a stream, without a copy in the cache.
         label_column: name of the column of labels; by default it is found by its type. "none" for no labels.
 
     Raises:

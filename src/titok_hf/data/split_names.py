@@ -45,20 +45,22 @@ def folder_splits(folders: set[str], wanted: str) -> dict[str, list[str]] | None
     Raises:
         ValueError: splits and other folders lie side by side, so that either could be meant.
     """
-    base, places = _first_fork(folders, wanted)
-    names = {place: split_of(place) or (place if place == wanted else None) for place in places}
-    if wanted in places:
+    base, candidates = _first_fork(folders, wanted)
+    names = {
+        candidate: split_of(candidate) or (candidate if candidate == wanted else None) for candidate in candidates
+    }
+    if wanted in candidates:
         names[wanted] = wanted
     if any(name is None for name in names.values()):
-        within = {place: names[place] or split_within(place) for place in places}
+        within = {candidate: names[candidate] or split_within(candidate) for candidate in candidates}
         if None not in within.values() and len(set(within.values())) > 1:
             names = within
     if not any(names.values()):
         return None
-    others = [place for place, split in names.items() if split is None]
+    others = [candidate for candidate, split in names.items() if split is None]
     if others:
         lie_directly = all(path == base or path[len(base) :].strip("/").count("/") == 0 for path in folders)
-        named = [place for place, split in names.items() if split is not None]
+        named = [candidate for candidate, split in names.items() if split is not None]
         if lie_directly and len(named) == 1:
             return None
         raise ValueError(
@@ -66,8 +68,8 @@ def folder_splits(folders: set[str], wanted: str) -> dict[str, list[str]] | None
             f"({', '.join(sorted(others)[:3])}), so they could be splits or classes. Name the folder of one split."
         )
     found = defaultdict(list)
-    for place, split in sorted(names.items()):
-        found[str(split)].append(f"{base}/{place}" if base else place)
+    for candidate, split in sorted(names.items()):
+        found[str(split)].append(f"{base}/{candidate}" if base else candidate)
     return dict(found)
 
 
@@ -101,12 +103,12 @@ def _first_fork(folders: set[str], wanted: str) -> tuple[str, set[str]]:
     """The uppermost folder that holds images, several folders of images, or one that is named like a split."""
     base = ""
     while True:
-        places = {path[len(base) :].strip("/").partition("/")[0] for path in folders if path != base}
-        if base in folders or len(places) != 1:
-            return base, places
-        (only,) = places
+        candidates = {path[len(base) :].strip("/").partition("/")[0] for path in folders if path != base}
+        if base in folders or len(candidates) != 1:
+            return base, candidates
+        (only,) = candidates
         if split_of(only) or only == wanted:
-            return base, places
+            return base, candidates
         base = f"{base}/{only}" if base else only
 
 

@@ -6,7 +6,7 @@ import glob
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from datasets import (
@@ -51,7 +51,7 @@ class TarImages(GeneratorBasedBuilder):
         for split, names in self.config.data_files.items():
             names = [str(name) for name in names]
             paths = [str(path) for path in dl_manager.download(names)]
-            known = samples_of(paths, with_content=False)
+            known: Iterator[Sample] = chain.from_iterable(samples(path, with_content=False) for path in paths)
             if dl_manager.is_streaming:
                 known = islice(known, _NUM_SAMPLES_OF_STREAM)
             image_column, columns = _columns(known, names)
@@ -102,12 +102,6 @@ def open_tar_files(files: str | list[str], split: str, streaming: bool) -> Datas
         return builder.as_streaming_dataset(split=split)
     builder.download_and_prepare()
     return builder.as_dataset(split=split)
-
-
-def samples_of(paths: Iterable[str], with_content: bool) -> Iterator[Sample]:
-    """The samples of several tar files; see `samples`."""
-    for path in paths:
-        yield from samples(path, with_content)
 
 
 def _columns(known: Iterable[Sample], names: list[str]) -> tuple[str | None, Features]:

@@ -1,4 +1,4 @@
-"""The members of tar files, damaged ones too: what cannot be read is named, and the rest goes on."""
+"""The members of tar files, damaged ones too: what cannot be read is reported, and the rest is read."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def members(path: str, with_content: bool = True) -> Iterator[Member]:
 
 
 class _CheckedHeader(tarfile.TarInfo):
-    """Notes in the archive what `tarfile` passes over in silence."""
+    """Records in the archive what `tarfile` ignores without a message."""
 
     @classmethod
     def fromtarfile(cls, archive: _CheckedTarFile) -> tarfile.TarInfo:  # type: ignore[override]
@@ -119,7 +119,7 @@ class _CheckedHeader(tarfile.TarInfo):
 
 
 class _CheckedTarFile(tarfile.TarFile):
-    """Goes on behind damage, and knows of it."""
+    """Continues behind damage, and records it."""
 
     tarinfo = _CheckedHeader
     ignore_zeros = True  # also: behind a header that is none
@@ -130,7 +130,7 @@ class _CheckedTarFile(tarfile.TarFile):
     def target(self, link: tarfile.TarInfo) -> tarfile.TarInfo:
         """The member that a link leads to; KeyError if there is none, or if the archive is read as a stream."""
         if self.by_name is None:
-            if not isinstance(self.fileobj, io.BufferedReader):  # to and fro in compressed data takes for ever
+            if not isinstance(self.fileobj, io.BufferedReader):  # seeking in compressed data takes very long
                 raise KeyError(link.linkname)
             with tarfile.open(self.name, "r:") as again:
                 self.by_name = {member.name: member for member in again if member.isreg()}

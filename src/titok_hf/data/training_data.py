@@ -1,4 +1,4 @@
-"""Opening what a training run reads, images or codes, and checking it before the first step."""
+"""Opens what a training run reads, images or codes, and checks it before the first step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
 
 from ..image_transforms import NO_BACKGROUND
-from .opening import open_source
+from .opening import Opened, open_source
 from .records import SOURCE_INDEX, checked_label
 from .sources import Source, number_in
 from .views import PretokenizeSettings, ViewCutter
@@ -53,18 +53,18 @@ def open_images(
         FileNotFoundError: a path where nothing lies.
         ValueError: no such split or column, or several columns that could be meant.
     """
-    return open_images_with_digest(source, split, streaming, image_column, label_column, config_name)[0]
+    return open_image_split(source, split, streaming, image_column, label_column, config_name).dataset
 
 
-def open_images_with_digest(
+def open_image_split(
     source: str,
     split: str = "train",
     streaming: bool = False,
     image_column: str | None = None,
     label_column: str | None = None,
     config_name: str | None = None,
-) -> tuple[Dataset | IterableDataset, str | None]:
-    """As `open_images`, with the digest of the source's files, by which a source that has changed is known."""
+) -> Opened:
+    """As `open_images`, with the digest of the source's files, by which a change of the source is noticed."""
     opened = open_source(source, split, config_name, streaming, label_column)
     dataset = opened.dataset
     found = Source(dataset, image_column, label_column)
@@ -73,7 +73,8 @@ def open_images_with_digest(
         names[found.label_column] = "label"
     kept = {name: name for name in (SOURCE_INDEX, "codes") if name in dataset.features and name not in names}
     dataset = dataset.select_columns([*names, *kept])
-    return dataset.rename_columns({old: new for old, new in names.items() if old != new}), opened.digest
+    opened.dataset = dataset.rename_columns({old: new for old, new in names.items() if old != new})
+    return opened
 
 
 def open_codes(
@@ -86,12 +87,12 @@ def open_codes(
         FileNotFoundError: a path where nothing lies.
         ValueError: no such split, or neither a column `codes` nor one `latents`.
     """
-    return open_codes_with_digest(source, split, streaming, config_name)[0]
+    return open_code_split(source, split, streaming, config_name).dataset
 
 
-def open_codes_with_digest(
+def open_code_split(
     source: str, split: str = "train", streaming: bool = False, config_name: str | None = None
-) -> tuple[Dataset | IterableDataset, str | None]:
+) -> Opened:
     """As `open_codes`, with the digest of the source's files."""
     opened = open_source(source, split, config_name, streaming)
     dataset = opened.dataset
@@ -101,12 +102,13 @@ def open_codes_with_digest(
             "`titok-hf pretokenize` makes codes from images."
         )
     columns = [name for name in ("codes", "latents", "label", "view", SOURCE_INDEX) if name in dataset.features]
-    return dataset.select_columns(columns), opened.digest
+    opened.dataset = dataset.select_columns(columns)
+    return opened
 
 
 def class_names(dataset: Dataset | IterableDataset) -> list[str]:
     """
-    The names of the classes, in the order of the labels; numbers in place of names if the labels have none.
+    The names of the classes, in the order of the labels; numbers if the labels have no names.
 
     Raises:
         ValueError: no column `label`, or one that does not tell its classes without reading a whole stream.
@@ -251,7 +253,7 @@ def recorded_views(source: str, split: str = "train", revision: str | None = Non
     if missing or "image_size" not in settings:
         raise ValueError(
             f"{path} does not say how the images were cut: {', '.join(missing) or 'image_size'} is missing. It was "
-            "made by another version, or by `prepare`; run `titok-hf pretokenize` anew."
+            "made by another version, or by `prepare`; run `titok-hf pretokenize` again."
         )
     views = PretokenizeSettings(**{field.name: settings[field.name] for field in fields(PretokenizeSettings)})
     return ViewCutter(views, settings["image_size"])
@@ -314,9 +316,9 @@ __all__ = [
     "class_names",
     "classes_of_splits",
     "num_views",
+    "open_code_split",
     "open_codes",
-    "open_codes_with_digest",
+    "open_image_split",
     "open_images",
-    "open_images_with_digest",
     "recorded_views",
 ]

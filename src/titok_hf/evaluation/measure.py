@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 
 from titok_hf import __version__
 from titok_hf.accepted_values import check_finite
-from titok_hf.data.images import ResizeMode, class_names, image_batches, load_image_dataset
+from titok_hf.data.images import ResizeMode, image_batches
+from titok_hf.data.training_data import class_names, open_images
 from titok_hf.pictures import contact_sheet
 
 from .classification import JudgeMeter
@@ -37,7 +38,7 @@ class MeasureConfig:
     """What to measure on.
 
     Args:
-        data: source of the data set (`titok_hf.data.images.load_image_dataset`).
+        data: source of the data set (`titok_hf.data.training_data.open_images`).
         resize_mode: how its images are brought to the model's size (`titok_hf.data.images.images_to_tensor`).
         train_split: the images that the generator was trained on.
         test_split: images that nothing was trained on.
@@ -81,7 +82,7 @@ def measure(pipeline: TiTokPipeline, judge: PreTrainedModel, config: MeasureConf
     Raises:
         ValueError: model, judge and data set do not have the same classes.
     """
-    test_set = load_image_dataset(config.data, config.test_split)
+    test_set = open_images(config.data, config.test_split)
     names = class_names(test_set)
     _check_classes(pipeline, names)
     # As many test images as generated ones are kept; taken evenly, since a data set may be sorted by class.
@@ -90,7 +91,7 @@ def measure(pipeline: TiTokPipeline, judge: PreTrainedModel, config: MeasureConf
     metrics, held_out, reconstructed = _measure_reconstruction(pipeline, judge, test_set, kept, config)
     generated, metrics["judge"]["generated"] = _measure_generation(pipeline, judge, names, config)
     groups = {"generated": generated, "held_out": held_out, "reconstructed": reconstructed}
-    neighbors = _find_training_neighbors(groups, load_image_dataset(config.data, config.train_split), config)
+    neighbors = _find_training_neighbors(groups, open_images(config.data, config.train_split), config)
     metrics["memorization"] = memorization_report(**neighbors)
     pictures = {
         "generated.png": _sheet_of_classes(generated, names, config.images_per_class),

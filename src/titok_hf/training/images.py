@@ -2,9 +2,8 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,17 +13,12 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from titok_hf.data.augmentation import Augmentation
-from titok_hf.data.fingerprint import fingerprint
-from titok_hf.data.images import class_names, images_to_tensor, load_image_dataset
+from titok_hf.data.images import images_to_tensor
 from titok_hf.data.loaders import ImageLoader, ResumableLoader
+from titok_hf.data.opening import Opened
 from titok_hf.data.sources import NO_LABELS, Source
-from titok_hf.data.training_data import (
-    check_labels,
-    classes_of_splits,
-    num_views,
-    open_codes_with_digest,
-    open_images_with_digest,
-)
+from titok_hf.data.splits import Splits, open_splits
+from titok_hf.data.training_data import check_labels, class_names, open_code_split, open_image_split, open_images
 from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
 from titok_hf.pictures import contact_sheet
 
@@ -33,25 +27,6 @@ from .recipes import RecipeError
 from .run_folder import HELD_OUT
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Splits:
-    """
-    The two halves of a data set.
-
-    Args:
-        train: what is learnt, map-style or streaming.
-        test: what is measured, map-style.
-        class_names: the classes of both, in the order of the labels; None without labels.
-        record: what decides which examples are learnt, in which order, and which are measured; a resumed run has to
-            find the same. Plain values.
-    """
-
-    train: Dataset | IterableDataset
-    test: Dataset
-    class_names: list[str] | None = None
-    record: dict[str, Any] = field(default_factory=dict)
 
 
 def image_splits(config: ImageDataConfig, num_test: int, with_labels: bool = False) -> Splits:
@@ -65,76 +40,37 @@ def image_splits(config: ImageDataConfig, num_test: int, with_labels: bool = Fal
         RecipeError: no such data or split, a stream without a test split, fewer images than are to be held out, or,
             with labels, images without a class.
     """
-    labels = None if with_labels else NO_LABELS
-    try:
-        train = open_images_with_digest(config.source, config.train_split, config.streaming, label_column=labels)
-        test = None
-        if config.test_split is not None:
-            test = open_images_with_digest(config.source, config.test_split, label_column=labels)
-        return _splits(train, test, config.source, num_test, with_labels)
-    except (FileNotFoundError, ValueError) as error:
-        raise RecipeError(f"data: {error}") from error
+    open_split = partial(open_image_split, config.source, label_column=None if with_labels else NO_LABELS)
+    open_train = partial(open_split, config.train_split, config.streaming)
+    open_test = None if config.test_split is None else partial(open_split, config.test_split)
+    return _splits("data", open_train, open_test, num_test, with_labels)
 
 
 def code_splits(config: CodeDataConfig, num_test: int) -> Splits:
     """Opens the training and the test codes of a run, with labels; arguments and errors as for `image_splits`."""
-    try:
-        train = open_codes_with_digest(config.source, config.train_split, config.streaming)
-        test = None
-        if config.test_split is not None or config.test_source is not None:
-            test_split = config.test_split or config.train_split
-            test = open_codes_with_digest(config.test_source or config.source, test_split)
-        return _splits(train, test, config.source, num_test, with_labels=True)
-    except (FileNotFoundError, ValueError) as error:
-        raise RecipeError(f"codes: {error}") from error
+    open_train = partial(open_code_split, config.source, config.train_split, config.streaming)
+    open_test = None
+    if config.test_split is not None or config.test_source is not None:
+        open_test = partial(
+            open_code_split, config.test_source or config.source, config.test_split or config.train_split
+        )
+    return _splits("codes", open_train, open_test, num_test, with_labels=True)
 
 
 def _splits(
-    train: tuple[Dataset | IterableDataset, str | None],
-    test: tuple[Dataset, str | None] | None,
-    source: str,
+    section: str,
+    open_train: Callable[[], Opened],
+    open_test: Callable[[], Opened] | None,
     num_test: int,
     with_labels: bool,
 ) -> Splits:
-    """The splits of data sets that come with the digests of their files."""
-    names = _checked_classes(train[0], None if test is None else test[0]) if with_labels else None
-    record: dict[str, Any] = {"training data": fingerprint(*train)}
-    if test is not None:
-        return Splits(train[0], test[0], names, record | {"test data": fingerprint(*test)})
-    record[HELD_OUT] = num_test
-    return Splits(*_hold_out(train[0], source, num_test), names, record)
-
-
-def _checked_classes(train: Dataset | IterableDataset, test: Dataset | None) -> list[str]:
-    """The names of the classes of two splits, or of one; ValueError if a label is none of them."""
-    names = class_names(train) if test is None else classes_of_splits(train, test)
-    for name, dataset in (("training", train), ("test", test)):
-        try:
-            if dataset is not None:
-                check_labels(dataset, len(names))
-        except ValueError as error:
-            raise ValueError(f"In the {name} split, {error}") from error
-    return names
-
-
-def _hold_out(train: Dataset | IterableDataset, source: str, num_test: int) -> tuple[Dataset, Dataset]:
-    """Splits `num_test` examples off, the same ones in every run; the views of an image stay together."""
-    if not isinstance(train, Dataset):
-        raise ValueError(f"Of the stream {source} no test examples can be held out. Name a test_split.")
-    rows_per_example = num_views(train)
-    num_examples = len(train) // rows_per_example
-    if num_test >= num_examples:
-        raise ValueError(
-            f"{source} has {num_examples} examples, of which cadence.num_test_images={num_test} would be held out for "
-            "tests. Lower it, or name a test_split."
-        )
-    order = np.random.Generator(np.random.Philox(0)).permutation(num_examples)
-    held_out, kept = np.sort(order[:num_test]), np.sort(order[num_test:])
-    return train.select(_rows(kept, rows_per_example)), train.select(_rows(held_out, rows_per_example))
-
-
-def _rows(examples: np.ndarray, rows_per_example: int) -> np.ndarray:
-    return (examples[:, None] * rows_per_example + np.arange(rows_per_example)).ravel()
+    try:
+        splits = open_splits(open_train, open_test, num_test, with_labels)
+    except (FileNotFoundError, ValueError) as error:
+        raise RecipeError(f"{section}: {error}") from error
+    if open_test is None:
+        splits.record[HELD_OUT] = num_test
+    return splits
 
 
 def image_loader(
@@ -219,7 +155,7 @@ def load_split(config: ImageDataConfig, split: str | None) -> tuple[TensorDatase
     if split is None:
         raise RecipeError("data names no test_split, which this kind of run needs.")
     try:
-        dataset = load_image_dataset(config.source, split)
+        dataset = open_images(config.source, split)
         names = class_names(dataset)
         check_labels(dataset, len(names))
     except (FileNotFoundError, ValueError) as error:
@@ -254,7 +190,6 @@ def picture_of_pairs(images: torch.Tensor, reconstructions: torch.Tensor, column
 
 
 __all__ = [
-    "Splits",
     "check_batches",
     "code_splits",
     "decode_images",

@@ -12,7 +12,7 @@ from torch import nn
 
 from titok_hf.data.fingerprint import fingerprint
 from titok_hf.data.loaders import ImageCodeLoader, ResumableLoader
-from titok_hf.data.training_data import check_codes, open_codes_with_digest, recorded_views
+from titok_hf.data.training_data import check_codes, open_code_split, recorded_views
 from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANModel
 from titok_hf.modeling_titok import TiTokModel
 
@@ -170,10 +170,11 @@ class Stage1Task:
                 "data.test_split."
             )
         try:
-            codes, files = open_codes_with_digest(data.codes, data.train_split)
+            opened = open_code_split(data.codes, data.train_split)
+            codes = opened.dataset
             if "label" in codes.features:
                 codes = codes.remove_columns("label")  # this kind of run has no use for them
-            self.data_record["data.codes"] = fingerprint(codes, files)
+            self.data_record["data.codes"] = fingerprint(codes, opened.digest)
             check_codes(codes, self.teacher.config.codebook_size, num_patches)
             views = recorded_views(data.codes, data.train_split)
             if views.image_size != data.image_size:
