@@ -28,8 +28,9 @@ demo: $(VENV)/installed-demo
 	@echo
 	@echo "Reconstructions of real pictures are in demo/reconstruct, new pictures of every class in demo/generate."
 
-# Two processes, each with whole files of tests, whose fixtures are dear.
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# Two processes, each with whole files of tests, whose fixtures are dear. In the order of the folders: pytest-xdist would
+# keep the files of few and long tests for the end, when one process waits for the other.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/installed-test
 	$(PYTEST)
