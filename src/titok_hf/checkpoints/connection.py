@@ -23,7 +23,7 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id
 
 from .folders import Description
-from .locations import may_be_hub_id
+from .locations import check_location, may_be_hub_id
 from .retries import with_retries
 
 REPO_TYPES = ("model", "dataset")
@@ -124,16 +124,21 @@ def check_on_hub(repo_id: str, repo_type: str = "model", revision: str | None = 
             os.environ["HF_HUB_OFFLINE"] = "1"  # for `datasets`, and for processes that are started later
 
 
-def small_file(repo_id: str, name: str, revision: str | None = None) -> Path | None:
+def small_file(model: str, name: str, revision: str | None = None) -> Path | None:
     """
-    A file of a model repository, downloaded if the cache has not got it; None if there is none.
+    A file of a model in a folder, or of a model repository, from which it is downloaded if the cache lacks it; None if
+    there is no such file.
 
     Raises:
+        FileNotFoundError: neither a path nor the id of a repository.
         OSError, ValueError: as [`check_on_hub`].
     """
-    with clear_errors(repo_id):
+    if check_location(model):
+        path = Path(model, name)
+        return path if path.is_file() else None
+    with clear_errors(model):
         try:
-            return Path(with_retries(lambda: hf_hub_download(repo_id, name, revision=revision)))
+            return Path(with_retries(lambda: hf_hub_download(model, name, revision=revision)))
         except EntryNotFoundError:  # of the Hub, or of a cache that nobody asks further than
             return None
 

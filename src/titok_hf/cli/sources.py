@@ -60,9 +60,6 @@ def is_pipeline(model: str) -> bool:
 
 def file_of(model: str, name: str) -> Path | None:
     """A small file of a model on this machine or on the Hub, from which it is downloaded; None if it has none."""
-    if Path(model).exists():
-        path = Path(model, name)
-        return path if path.is_file() else None
     from titok_hf.checkpoints.connection import small_file
 
     return small_file(model, name)

@@ -73,18 +73,12 @@ class SplitMaker:
     def __init__(
         self, source: str | os.PathLike | Dataset | IterableDataset, output: str | os.PathLike, **options: Any
     ) -> None:
-        self.options = options_ = SplitOptions(**options)
+        self.options = SplitOptions(**options)
         self.output = Path(output)
-        self.opened = open_source(
-            source, options_.split, options_.config_name, options_.streaming, options_.label_column
-        )
-        self.images = Source(
-            self.opened.dataset,
-            options_.image_column,
-            options_.label_column,
-            options_.limit,
-            self.opened.single_class,
-        )
+        split, label_column, limit = self.options.split, self.options.label_column, self.options.limit
+        self.opened = open_source(source, split, self.options.config_name, self.options.streaming, label_column)
+        image_column, single_class = self.options.image_column, self.opened.single_class
+        self.images = Source(self.opened.dataset, image_column, label_column, limit, single_class)
 
     def features(self, **columns: Any) -> Features:
         """The columns of the new data set: some of its own, then `label` if there are labels, and `source_index`."""
@@ -136,7 +130,8 @@ class SplitMaker:
             report = self._make_shards(shards, convert, chunk_size, part, finish)
             complete = self._write_report(shards)
             if complete is not None:
-                reports = {path.stem.partition("-")[2]: Report.read(path) for path in sorted(_reports(self.output))}
+                paths = sorted(self.output.glob("report-*.json"))
+                reports = {path.stem.partition("-")[2]: Report.read(path) for path in paths}
                 write_card(self.output, card, Features.from_arrow_schema(shards.schema), reports, shards.settings)
             return complete or report
 
@@ -178,10 +173,6 @@ class SplitMaker:
         write_atomically(shards.folder / f"report-{shards.split}.json", content.encode())
         shards.clean()
         return report
-
-
-def _reports(folder: Path) -> Iterable[Path]:
-    return folder.glob("report-*.json")
 
 
 def _chunks(

@@ -20,7 +20,6 @@ from transformers.utils import logging
 from ..accepted_values import check_finite
 from ..checkpoints.connection import small_file
 from ..checkpoints.layout import INDEX_NAME
-from ..checkpoints.locations import check_location
 from ..configuration_maskgit_vqgan import MaskGitVQGANConfig
 from ..image_processing_pil_titok import TiTokImageProcessorPil
 from ..modeling_maskgit_vqgan import MaskGitVQGANModel
@@ -129,7 +128,8 @@ class ImageEncoder:
     def enlarges(self) -> bool:
         """Whether small images are enlarged, as the image processor beside the model says; else they lie on black."""
         folder = "image_processor" if self._is_pipeline else ""
-        if not self._has_file(f"{folder}/preprocessor_config.json".lstrip("/")):
+        name = f"{folder}/preprocessor_config.json".lstrip("/")
+        if small_file(self.model, name, self.revision) is None:
             return True
         return TiTokImageProcessorPil.from_pretrained(self.model, revision=self.revision, subfolder=folder).do_enlarge
 
@@ -181,12 +181,7 @@ class ImageEncoder:
 
     @cached_property
     def _is_pipeline(self) -> bool:
-        return self._has_file(INDEX_NAME)
-
-    def _has_file(self, name: str) -> bool:
-        if check_location(self.model):
-            return Path(self.model, name).is_file()
-        return small_file(self.model, name, self.revision) is not None
+        return small_file(self.model, INDEX_NAME, self.revision) is not None
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from huggingface_hub.utils import validate_repo_id
 from yaml import YAMLError
 
 from .columns import NO_LABELS, label_column, with_image_columns, with_numbered_labels
+from .decoding import reason_of
 from .folder_listing import TAR_SUFFIXES, FolderListing, listing_digest, suffix_of
 from .idx_files import is_idx_folder, load_idx_folder
 from .image_folders import read_image_folder
@@ -97,8 +98,7 @@ def open_source(
         cause = error
         while isinstance(cause.__cause__, Exception):
             cause = cause.__cause__
-        reason = " ".join(str(cause).split()) or type(cause).__name__
-        raise ValueError(f"{source} cannot be opened as a data set: {reason}") from error
+        raise ValueError(f"{source} cannot be opened as a data set: {reason_of(cause)}") from error
     is_elsewhere = "://" in source or not (Path(source).expanduser().exists() or glob.has_magic(source))
     path = Path(source).expanduser().absolute()
     opened.name = source if is_elsewhere else path.resolve().name
@@ -192,7 +192,7 @@ def _open_described_images(request: _Request, listing: FolderListing) -> Opened:
     try:
         dataset = load(request.split)
     except (ValueError, LookupError, DatasetsError) as error:
-        reason = " ".join(str(error.__cause__ or error).split())
+        reason = reason_of(error.__cause__ if isinstance(error.__cause__, Exception) else error)
         raise ValueError(f"{listing.metadata[0]} cannot be used as metadata of images: {reason}") from error
     columns = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
     named = set()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import fsspec
 
+from .decoding import reason_of
 from .records import check_regular_file
 
 # A sample's name reaches up to the first dot behind the last slash, as webdataset has it.
@@ -92,7 +93,7 @@ def members(path: str, with_content: bool = True) -> Iterator[Member]:
                 yield _read(archive, header, name) if with_content else Member(name)
         # Damaged headers end in whatever exception their numbers and texts lead to.
         except Exception as error:
-            yield Member(path, error=f"the tar file cannot be read further ({_reason(error)})")
+            yield Member(path, error=f"the tar file cannot be read further ({reason_of(error)})")
             return
         if archive.damaged_at is not None:
             yield Member(path, error=f"the tar file is damaged at byte {archive.damaged_at:,}; images may be missing")
@@ -162,10 +163,6 @@ def _read(archive: _CheckedTarFile, header: tarfile.TarInfo, name: str) -> Membe
     if len(content) != target.size:
         return Member(name, error="the tar file ends within it")
     return Member(name, content)
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 __all__ = ["Member", "Sample", "members", "samples"]
