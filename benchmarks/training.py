@@ -73,7 +73,7 @@ def overhead(name: str, rounds: int, steps: int, num_workers: int) -> None:
             "model": model | {"codebook_dim": 12, "decoder_head": "pixels"},
             "loss": {"reinitialize_codes": False},
             "optimization": {"num_steps": (rounds + 1) * steps + 1, "batch_size": batch_size, "learning_rate": 1e-4},
-            "cadence": {"log_every": steps, "num_test_images": 16}
+            "intervals": {"log_every": steps, "num_test_images": 16}
             | dict.fromkeys(("evaluate_every", "checkpoint_every"), 10**9),
         }
         times = alternate(values, steps)

@@ -102,7 +102,7 @@ def reduced(name: str, folder: Path, pictures: Path, batch_size: int) -> list[st
         "optimization.warmup_steps": 5,
         "optimization.batch_size": batch_size,
         "optimization.mixed_precision": "no",
-        "cadence": "{log_every: 1, evaluate_every: 20, checkpoint_every: 20, num_test_images: 4, trackers: []}",
+        "intervals": "{log_every: 1, evaluate_every: 20, checkpoint_every: 20, num_test_images: 4, trackers: []}",
     }
     if isinstance(recipe, GeneratorRecipe):
         values |= {"tokenizer": folder / "tokenizer", "codes.source": folder / "codes", "codes.test_split": "test"}

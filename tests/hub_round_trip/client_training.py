@@ -36,7 +36,7 @@ def recipe(tmp_path: Path) -> Path:
         "data": {"source": str(tmp_path / "pictures"), "image_size": 32, "resize_mode": "pad"},
         "model": MODEL,
         "optimization": {"num_steps": 2, "batch_size": 4, "learning_rate": 1e-3, "warmup_steps": 1},
-        "cadence": {"num_test_images": 4, "trackers": []},
+        "intervals": {"num_test_images": 4, "trackers": []},
     }
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(values))

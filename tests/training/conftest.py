@@ -88,7 +88,13 @@ def tokenizer_values(picture_folder: Path, tmp_path: Path) -> dict[str, Any]:
         "data": {"source": str(picture_folder), "image_size": 32, "resize_mode": "pad"},
         "model": dict(TINY_TOKENIZER),
         "optimization": {"num_steps": 8, "batch_size": 4, "learning_rate": 1e-2, "warmup_steps": 2},
-        "cadence": {"log_every": 2, "evaluate_every": 4, "checkpoint_every": 3, "num_test_images": 20, "trackers": []},
+        "intervals": {
+            "log_every": 2,
+            "evaluate_every": 4,
+            "checkpoint_every": 3,
+            "num_test_images": 20,
+            "trackers": [],
+        },
     }
 
 

@@ -13,7 +13,7 @@ from training_runs import entries_of, trained
 
 CHANGES = {
     "optimization": {"num_steps": 2},
-    "cadence": {"log_every": 1, "evaluate_every": 2, "checkpoint_every": 2, "num_test_images": 4},
+    "intervals": {"log_every": 1, "evaluate_every": 2, "checkpoint_every": 2, "num_test_images": 4},
 }
 
 
@@ -32,7 +32,7 @@ def classifier(tmp_path_factory) -> str:
 def test_a_run_asks_an_apple_gpu_for_no_float64(name, values_of, classifier, monkeypatch):
     values = values_of(name)
     if name != "generator":
-        values["cadence"]["frechet_network"] = classifier
+        values["intervals"]["frechet_network"] = classifier
     devices = set()
     pooled_features = FrozenClassifier.pooled_features
 

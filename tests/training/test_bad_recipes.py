@@ -76,7 +76,7 @@ def pictures_without_classes(picture_folder: Path, folder: Path) -> str:
         ("stage2", "tokenizer=/nowhere", "tokenizer is '/nowhere', and there is no such folder. Train it first"),
         ("stage2", "teacher=/nowhere", "teacher is '/nowhere', and there is no such folder. Train it first"),
         ("tokenizer", "data.source=/nowhere", "/nowhere does not exist"),
-        ("tokenizer", "data.test_split=null", "20 examples, of which cadence.num_test_images=20 would be held out"),
+        ("tokenizer", "data.test_split=null", "20 examples, of which intervals.num_test_images=20 would be held out"),
         ("generator", "codes={source: somewhere}", "exactly one of the two"),
     ],
 )

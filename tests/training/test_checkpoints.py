@@ -70,7 +70,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tokenizer_values, tm
 def test_a_damaged_checkpoint_does_not_push_a_whole_one_out(tokenizer_values):
     loop = cut_off(tokenizer_values, after_step=7)
     flip_a_byte(loop.folder.checkpoints / "step_00000006" / "ema.pt")
-    again = cut_off(tokenizer_values, after_step=4, cadence={"checkpoint_every": 4, "num_checkpoints": 1})
+    again = cut_off(tokenizer_values, after_step=4, intervals={"checkpoint_every": 4, "num_checkpoints": 1})
     assert checkpoint_names(again) == ["damaged_step_00000006", "step_00000004"]
 
 

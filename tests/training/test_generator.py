@@ -56,7 +56,7 @@ def test_a_run_ends_in_a_pipeline_with_the_recipe_s_sampler(architecture, genera
 
 
 def test_training_reduces_the_loss_and_the_best_model_is_that_of_the_least(generator_values):
-    generator_values["cadence"] |= {"log_every": 40, "evaluate_every": 20, "checkpoint_every": 40}
+    generator_values["intervals"] |= {"log_every": 40, "evaluate_every": 20, "checkpoint_every": 40}
     with torch.no_grad():
         before = task_of(generator_values).evaluate()[0]
     trained(generator_values, optimization={"num_steps": 40, "ema_decay": 0.9})
@@ -83,7 +83,7 @@ def test_an_epoch_takes_one_view_of_each_image_and_the_next_one_others(generator
     rows = [[image, view, 0, 0] for image in range(12) for view in range(3)]
     source = write_codes(tmp_path / "codes", rows, labels=[0, 1, 2] * 12, views=3)
     values = without_images(generator_values, source=source)
-    values["cadence"]["num_test_images"] = 4
+    values["intervals"]["num_test_images"] = 4
     task = task_of(values)
     batches = iter(task.loader)  # 8 images to train on, 4 a batch
     epochs = [torch.cat([next(batches)["codes"] for _ in range(2)]) for _ in range(6)]
@@ -142,12 +142,12 @@ def test_a_tokenizer_that_does_not_fit_is_refused(tokenizer, message, generator_
         ([[0, 1, 2, 16]] * 12, [0] * 12, r"Row \d+ holds the code 16; this model's codes lie in \[0, 16\)"),
         ([[0, 1, 2]] * 12, [0] * 12, r"Row \d+ has 3 codes; this model has 4 latent tokens"),
         ([[0, 1, 2, 3]] * 12, None, "no column 'label'"),
-        ([[0, 1, 2, 3]] * 4, [0] * 4, "has 4 examples, of which cadence.num_test_images=4"),
+        ([[0, 1, 2, 3]] * 4, [0] * 4, "has 4 examples, of which intervals.num_test_images=4"),
     ],
 )
 def test_codes_that_do_not_fit_are_refused(rows, labels, message, generator_values, tmp_path):
     values = without_images(generator_values, source=write_codes(tmp_path / "codes", rows, labels))
-    values["cadence"]["num_test_images"] = 4
+    values["intervals"]["num_test_images"] = 4
     with pytest.raises(RecipeError, match=message):
         task_of(values)
 

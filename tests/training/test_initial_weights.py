@@ -13,7 +13,7 @@ NO_STEP = {"learning_rate": 1e-12, "end_learning_rate": 0.0, "num_steps": 1, "we
 @pytest.mark.parametrize("kind", ["tokenizer", "stage1", "stage2", "vqgan", "generator"])
 def test_every_kind_starts_from_weights(kind, values_of, tmp_path):
     values = values_of(kind)
-    first = trained(values, optimization={"num_steps": 2}, cadence={"evaluate_every": 9, "checkpoint_every": 9})
+    first = trained(values, optimization={"num_steps": 2}, intervals={"evaluate_every": 9, "checkpoint_every": 9})
     changes = {"seed": 5, "output_dir": str(tmp_path / "second"), "optimization": NO_STEP}
     if kind != "generator":
         changes["loss"] = {"reinitialize_codes": False}

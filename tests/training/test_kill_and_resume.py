@@ -38,7 +38,7 @@ def recipe_file(values_of: Callable[[str], dict[str, Any]], picture_folder: Path
     def recipe_file(kind: str) -> Path:
         values = values_of("generator" if kind == "generator_of_codes" else kind)
         values["optimization"]["num_steps"] = NUM_STEPS
-        values["cadence"] |= {"log_every": 1, "evaluate_every": 4, "checkpoint_every": 1}
+        values["intervals"] |= {"log_every": 1, "evaluate_every": 4, "checkpoint_every": 1}
         if values["kind"] == "generator":
             values["model"]["dropout"] = 0.1
         if kind == "generator_of_codes":
@@ -46,7 +46,7 @@ def recipe_file(values_of: Callable[[str], dict[str, Any]], picture_folder: Path
             pretokenize(picture_folder, tmp_path / "codes", encoder, PretokenizeSettings("flip"), workers=0)
             del values["data"]
             values["codes"] = {"source": str(tmp_path / "codes")}
-            values["cadence"]["num_test_images"] = 4
+            values["intervals"]["num_test_images"] = 4
         path = tmp_path / "recipe.yaml"
         path.write_text(yaml.safe_dump(values))
         return path

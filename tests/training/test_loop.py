@@ -97,7 +97,7 @@ def test_a_resumed_run_keeps_its_global_batch(tokenizer_values):
 
 
 def test_what_a_run_leaves_behind(tokenizer_values):
-    tokenizer_values["cadence"]["trackers"] = ["tensorboard"]
+    tokenizer_values["intervals"]["trackers"] = ["tensorboard"]
     trained(tokenizer_values)
     folder = Path(tokenizer_values["output_dir"])
     names = {"best_model", "checkpoints", "logs", "metrics.jsonl", "model", "pictures", "recipe.yaml"}
@@ -149,7 +149,7 @@ def test_evaluation_changes_nothing(kind, values_of, tmp_path):
     values = values_of(kind)
     whole = trained(values, optimization={"num_steps": 4})
     often = {"evaluate_every": 1, "checkpoint_every": 1, "log_every": 1}
-    again = trained(values, optimization={"num_steps": 4}, cadence=often, output_dir=str(tmp_path / "often"))
+    again = trained(values, optimization={"num_steps": 4}, intervals=often, output_dir=str(tmp_path / "often"))
     assert equal(again, whole)
 
 
@@ -170,7 +170,7 @@ def test_the_global_batch_counts_accumulation(tokenizer_values):
 
 def test_learning_rate_warms_up_and_falls_along_a_half_cosine(tokenizer_values):
     changes = {"num_steps": 12, "end_learning_rate": 1e-3, "gradient_accumulation_steps": 2}
-    trained(tokenizer_values, optimization=changes, cadence={"log_every": 1})
+    trained(tokenizer_values, optimization=changes, intervals={"log_every": 1})
     rates = series(tokenizer_values, "learning_rate")
     assert rates[:2] == pytest.approx([5e-3, 1e-2])
     assert rates[6] == pytest.approx((1e-2 + 1e-3) / 2)
@@ -201,7 +201,7 @@ def test_the_model_that_is_saved_is_the_average_of_all_steps(tokenizer_values):
 
 @pytest.mark.parametrize("more_is_better", [True, False])
 def test_the_best_model_is_the_best_by_the_measure(more_is_better, tokenizer_values):
-    loop = loop_of(tokenizer_values, cadence={"evaluate_every": 1})
+    loop = loop_of(tokenizer_values, intervals={"evaluate_every": 1})
     loop.task.best = ("psnr", more_is_better)
     loop.progress.best = float("-inf" if more_is_better else "inf")
     script = iter([3.0, 1.0, 2.0, 5.0, 4.0, 5.0, 1.0, 2.0])
@@ -221,7 +221,7 @@ def test_the_best_model_is_the_best_by_the_measure(more_is_better, tokenizer_val
 
 
 def test_a_measure_that_is_not_a_number_is_never_the_best(tokenizer_values):
-    loop = loop_of(tokenizer_values, cadence={"evaluate_every": 1}, optimization={"num_steps": 3})
+    loop = loop_of(tokenizer_values, intervals={"evaluate_every": 1}, optimization={"num_steps": 3})
     loop.task.best, loop.progress.best = ("distance", False), float("inf")
     script = iter([3.0, float("nan"), 4.0])
     loop.task.evaluate = lambda: ({"distance": next(script)}, Image.new("RGB", (1, 1)))
@@ -312,7 +312,7 @@ def test_bfloat16_learns_nearly_the_same_on_a_cpu(kind, values_of, tmp_path):
 @pytest.mark.parametrize("kind", ["tokenizer", "gan"])
 def test_fp16_leaves_out_steps_whose_gradients_overflow_until_its_scale_fits(kind, values_of):
     values = values_of(kind)
-    values["cadence"] |= {"log_every": 1, "evaluate_every": 14, "checkpoint_every": 14}
+    values["intervals"] |= {"log_every": 1, "evaluate_every": 14, "checkpoint_every": 14}
     values["optimization"] |= {"warmup_steps": 0, "num_steps": 14}
     loop = loop_with_scaler(values, scale=2.0**28)
     first = {name: value.clone() for name, value in loop.task.model.named_parameters()}
@@ -354,7 +354,7 @@ def test_fp16_stops_at_once_where_the_loss_itself_is_not_finite(tokenizer_values
 
 @pytest.mark.slow
 def test_a_compiled_model_trains_and_is_saved_under_its_own_names(tokenizer_values, tmp_path):
-    tokenizer_values["cadence"]["log_every"] = 1
+    tokenizer_values["intervals"]["log_every"] = 1
     plain = trained(tokenizer_values, optimization={"num_steps": 2})
     values = tokenizer_values | {"output_dir": str(tmp_path / "compiled")}
     compiled = trained(values, optimization={"num_steps": 2, "compile": True})

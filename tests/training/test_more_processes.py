@@ -32,8 +32,8 @@ def in_two_processes(script: str, *arguments: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_go_on_where_one_stopped(tokenizer_values, tmp_path):
-    values = tokenizer_values | {"cadence": {"log_every": 1, "evaluate_every": 4, "checkpoint_every": 4}}
-    values["cadence"] |= {"num_test_images": 20, "trackers": []}
+    values = tokenizer_values | {"intervals": {"log_every": 1, "evaluate_every": 4, "checkpoint_every": 4}}
+    values["intervals"] |= {"num_test_images": 20, "trackers": []}
     values["loss"] = {"reinitialize_codes": False}  # which makes unused entries equal, between which rounding decides
     optimization = values["optimization"] | {"learning_rate": 1e-3, "end_learning_rate": 1e-3}
     run = str(tmp_path / "run")
@@ -64,7 +64,7 @@ def test_two_processes_that_add_up_two_batches_equal_one_large_batch(kind, value
     else:
         values["loss"]["adversarial"] |= {"start_step": 1, "lecam_weight": 1.0}
     values["optimization"] |= {"num_steps": 4, "learning_rate": 1e-3, "warmup_steps": 0}
-    values["cadence"] |= {"log_every": 1}
+    values["intervals"] |= {"log_every": 1}
     with in_float64(), recorded_gaps() as gaps:
         whole = trained(values, output_dir=str(tmp_path / "whole"))
     assert min(gaps, default=1.0) > TIE

@@ -23,7 +23,7 @@ FEW_STEPS = [
     "optimization.num_steps=4",
     "optimization.batch_size=4",
     "optimization.warmup_steps=1",
-    "cadence.num_test_images=6",
+    "intervals.num_test_images=6",
 ]
 
 
@@ -80,7 +80,7 @@ def test_one_class_goes_the_whole_way_with_its_name(layout, generator_values, tm
     values = {key: value for key, value in generator_values.items() if key != "data"}
     values |= {"codes": {"source": str(tmp_path / "codes")}}
     values["optimization"] |= {"num_steps": 1}
-    values["cadence"] |= {"num_test_images": 4}
+    values["intervals"] |= {"num_test_images": 4}
     folder = train(recipe_of(values))
     pipeline = TiTokPipeline.from_pretrained(folder)
     assert pipeline.id2label == {0: "cat"} and len(pipeline("cat").images) == 1

@@ -68,7 +68,7 @@ def test_the_discriminator_s_schedule_begins_with_it(values_of):
     values = values_of("gan")
     values["loss"]["adversarial"]["start_step"] = 4
     values["optimization"] |= {"num_steps": 10, "end_learning_rate": 0.0}
-    values["cadence"] |= {"log_every": 1, "evaluate_every": 10, "checkpoint_every": 10}
+    values["intervals"] |= {"log_every": 1, "evaluate_every": 10, "checkpoint_every": 10}
     loop = loop_of(values)
     weights = [{name: value.clone() for name, value in loop.task.discriminator.state_dict().items()}]
     finish_step = loop.task.after_step
@@ -91,7 +91,7 @@ def test_the_discriminator_s_schedule_begins_with_it(values_of):
 @pytest.mark.parametrize("name", ["tokenizer", "kl", "vqgan"])
 def test_training_reduces_the_error(name, values_of, tmp_path):
     values = values_of(name)
-    values["cadence"] |= AT_THE_END
+    values["intervals"] |= AT_THE_END
     task = task_of(values)
     with torch.no_grad():
         before = task.evaluate()[0]
@@ -101,7 +101,7 @@ def test_training_reduces_the_error(name, values_of, tmp_path):
 
 def test_a_codebook_is_measured_and_a_gaussian_has_none(values_of, classifier):
     values = values_of("tokenizer")
-    values["cadence"]["frechet_network"] = classifier
+    values["intervals"]["frechet_network"] = classifier
     with torch.no_grad():
         measures, picture = task_of(values).evaluate()
     assert measures.keys() == {"psnr", "ssim", "frechet_distance", "codes_used", "codebook_perplexity"}
@@ -116,8 +116,8 @@ def test_a_codebook_is_measured_and_a_gaussian_has_none(values_of, classifier):
 def test_the_best_model_is_that_of_the_least_frechet_distance_where_a_network_is_named(kind, values_of, classifier):
     values = values_of(kind)
     assert task_of(values).best == ("psnr", True)
-    values["cadence"]["frechet_network"] = classifier
-    loop = loop_of(values, cadence={"evaluate_every": 1}, optimization={"num_steps": 3})
+    values["intervals"]["frechet_network"] = classifier
+    loop = loop_of(values, intervals={"evaluate_every": 1}, optimization={"num_steps": 3})
     script = iter([(1.0, 5.0), (2.0, 4.0), (3.0, 6.0)])
 
     def evaluate():
@@ -128,7 +128,7 @@ def test_the_best_model_is_that_of_the_least_frechet_distance_where_a_network_is
     loop.run()
     assert loop.progress.best == 4.0
     # A resumed run that measures something else does not compare the two.
-    values["cadence"]["frechet_network"] = None
+    values["intervals"]["frechet_network"] = None
     resumed = loop_of(values, optimization={"num_steps": 4})
     resumed.run()
     assert resumed.progress.best == series(values, "test/psnr")[-1]
@@ -173,6 +173,6 @@ def test_other_quantisers_train_too(tokenizer_values):
 
 
 def test_a_frechet_network_that_is_not_there_is_refused(tokenizer_values):
-    tokenizer_values["cadence"]["frechet_network"] = "/nowhere/at/all"
-    with pytest.raises(RecipeError, match="cadence.frechet_network: .*/nowhere/at/all"):
+    tokenizer_values["intervals"]["frechet_network"] = "/nowhere/at/all"
+    with pytest.raises(RecipeError, match="intervals.frechet_network: .*/nowhere/at/all"):
         task_of(tokenizer_values)

@@ -160,7 +160,7 @@ def workers_of(process: subprocess.Popen) -> list[int]:
 @pytest.mark.slow
 def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(tokenizer_values, tmp_path):
     values = tokenizer_values | {"optimization": tokenizer_values["optimization"] | {"num_steps": 100_000}}
-    values["cadence"] |= {"evaluate_every": 100_000, "checkpoint_every": 100_000}
+    values["intervals"] |= {"evaluate_every": 100_000, "checkpoint_every": 100_000}
     with started(values, 2, tmp_path) as process:
         os.kill(workers_of(process)[-1], signal.SIGTERM)
         errors = process.communicate(timeout=120)[1]
@@ -183,7 +183,7 @@ def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(tokeniz
 def test_two_nodes_save_where_the_recipe_says(own_folders, save_on_each_node, message, tokenizer_values, tmp_path):
     """A node is a launcher of its own; its disk is the folder in which it runs."""
     values = tokenizer_values | {"output_dir": "run", "system": {"save_on_each_node": save_on_each_node}}
-    values["cadence"] |= {"evaluate_every": 4}
+    values["intervals"] |= {"evaluate_every": 4}
     (tmp_path / "recipe.yaml").write_text(recipe_to_yaml(recipe_of(values)))
     nodes = [tmp_path / f"node{rank if own_folders else 0}" for rank in (0, 1)]
 

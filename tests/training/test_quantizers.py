@@ -61,7 +61,7 @@ def trained_values(tokenizer_values):
     """Of a recipe that trains the registered quantiser for two steps, after the run."""
     tokenizer_values["model"] |= {"quantizer": "fsq", "codebook_size": 81, "codebook_dim": 4}
     tokenizer_values["optimization"]["num_steps"] = 2
-    tokenizer_values["cadence"] |= {"log_every": 1, "evaluate_every": 2}
+    tokenizer_values["intervals"] |= {"log_every": 1, "evaluate_every": 2}
     tokenizer_values["loss"] = {"reinitialize_codes": True}  # there is no codebook for it
     train(recipe_of(tokenizer_values))
     return tokenizer_values

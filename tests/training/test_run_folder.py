@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from titok_hf.training.recipes import RecipeError
-from titok_hf.training.run_folder import RunFolder
+from titok_hf.training.run_folder import HELD_OUT, RunFolder
 from training_runs import recipe_of
 
 
@@ -36,7 +36,7 @@ def test_a_new_and_an_empty_folder_are_free(tokenizer_values, tmp_path):
     "change",
     [
         {},
-        {"cadence": {"log_every": 1, "num_checkpoints": 9}},
+        {"intervals": {"log_every": 1, "num_checkpoints": 9}},
         {"optimization": {"num_steps": 1_000, "mixed_precision": "bf16"}},
         {"optimization": {"batch_size": 2, "gradient_accumulation_steps": 2}},  # the checkpoint knows their product
         {"push_to_hub": "someone/model"},
@@ -76,12 +76,12 @@ TRAINED = {"rows": 20, "columns": ["image"], "classes": None, "files": "a", "con
     [
         ({"training data": TRAINED | {"rows": 19}}, "training data changed .*it had 20 rows, and now it has 19 rows"),
         ({"training data": TRAINED | {"content": "c"}}, "its rows are others.* Restore them as they were. Or choose"),
-        ({"cadence.num_test_images": 8}, "num_test_images was 4 when this run began, and is 8.* Set it to 4, or"),
+        ({"intervals.num_test_images": 8}, "num_test_images was 4 when this run began, and is 8.* Set it to 4, or"),
         ({"teacher": "e"}, "The teacher changed since this run began"),
     ],
 )
 def test_a_run_goes_on_with_the_data_that_it_began_with(change, message, folder, tokenizer_values):
-    record = {"training data": TRAINED, "cadence.num_test_images": 4, "teacher": "d"}
+    record = {"training data": TRAINED, "intervals.num_test_images": 4, "teacher": "d"}
     folder.claim(recipe_of(tokenizer_values), record)
     folder.check_data(record | change)  # nothing is learnt yet
     save(folder, 9)
@@ -167,3 +167,18 @@ def test_a_folder_without_entries_is_tidied_too(tmp_path):
     folder = RunFolder(Path(tmp_path / "run"))
     folder.tidy(0)
     assert not folder.metrics_file.exists()
+
+
+def test_a_run_of_an_earlier_version_goes_on(folder, tokenizer_values):
+    """Its recipe and its record of data call `intervals` `cadence`."""
+    folder.data_record = {"cadence.num_test_images": 5}
+    save(folder, step=1)
+    written = folder.recipe_file.read_text()
+    assert "\nintervals:" in written
+    folder.recipe_file.write_text(written.replace("\nintervals:", "\ncadence:"))
+    folder.check(recipe_of(tokenizer_values))
+    folder.check_data({HELD_OUT: 5})
+    with pytest.raises(RecipeError, match="intervals.num_test_images was 5 when this run began, and is 6"):
+        folder.check_data({HELD_OUT: 6})
+    with pytest.raises(RecipeError, match="another recipe"):
+        folder.check(recipe_of(tokenizer_values, seed=7))

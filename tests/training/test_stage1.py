@@ -37,7 +37,7 @@ def test_codes_that_were_made_before_teach_the_same(codes, stage1_values, tmp_pa
 
 
 def test_training_reduces_the_loss_and_nothing_of_the_teacher_is_saved(stage1_values, teacher):
-    stage1_values["cadence"] |= {"log_every": 60, "evaluate_every": 30, "checkpoint_every": 60}
+    stage1_values["intervals"] |= {"log_every": 60, "evaluate_every": 30, "checkpoint_every": 60}
     trained(stage1_values, optimization={"num_steps": 60, "ema_decay": 0.9})
     losses = series(stage1_values, "test/proxy_code_loss")
     assert losses[-1] < losses[0] < 1.2 * math.log(16)
@@ -52,7 +52,7 @@ def test_training_reduces_the_loss_and_nothing_of_the_teacher_is_saved(stage1_va
 
 def test_the_loss_is_cross_entropy_plus_the_quantiser_s(stage1_values):
     stage1_values["loss"] = {"quantizer_weight": 0.25}
-    trained(stage1_values, cadence={"log_every": 1}, optimization={"num_steps": 2})
+    trained(stage1_values, intervals={"log_every": 1}, optimization={"num_steps": 2})
     for entry in entries_of(stage1_values)[:2]:
         assert entry["loss"] == pytest.approx(entry["proxy_code_loss"] + 0.25 * entry["quantizer_loss"], rel=1e-5)
 
@@ -90,7 +90,7 @@ def test_unused_codes_move_where_the_recipe_says_so(stage1_values):
 )
 def test_what_does_not_fit_is_refused(group, change, message, stage1_values, codes):
     change = {key: value.format(codes=codes) if isinstance(value, str) else value for key, value in change.items()}
-    stage1_values["cadence"]["num_test_images"] = 4
+    stage1_values["intervals"]["num_test_images"] = 4
     stage1_values[group] |= change
     with pytest.raises(RecipeError, match=message):
         task_of(stage1_values)

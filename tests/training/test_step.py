@@ -66,7 +66,7 @@ def test_fp16_gives_both_optimisers_the_gradients_of_float32_over_several_batche
 def test_gradients_reach_both_optimisers_no_longer_than_the_largest_norm(scale, values_of):
     values = in_two_batches(with_adversary(values_of("gan")))
     values["optimization"]["max_grad_norm"] = 0.01
-    values["cadence"]["log_every"] = 1
+    values["intervals"]["log_every"] = 1
     clipped = gradients_of(loop_of(values) if scale is None else loop_with_scaler(values, scale))
     for name, logged in (("model", "grad_norm"), ("discriminator", "discriminator/grad_norm")):
         norm = torch.stack([gradient.norm() for gradient in clipped[name]]).norm()
@@ -150,7 +150,7 @@ def test_a_state_that_is_saved_when_a_step_fails_is_the_one_before_it(kind, valu
     values = in_two_batches(values_of(kind))
     if kind == "generator":
         values["model"]["dropout"] = 0.5
-    values["cadence"] |= {"checkpoint_every": 4, "evaluate_every": 8}
+    values["intervals"] |= {"checkpoint_every": 4, "evaluate_every": 8}
     whole = trained(values | {"output_dir": str(tmp_path / "whole")})
     loop = loop_of(values)
     module = loop.task.model if loop.task.discriminator is None else loop.task.discriminator
@@ -163,7 +163,7 @@ def test_a_state_that_is_saved_when_a_step_fails_is_the_one_before_it(kind, valu
 
 def test_a_failed_step_does_not_write_over_the_checkpoint_of_the_same_step(values_of):
     values = values_of("gan")
-    values["cadence"] |= {"checkpoint_every": 5}
+    values["intervals"] |= {"checkpoint_every": 5}
     loop = loop_of(values)
     parameter = next(loop.task.discriminator.parameters())
     parameter.register_hook(lambda gradient: gradient * (float("nan") if loop.step == 5 else 1))

@@ -45,7 +45,7 @@ def test_trackers_get_the_recipe_by_full_keys(tokenizer_values):
 def test_a_resumed_run_goes_on_in_the_run_that_wandb_knows(tokenizer_values, monkeypatch):
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    recipe = recipe_of(tokenizer_values, cadence={"trackers": ["wandb"]})
+    recipe = recipe_of(tokenizer_values, intervals={"trackers": ["wandb"]})
     seen = []
     for _ in range(2):
         accelerator = make_accelerator(recipe)
@@ -62,7 +62,7 @@ def test_a_resumed_run_goes_on_in_the_run_that_wandb_knows(tokenizer_values, mon
 def test_the_recipe_is_in_tensorboard(tokenizer_values):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    trained(tokenizer_values, cadence={"trackers": ["tensorboard"]}, optimization={"num_steps": 1})
+    trained(tokenizer_values, intervals={"trackers": ["tensorboard"]}, optimization={"num_steps": 1})
     folder = RunFolder(tokenizer_values["output_dir"]).path / "logs"
     events = EventAccumulator(str(next(folder.rglob("events.*")).parent)).Reload()
     text = events.Tensors("recipe/text_summary")[0].tensor_proto.string_val[0].decode()

@@ -41,7 +41,7 @@ def train(
 
     `titok-hf train my_recipe.yaml --set optimization.batch_size=32 --set data.source=pictures`
     """
-    check_extra("train", "datasets", "matplotlib", "torchmetrics", "yaml")
+    check_extra("train", "datasets", "matplotlib", "pydantic", "torchmetrics", "yaml")
     from titok_hf.training.configs import load_training_recipe
 
     overrides = list(overrides or [])

@@ -5,9 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from .recipes import RecipeError, find_recipe, load_recipe
+from .recipes import RecipeError, build_recipe, read_recipe
 
 
 @dataclass
@@ -20,7 +18,7 @@ class ImageDataConfig:
             or a folder with the four files of an MNIST-like data set.
         image_size: side of the square images, in pixels.
         resize_mode: "resize" (shorter edge, then a square) or "pad" (small pictures centred on black).
-        train_split, test_split: names of the two splits. Without a test split, `cadence.num_test_images` images are
+        train_split, test_split: names of the two splits. Without a test split, `intervals.num_test_images` images are
             held out of the training split, the same ones in every run.
         random_crop: whether training squares lie at a random place; else, and in tests, at the centre.
         horizontal_flip: whether half of the training images are mirrored.
@@ -55,7 +53,7 @@ class CodeDataConfig:
         source: folder or Hub id with the codes of the training images.
         test_source: where the codes of the test images lie, if they lie elsewhere.
         train_split, test_split: names of the two splits. Without a test split, the codes of
-            `cadence.num_test_images` images are held out of the training split.
+            `intervals.num_test_images` images are held out of the training split.
         streaming: whether training codes are read as a stream, without a local copy.
     """
 
@@ -109,10 +107,11 @@ class OptimizationConfig:
 
 
 @dataclass
-class CadenceConfig:
+class IntervalsConfig:
     """
-    How often a run speaks, measures and saves, in optimiser steps, and where it speaks. A resumed run may change all
-    of it, but for `num_test_images` where they are held out of the training split.
+    After how many optimiser steps a run logs, evaluates and saves, and where it logs to. A resumed run may change all
+    of these values, except `num_test_images` where the test images are held out of the training split. Recipes of
+    earlier versions call this section `intervals`, which is still read.
 
     Args:
         log_every: an entry with losses, learning rate, gradient norm, images a second and the use of the codebook.
@@ -138,7 +137,7 @@ class CadenceConfig:
     def __post_init__(self) -> None:
         for name in ("log_every", "evaluate_every", "checkpoint_every", "num_checkpoints", "num_test_images"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"cadence.{name} is {getattr(self, name)}; it must be larger than 0.")
+                raise ValueError(f"intervals.{name} is {getattr(self, name)}; it must be larger than 0.")
 
 
 @dataclass
@@ -268,7 +267,7 @@ class Recipe:
     kind: str
     output_dir: str
     optimization: OptimizationConfig
-    cadence: CadenceConfig = field(default_factory=CadenceConfig)
+    intervals: IntervalsConfig = field(default_factory=IntervalsConfig)
     system: SystemConfig = field(default_factory=SystemConfig)
     init_from: str | None = None
     push_to_hub: str | None = None
@@ -408,28 +407,22 @@ RECIPES: dict[str, type[Recipe]] = {
 
 def load_training_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
-    A recipe of the kind that its file names.
+    A recipe of the kind that its file names; arguments are those of `read_recipe`.
 
-    Args:
-        name_or_path: the name of a recipe of this package, or the path of a YAML file.
-        overrides: `"key=value"` or `"group.key=value"`, the value written as in YAML; later ones win.
     Raises:
         RecipeError: there is no such recipe, it says no known kind, or it does not fit it.
     """
-    try:
-        values = yaml.safe_load(find_recipe(name_or_path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{name_or_path} is not valid YAML: {error}") from error
-    kind = values.get("kind") if isinstance(values, dict) else None
+    values = read_recipe(name_or_path, overrides)
+    kind = values.get("kind")
     if kind not in RECIPES:
         raise RecipeError(f"The recipe says kind: {kind}. It must be one of {', '.join(RECIPES)}.")
-    return load_recipe(RECIPES[kind], name_or_path, overrides)
+    return build_recipe(RECIPES[kind], values)
 
 
 __all__ = [
     "RECIPES",
     "AdversarialConfig",
-    "CadenceConfig",
+    "IntervalsConfig",
     "CodeDataConfig",
     "GeneratorLossConfig",
     "GeneratorRecipe",

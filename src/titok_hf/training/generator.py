@@ -76,7 +76,7 @@ class GeneratorTask:
     def _read_codes(self, data: CodeDataConfig) -> list[str]:
         """Opens codes that were made beforehand; returns the names of the classes."""
         config, recipe = self.tokenizer.config, self.recipe
-        splits = code_splits(data, recipe.cadence.num_test_images)
+        splits = code_splits(data, recipe.intervals.num_test_images)
         try:
             for dataset in (splits.train, splits.test):
                 check_codes(dataset, config.codebook_size, config.num_latent_tokens)
@@ -88,7 +88,7 @@ class GeneratorTask:
             check_batches(loader, len(splits.train) // loader.num_views)
         self.loader: ResumableLoader = loader
         self.data_record = splits.record | {"tokenizer": weights_digest(self.tokenizer)}
-        num_test = min(recipe.cadence.num_test_images, len(splits.test) // batches.num_views)
+        num_test = min(recipe.intervals.num_test_images, len(splits.test) // batches.num_views)
         test = list(itertools.islice(batches, num_test))
         self.test_codes = torch.cat([batch["codes"] for batch in test])
         self.test_labels = torch.cat([batch["label"] for batch in test])
@@ -102,7 +102,7 @@ class GeneratorTask:
                 f"data.image_size is {data.image_size}, but tokenizer {self.recipe.tokenizer} takes "
                 f"{self.tokenizer.config.image_size}. Make them equal."
             )
-        num_test = self.recipe.cadence.num_test_images
+        num_test = self.recipe.intervals.num_test_images
         splits = image_splits(data, num_test, with_labels=True)
         self.data_record = splits.record | {"tokenizer": weights_digest(self.tokenizer)}
         self.loader = image_loader(splits.train, data, self.recipe.optimization, self.recipe.seed)

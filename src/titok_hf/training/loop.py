@@ -156,7 +156,7 @@ class TrainingLoop:
         return self.folder.path / "model"
 
     def _train(self) -> None:
-        cadence, num_steps = self.recipe.cadence, self.recipe.optimization.num_steps
+        intervals, num_steps = self.recipe.intervals, self.recipe.optimization.num_steps
         about = announcement(self.recipe, self.accelerator, self.modules, self.task.loader, self.step)
         self._say(about)
         # In a file, a bar is a line without end; what is logged says how far the run is.
@@ -175,14 +175,14 @@ class TrainingLoop:
             while self.step < num_steps:
                 scalars = self._train_step(self._next_batches(batches, stop))
                 bar.update()
-                if self._is_due(cadence.log_every):
+                if self._is_due(intervals.log_every):
                     steps_a_second = (self.step - start_step) / (time.monotonic() - start)
                     self._log(scalars, steps_a_second)
-                if self._is_due(cadence.evaluate_every):
+                if self._is_due(intervals.evaluate_every):
                     self._evaluate()
-                if self._is_due(cadence.checkpoint_every):
+                if self._is_due(intervals.checkpoint_every):
                     self._save()
-                if self._is_due(cadence.log_every):
+                if self._is_due(intervals.log_every):
                     start, start_step = time.monotonic(), self.step
             self._leave_if_asked(stop.agreed())
 
@@ -312,7 +312,7 @@ class TrainingLoop:
         """The whole state under `checkpoints/`, then the averaged model; each is complete or not there."""
         self.checkpoints.save(self.step)
         if self.checkpoints.is_writer:
-            self.folder.remove_checkpoints_but(self.recipe.cadence.num_checkpoints)
+            self.folder.remove_checkpoints_but(self.recipe.intervals.num_checkpoints)
         self._save_model("model")
 
     def _save_model(self, name: str) -> None:

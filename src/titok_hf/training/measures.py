@@ -23,7 +23,7 @@ class ReconstructionMeasures:
     Args:
         accelerator: whose processes measure, each a share of the images.
         codebook_size: entries of the codebook; 0 for models without one.
-        frechet_network: see `CadenceConfig`; None leaves the distance out.
+        frechet_network: see `IntervalsConfig`; None leaves the distance out.
     Raises:
         RecipeError: there is no such network.
     """
@@ -35,7 +35,7 @@ class ReconstructionMeasures:
             try:
                 self.frechet = FrechetDistance(frechet_network, accelerator.device)
             except ValueError as error:
-                raise RecipeError(f"cadence.frechet_network: {error}") from error
+                raise RecipeError(f"intervals.frechet_network: {error}") from error
         self.reset()
 
     @property

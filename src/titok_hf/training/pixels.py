@@ -41,13 +41,13 @@ class PixelTask:
         self.model = model.to(accelerator.device)
         self.has_codebook = model.config.has_codebook
         self.data: ImageDataConfig = recipe.data  # type: ignore[attr-defined]
-        splits = image_splits(self.data, recipe.cadence.num_test_images)
+        splits = image_splits(self.data, recipe.intervals.num_test_images)
         self.data_record = splits.record
         self.loader: ResumableLoader = image_loader(splits.train, self.data, recipe.optimization, recipe.seed)
-        self.test_images, _ = decode_images(splits.test, self.data, recipe.cadence.num_test_images)
+        self.test_images, _ = decode_images(splits.test, self.data, recipe.intervals.num_test_images)
         self._make_losses()
         codebook_size = model.config.codebook_size if self.has_codebook else 0
-        self.measures = ReconstructionMeasures(accelerator, codebook_size, recipe.cadence.frechet_network)
+        self.measures = ReconstructionMeasures(accelerator, codebook_size, recipe.intervals.frechet_network)
         self.best = self.measures.best
         self.counter = CodebookCounter(codebook_size, accelerator)
 

@@ -1,25 +1,29 @@
-"""Recipes: typed dataclasses filled from YAML files and from `key=value` overrides.
+"""Recipes: typed dataclasses filled from YAML files and from `key=value` overrides, checked by pydantic.
 
-Nothing is guessed. A key that the dataclass does not have is refused with the nearest name it has, and a value of the
-wrong type is refused with its full key, before anything is trained.
+Nothing is guessed. A key that the dataclass does not have is refused with the nearest name that it has, and a value of
+the wrong type is refused with its full key, before anything is trained.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
+import json
 import re
-import types
 import typing
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union
+from typing import Any, TypeVar
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 Recipe = TypeVar("Recipe")
 
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
+
+# Sections that had another name when recipes were written that are still read.
+_OLD_SECTIONS = {"cadence": "intervals"}
 
 
 class _RecipeLoader(yaml.SafeLoader):
@@ -44,16 +48,19 @@ class RecipeError(ValueError):
 
 
 def load_recipe(cls: type[Recipe], name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Fills a dataclass from a recipe.
+    """A recipe as an instance of `cls`; arguments and errors are those of [`read_recipe`] and [`build_recipe`]."""
+    return build_recipe(cls, read_recipe(name_or_path, overrides))
+
+
+def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """
+    The values of a recipe, not yet checked.
 
     Args:
-        cls: a dataclass; its fields may be dataclasses themselves. Fields without a default have to be given.
         name_or_path: the name of a recipe of this package, or the path of a YAML file.
         overrides: `"key=value"` or `"group.key=value"`, the value written as in YAML; later ones win.
-    Returns:
-        an instance of `cls`, every value checked against the annotation of its field.
     Raises:
-        RecipeError: no such recipe, not YAML, an unknown or missing key, a value of the wrong type.
+        RecipeError: no such recipe, not YAML, or an override that does not fit.
     """
     path = find_recipe(name_or_path)
     try:
@@ -63,9 +70,10 @@ def load_recipe(cls: type[Recipe], name_or_path: str | Path, overrides: Sequence
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise RecipeError(f"{path} holds a {type(values).__name__}; a recipe is a mapping of keys to values.")
+    values = _with_new_sections(values)
     for override in overrides:
         _apply_override(values, override)
-    return build_recipe(cls, values)
+    return values
 
 
 def find_recipe(name_or_path: str | Path) -> Path:
@@ -86,43 +94,40 @@ def find_recipe(name_or_path: str | Path) -> Path:
     return RECIPES_FOLDER / f"{name_or_path}.yaml"
 
 
-def build_recipe(cls: type[Recipe], values: Mapping[str, Any], prefix: str = "") -> Recipe:
-    """Builds a dataclass from nested mappings, checking keys and types.
+def build_recipe(cls: type[Recipe], values: Mapping[str, Any]) -> Recipe:
+    """
+    Builds a dataclass from nested mappings, every key and every value checked against its field.
 
     Args:
-        cls: the dataclass.
+        cls: the dataclass; its fields may be dataclasses themselves. Fields without a default have to be given.
         values: field names to values; a mapping where the field is a dataclass.
-        prefix: where `values` lies in the whole recipe, for messages ("data." for example).
     Raises:
         RecipeError: an unknown or missing key, a value of the wrong type, or what the dataclass itself refuses.
     """
-    annotations = typing.get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
-    for key in values:
-        if key not in fields:
-            raise RecipeError(f"The recipe has no key '{prefix}{key}'. {_nearest(str(key), list(fields))}")
-    missing = [prefix + name for name, field in fields.items() if name not in values and _is_required(field)]
-    if missing:
-        raise RecipeError(f"The recipe needs a value for {', '.join(missing)}; give it with --set {missing[0]}=VALUE.")
-    checked = {key: _convert(value, annotations[key], prefix + key) for key, value in values.items()}
+    # As JSON, which has no tuples: a strict check then takes a list for a tuple, but neither 1 for true nor "1" for 1.
+    text = json.dumps(_with_new_sections(values), default=str)
     try:
-        return cls(**checked)
-    except ValueError as error:
-        raise RecipeError(str(error)) from error
+        return TypeAdapter(cls).validate_json(text, strict=True, extra="forbid")
+    except ValidationError as error:
+        raise RecipeError(_sentence_of(cls, error)) from error
 
 
 def recipe_to_yaml(recipe: Any) -> str:
     """The recipe as it was run, overrides included, as YAML that `load_recipe` reads back to an equal instance."""
-    return yaml.safe_dump(_to_plain(dataclasses.asdict(recipe)), sort_keys=False)
+    return yaml.safe_dump(TypeAdapter(type(recipe)).dump_python(recipe, mode="json"), sort_keys=False)
 
 
-def _is_required(field: dataclasses.Field[Any]) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+def new_name(key: str) -> str:
+    """A key of a recipe ("cadence.log_every") with the present name of its section ("intervals.log_every")."""
+    section, dot, rest = key.partition(".")
+    return _OLD_SECTIONS.get(section, section) + dot + rest
 
 
-def _nearest(key: str, known: list[str]) -> str:
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"Did you mean {nearest[0]!r}?" if nearest else f"Known keys: {', '.join(known)}."
+def _with_new_sections(values: Mapping[str, Any]) -> dict[str, Any]:
+    for old, new in _OLD_SECTIONS.items():
+        if old in values and new in values:
+            raise RecipeError(f"The recipe has both {old} and {new}, which is its new name. Keep {new}.")
+    return {_OLD_SECTIONS.get(key, key): value for key, value in values.items()}
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
@@ -133,7 +138,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         value = yaml.load(text, _RecipeLoader)
     except yaml.YAMLError as error:
         raise RecipeError(f"The value of the override {override!r} is not valid YAML: {error}") from error
-    *groups, name = key.split(".")
+    *groups, name = new_name(key).split(".")
     for group in groups:
         values = values.setdefault(group, {})
         if not isinstance(values, dict):
@@ -141,67 +146,48 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     values[name] = value
 
 
-def _convert(value: Any, annotation: Any, key: str) -> Any:
-    """`value` as `annotation` wants it; widens int to float and YAML's lists to tuples, and nothing else."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if annotation is Any:
-        return value
-    if origin in (Union, types.UnionType):
-        return _convert_to_union(value, arguments, annotation, key)
-    if origin is Literal:
-        return _accept(value, value in arguments, f"one of {', '.join(map(repr, arguments))}", key)
-    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
-        return build_recipe(annotation, _accept(value, isinstance(value, dict), "a group of keys", key), f"{key}.")
-    if origin in (list, tuple):
-        return _convert_to_sequence(value, origin, arguments, key)
-    if origin is dict:
-        _accept(value, isinstance(value, dict), "a mapping", key)
-        return {name: _convert(item, arguments[1], f"{key}.{name}") for name, item in value.items()}
-    if annotation is float:
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return float(_accept(value, is_number, "a number", key))
-    # bool is a subclass of int, but `steps: true` is a mistake.
-    fits = isinstance(value, annotation) and (annotation is bool or not isinstance(value, bool))
-    return _accept(value, fits, f"a value of the type {annotation.__name__}", key)
+def _sentence_of(cls: type, error: ValidationError) -> str:
+    """The first of the errors, or all keys that are missing, as one sentence."""
+    errors = error.errors(include_url=False)
+    missing = [_key_of(each["loc"]) for each in errors if each["type"] == "missing"]
+    first = next((each for each in errors if each["type"] != "missing"), None)
+    if first is None:
+        return f"The recipe needs a value for {', '.join(missing)}; give it with --set {missing[0]}=VALUE."
+    key, value = _key_of(first["loc"]), first["input"]
+    if first["type"] == "unexpected_keyword_argument":
+        return f"The recipe has no key '{key}'. {_nearest(str(first['loc'][-1]), _fields_at(cls, first['loc'][:-1]))}"
+    if first["type"] == "value_error":  # what the dataclass itself refuses
+        return str(first["ctx"]["error"])
+    expected = first["msg"].removeprefix("Input should be ").replace("an object", "a group of keys")
+    return f"{key} is {value!r} ({type(value).__name__}); expected {expected.replace('a valid array', 'a list')}."
 
 
-def _convert_to_sequence(value: Any, origin: type, arguments: tuple[Any, ...], key: str) -> Any:
-    _accept(value, isinstance(value, (list, tuple)), "a list", key)
-    if origin is tuple and arguments[-1] is not Ellipsis:  # tuple[float, float]
-        _accept(value, len(value) == len(arguments), f"a list of {len(arguments)} values", key)
-    else:  # list[float], tuple[float, ...]
-        arguments = arguments[:1] * len(value)
-    items = zip(value, arguments, strict=True)
-    return origin(_convert(item, argument, f"{key}[{index}]") for index, (item, argument) in enumerate(items))
+def _key_of(location: Sequence[str | int]) -> str:
+    """`("optimization", "betas", 1)` as `optimization.betas[1]`."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return "".join(parts).removeprefix(".")
 
 
-def _convert_to_union(value: Any, arguments: tuple[Any, ...], annotation: Any, key: str) -> Any:
-    if value is None and type(None) in arguments:
-        return None
-    alternatives = [argument for argument in arguments if argument is not type(None)]
-    if len(alternatives) == 1:
-        return _convert(value, alternatives[0], key)
-    for alternative in alternatives:
-        try:
-            return _convert(value, alternative, key)
-        except RecipeError:
-            continue
-    return _accept(value, False, f"a value of the type {annotation}", key)
+def _fields_at(cls: type, location: Sequence[str | int]) -> list[str]:
+    """The keys that the group at a location may have."""
+    for part in location:
+        annotation = typing.get_type_hints(cls)[str(part)]
+        cls = next(filter(is_dataclass, (annotation, *typing.get_args(annotation))))  # type: ignore[assignment]
+    return [field.name for field in fields(cls)]
 
 
-def _accept(value: Any, fits: bool, expected: str, key: str) -> Any:
-    if not fits:
-        raise RecipeError(f"{key} is {value!r} ({type(value).__name__}); expected {expected}.")
-    return value
+def _nearest(key: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"Did you mean {nearest[0]!r}?" if nearest else f"Known keys: {', '.join(known)}."
 
 
-def _to_plain(value: Any) -> Any:
-    """Tuples become lists: YAML knows no tuples, and a safe dump refuses them."""
-    if isinstance(value, dict):
-        return {key: _to_plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_to_plain(item) for item in value]
-    return value
-
-
-__all__ = ["RECIPES_FOLDER", "RecipeError", "build_recipe", "find_recipe", "load_recipe", "recipe_to_yaml"]
+__all__ = [
+    "RECIPES_FOLDER",
+    "RecipeError",
+    "build_recipe",
+    "find_recipe",
+    "load_recipe",
+    "new_name",
+    "read_recipe",
+    "recipe_to_yaml",
+]

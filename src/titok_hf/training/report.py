@@ -105,7 +105,7 @@ def _results(recipe: Recipe, folder: RunFolder, command: str) -> list[Measured]:
     source = _data_source(recipe)
     # A folder's place on this machine is nobody's business on the Hub.
     data = source if is_hub_id(source) else Path(source).name
-    split = f"up to {recipe.cadence.num_test_images:,} test images"
+    split = f"up to {recipe.intervals.num_test_images:,} test images"
     task = "generation" if recipe.kind == "generator" else "reconstruction"
     results = []
     for name in _MEASURES.keys() & measures.keys():

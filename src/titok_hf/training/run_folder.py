@@ -9,12 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from titok_hf.checkpoints.atomic_files import flush_names, write_atomically
 
 from .configs import Recipe
-from .recipes import RecipeError, build_recipe, recipe_to_yaml
+from .recipes import RecipeError, build_recipe, new_name, read_recipe, recipe_to_yaml
 
 # Held while a run trains; the name of a file in its folder.
 _LOCK = ".lock"
@@ -22,7 +20,7 @@ _LOCK = ".lock"
 _DATA_RECORD = "data.json"
 
 # The entry of a record of data that says how many examples are held out for tests.
-HELD_OUT = "cadence.num_test_images"
+HELD_OUT = "intervals.num_test_images"
 
 
 class RunFolder:
@@ -100,7 +98,8 @@ class RunFolder:
         for checkpoint in reversed(self.all_checkpoints()):
             try:
                 then = json.loads((checkpoint / _DATA_RECORD).read_bytes())
-            except (OSError, ValueError):  # a damaged checkpoint, from which no run goes on
+                then = {new_name(name): value for name, value in then.items()}
+            except (AttributeError, OSError, ValueError):  # a damaged checkpoint, from which no run goes on
                 continue
             for name in {**then, **record}:
                 change = _change(name, then.get(name), record.get(name))
@@ -198,9 +197,9 @@ class RunFolder:
     def _recipe_there(self, like: Recipe) -> Recipe | None:
         """The recipe of the run that is there; None if it is of another kind than this one."""
         try:
-            values = yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
+            values = read_recipe(self.recipe_file)
             return build_recipe(type(like), values) if values.get("kind") == like.kind else None
-        except (AttributeError, UnicodeDecodeError, yaml.YAMLError, RecipeError) as error:
+        except (UnicodeDecodeError, RecipeError) as error:
             raise RecipeError(
                 f"{self.recipe_file} can't be read ({' '.join(str(error).split())}). It is damaged, or of another "
                 "version. Restore it, or choose another output_dir."
@@ -215,7 +214,7 @@ class RunFolder:
         # checkpoint looks after.
         free = ("num_steps", "mixed_precision", "batch_size", "gradient_accumulation_steps")
         optimization = replace(there.optimization, **{name: getattr(recipe.optimization, name) for name in free})
-        same = {name: getattr(recipe, name) for name in ("cadence", "output_dir", "push_to_hub", "system")}
+        same = {name: getattr(recipe, name) for name in ("intervals", "output_dir", "push_to_hub", "system")}
         there, recipe = _with_free_data(there), _with_free_data(recipe)
         return replace(there, optimization=optimization, **same) != recipe
 

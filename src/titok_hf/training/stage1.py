@@ -56,12 +56,12 @@ class Stage1Task:
         self.teacher = load_model(MaskGitVQGANModel, recipe.teacher, "teacher").eval().requires_grad_(False)
         self.teacher.to(accelerator.device)
         self.model = self._make_model().to(accelerator.device)
-        splits = image_splits(self.data, recipe.cadence.num_test_images)
+        splits = image_splits(self.data, recipe.intervals.num_test_images)
         self.data_record = splits.record | {"teacher": weights_digest(self.teacher)}
         self.loader = self._make_loader(splits.train)
-        self.test_images, _ = decode_images(splits.test, self.data, recipe.cadence.num_test_images)
+        self.test_images, _ = decode_images(splits.test, self.data, recipe.intervals.num_test_images)
         codebook_size = self.model.config.codebook_size
-        self.measures = ReconstructionMeasures(accelerator, codebook_size, recipe.cadence.frechet_network)
+        self.measures = ReconstructionMeasures(accelerator, codebook_size, recipe.intervals.frechet_network)
         self.best = self.measures.best
         self.counter = CodebookCounter(codebook_size, accelerator)
         self.reinitializer = None

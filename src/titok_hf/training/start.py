@@ -81,10 +81,10 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
             recipe does not allow.
     """
     available = {str(tracker) for tracker in get_available_trackers()}
-    missing = [tracker for tracker in recipe.cadence.trackers if tracker not in available]
+    missing = [tracker for tracker in recipe.intervals.trackers if tracker not in available]
     if missing:
         raise RecipeError(
-            f"cadence.trackers names {missing[0]!r}, which is not installed; there are "
+            f"intervals.trackers names {missing[0]!r}, which is not installed; there are "
             f"{', '.join(sorted(available)) or 'none'}. Install it, or leave it out."
         )
     set_seed(recipe.seed)
@@ -93,7 +93,7 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     accelerator = Accelerator(
         mixed_precision=optimization.mixed_precision,
         gradient_accumulation_steps=optimization.gradient_accumulation_steps,
-        log_with=list(recipe.cadence.trackers) or None,
+        log_with=list(recipe.intervals.trackers) or None,
         project_config=ProjectConfiguration(
             project_dir=recipe.output_dir,
             logging_dir=f"{recipe.output_dir}/logs",

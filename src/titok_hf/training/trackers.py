@@ -28,7 +28,7 @@ def start_trackers(accelerator: Accelerator, recipe: Recipe, folder: RunFolder) 
     if accelerator.is_main_process:
         options["wandb"] = {
             "name": folder.path.name,
-            "id": _run_id(folder) if "wandb" in recipe.cadence.trackers else None,
+            "id": _run_id(folder) if "wandb" in recipe.intervals.trackers else None,
             "resume": "allow",
             "dir": str(folder.path / "logs"),
         }
