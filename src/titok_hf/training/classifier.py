@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed, tqdm
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 from transformers import (
     AutoConfig,
     AutoModelForImageClassification,
@@ -27,9 +27,10 @@ from transformers import (
 
 from titok_hf.boundary import run
 from titok_hf.checkpoints.layout import checkpoint_atomically
+from titok_hf.data.images import images_to_tensor
 
 from .configs import ImageDataConfig
-from .images import flip_half, load_split, to_pixel_values
+from .images import flip_half, image_splits, to_pixel_values
 from .recipes import RecipeError, load_recipe, recipe_to_yaml
 
 
@@ -125,13 +126,14 @@ def train_classifier(config: ClassifierConfig) -> float:
         raise FileExistsError(f"{config.output_dir} exists already. Choose another output_dir, or remove it.")
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     set_seed(config.seed)
-    train_set, names = load_split(config.data, config.data.train_split)
-    test_set, test_names = load_split(config.data, config.data.test_split)
-    if test_names != names:
-        raise RecipeError(
-            f"The training split has the classes {', '.join(names)}, and the test split {', '.join(test_names)}. "
-            "Give both the same classes in the same order."
-        )
+    if config.data.test_split is None:
+        raise RecipeError("data names no test_split, which this kind of run needs.")
+    splits = image_splits(replace(config.data, streaming=False), num_test=0, with_labels=True)
+    names = splits.class_names or []
+    train_set, test_set = (
+        TensorDataset(*images_to_tensor(split, config.data.image_size, config.data.resize_mode))
+        for split in (splits.train, splits.test)
+    )
     train_loader = DataLoader(train_set, config.batch_size, shuffle=True, drop_last=True)
     test_loader = DataLoader(test_set, config.batch_size)
     model = build_classifier(config.model, names).to(memory_format=torch.channels_last)

@@ -10,15 +10,13 @@ import torch
 from datasets import Dataset, IterableDataset
 from PIL import Image
 from torch import nn
-from torch.utils.data import TensorDataset
 
 from titok_hf.data.augmentation import Augmentation
-from titok_hf.data.images import images_to_tensor
 from titok_hf.data.loaders import ImageLoader, ResumableLoader
 from titok_hf.data.opening import Opened
 from titok_hf.data.sources import NO_LABELS, Source
 from titok_hf.data.splits import Splits, open_splits
-from titok_hf.data.training_data import check_labels, class_names, open_code_split, open_image_split, open_images
+from titok_hf.data.training_data import open_code_split, open_image_split
 from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
 from titok_hf.pictures import contact_sheet
 
@@ -142,27 +140,6 @@ def image_processor(image_size: int, resize_mode: str) -> TiTokImageProcessorPil
     return TiTokImageProcessorPil(size={"shortest_edge": image_size}, do_enlarge=resize_mode == "resize")
 
 
-def load_split(config: ImageDataConfig, split: str | None) -> tuple[TensorDataset, list[str]]:
-    """
-    One split of a small data set, decoded into memory.
-
-    Raises:
-        RecipeError: the recipe names no such split, or an image has no class.
-
-    Returns:
-        pairs of an image (uint8, shape (3, image_size, image_size)) and a label (int64), and the names of the classes.
-    """
-    if split is None:
-        raise RecipeError("data names no test_split, which this kind of run needs.")
-    try:
-        dataset = open_images(config.source, split)
-        names = class_names(dataset)
-        check_labels(dataset, len(names))
-    except (FileNotFoundError, ValueError) as error:
-        raise RecipeError(f"data, split {split!r}: {error}") from error
-    return TensorDataset(*images_to_tensor(dataset, config.image_size, config.resize_mode)), names
-
-
 def to_pixel_values(images: torch.Tensor) -> torch.Tensor:
     """uint8 in [0, 255] -> float32 in [0, 1], any shape."""
     return images.float() / 255
@@ -197,7 +174,6 @@ __all__ = [
     "image_loader",
     "image_processor",
     "image_splits",
-    "load_split",
     "picture_of",
     "picture_of_pairs",
     "to_pixel_values",
