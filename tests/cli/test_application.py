@@ -80,7 +80,7 @@ def test_generate_writes_a_file_a_picture_and_a_sheet(model, tmp_path):
     ]
     assert pixels(tmp_path / "out" / "000-tabby-000.png").shape == (32, 32, 3)
     assert pixels(tmp_path / "out" / "contact-sheet-generated-tabby-cardigan.png").shape[0] == 4 + 2 * (128 + 4)
-    assert "4 pictures of 2 classes" in result.stdout
+    assert "4 images of 2 classes" in result.stdout
 
 
 def test_a_picture_depends_on_seed_class_and_number_alone(model, tmp_path):
@@ -235,7 +235,7 @@ def test_errors_are_one_line_and_leave_nothing(model, photos, tmp_path):
     fail(1, "is not a TiTok pipeline", "info", tmp_path)
     fail(1, "device 'abacus' cannot be used", "generate", "0", "-o", out, "-m", model, "--device", "abacus")
     fail(1, "missing.png does not exist", "reconstruct", photos[0], tmp_path / "missing.png", "-o", out, "-m", model)
-    fail(1, "is a folder. Name the pictures", "encode", tmp_path, "-o", out, "-m", model)
+    fail(1, "is a folder. Name the images", "encode", tmp_path, "-o", out, "-m", model)
     for damaged in (truncated, text):
         fail(1, f"{damaged.name} is not an image", "reconstruct", photos[0], damaged, "-o", out, "-m", model)
         fail(1, f"{damaged.name} is not an image", "encode", photos[0], damaged, "-o", out, "-m", model)

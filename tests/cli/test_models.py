@@ -54,7 +54,7 @@ def test_a_tokenizer_reconstructs_encodes_and_decodes(name, models, photo, tmp_p
     place = ("-m", models / name)
     succeed("reconstruct", photo, "-o", tmp_path / "out", *place)
     shown = succeed("encode", photo, "-o", tmp_path / "codes", *place).stdout
-    assert "and back: titok-hf decode" in shown
+    assert "to decode: titok-hf decode" in shown
     succeed("decode", tmp_path / "codes", "-o", tmp_path / "out", *place)
     decoded, reconstructed = (
         np.asarray(Image.open(tmp_path / "out" / f"photo-{what}.png")) for what in ("decoded", "reconstructed")

@@ -18,11 +18,11 @@ from titok_hf import (
     TiTokModel,
     TiTokPipeline,
 )
+from titok_hf.contact_sheets import contact_sheet
 from titok_hf.data.images import images_to_tensor
 from titok_hf.data.training_data import open_images
 from titok_hf.evaluation.__main__ import main
 from titok_hf.evaluation.measure import MeasureConfig, generate, measure, reconstruct
-from titok_hf.pictures import contact_sheet
 
 NAMES = [str(digit) for digit in range(10)]
 

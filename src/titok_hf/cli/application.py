@@ -19,7 +19,7 @@ from .train import train
 
 app = typer.Typer(
     name="titok-hf",
-    help="Pictures to a handful of codes, codes to pictures, and new pictures from nothing: TiTok.",
+    help="TiTok: images to a few codes, codes to images, and new images of a class.",
     epilog="Start with: titok-hf generate all",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

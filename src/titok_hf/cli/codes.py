@@ -1,4 +1,4 @@
-"""`titok-hf encode` and `titok-hf decode`: pictures as a small file of codes."""
+"""`titok-hf encode` and `titok-hf decode`: images as a small file of codes."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ import typer
 from rich.panel import Panel
 
 from ..checkpoints.atomic_files import write_atomically
-from ..pictures import contact_sheet
 from .codes_file import CodesFile
-from .console import answer, bold, is_stdout, messages, progress_bar
-from .models import load_pipeline, model_name
-from .options import AsJson, BatchSize, Device, Model, Pictures
-from .pictures import (
-    batches,
+from .console import answer, bold, is_stdout, messages
+from .images import (
+    answer_with_images,
+    batches_with_progress,
+    check_images,
     check_inputs_stay,
-    check_pictures_are_whole,
-    check_pictures_exist,
     distinct_stems,
     make_output_folder,
-    save_picture,
+    save_image,
+    save_sheet,
     sheet_name,
 )
+from .models import load_pipeline, model_name
+from .options import AsJson, BatchSize, Device, Images, Model
 
 if TYPE_CHECKING:
     from PIL import Image
 
 _SHEET_COLUMNS = 8
-_SHEET_PICTURES = 80
+_SHEET_IMAGES = 80
 
 
 def encode(
-    images: Pictures,
+    images: Images,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("codes.safetensors"),
     batch_size: BatchSize = 32,
     model: Model = None,
@@ -44,36 +44,33 @@ def encode(
     as_json: AsJson = False,
 ) -> None:
     """
-    Turn pictures into codes: one safetensors file with a row a picture, the files' names and the model's.
+    Turn images into codes: one safetensors file with one row for each image, the names of the files and of the model.
 
     **Example**
 
-    `titok-hf encode pictures/*.png -o codes.safetensors`
+    `titok-hf encode photos/*.png -o codes.safetensors`
     """
-    check_pictures_exist(images)
-    check_pictures_are_whole(images)
+    check_images(images)
     check_inputs_stay([output], [*images, *_files_of(model)])
     _check_can_be_written(output)
     pipe = load_pipeline(model, device)
-    rows = []
-    with progress_bar() as bar:
-        task = bar.add_task("encoding", total=len(images))
-        for batch in batches(images, batch_size):
-            rows.append(pipe.encode(batch, batch_size=batch_size).cpu())
-            bar.advance(task, len(batch))
+    rows = [
+        pipe.encode(batch, batch_size=batch_size).cpu()
+        for batch in batches_with_progress(images, batch_size, "encoding")
+    ]
     file = CodesFile.of(pipe.tokenizer, rows, [str(path) for path in images], model_name(model))
     write_atomically(output, file.to_bytes())
     and_back = shlex.join(["titok-hf", "decode", str(output), *(["--model", model] if model else [])])
     summary = (
-        f"{len(images)} pictures, {file.bytes_per_picture} bytes each, in {bold(output)}\nand back: {bold(and_back)}"
+        f"{len(images)} images, {file.bytes_per_image} bytes each, in {bold(output)}\nto decode: {bold(and_back)}"
     )
     values = {
         "file": output,
         "model": model_name(model),
         "num_pictures": len(images),
-        "bytes_per_picture": file.bytes_per_picture,
+        "bytes_per_picture": file.bytes_per_image,
     }
-    if is_stdout(output):  # the codes went there, and nothing may come between them
+    if is_stdout(output):  # the codes went there, and nothing else may
         messages.print(summary)
     else:
         answer(values, as_json, Panel.fit(summary, title="encoded"))
@@ -83,18 +80,18 @@ def decode(
     codes: Annotated[
         Path, typer.Argument(metavar="CODES", help="A file that `titok-hf encode` wrote.", show_default=False)
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")] = Path("decoded"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the images.")] = Path("decoded"),
     batch_size: BatchSize = 32,
     model: Model = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """
-    Turn a file of codes back into pictures, each as a PNG file, and a contact sheet.
+    Turn a file of codes back into images, each as a PNG file, and a contact sheet.
 
     **Example**
 
-    `titok-hf decode codes.safetensors -o pictures`
+    `titok-hf decode codes.safetensors -o images`
     """
     file = CodesFile.read(codes)
     pipe = load_pipeline(model, device)
@@ -107,18 +104,13 @@ def decode(
     shown: list[Image.Image] = []
     files: list[Path] = []
     rows = list(zip(results, file.tokens, strict=True))
-    with progress_bar() as bar:
-        task = bar.add_task("decoding", total=len(rows))
-        for batch in batches(rows, batch_size):
-            images = pipe.decode([tokens for _, tokens in batch], batch_size=batch_size)
-            for (result, _), image in zip(batch, images, strict=True):
-                files.append(save_picture(image, result))
-            shown += images[: _SHEET_PICTURES - len(shown)]
-            bar.advance(task, len(batch))
-    save_picture(contact_sheet(shown, columns=min(len(shown), _SHEET_COLUMNS)), sheet)
-    summary = f"{len(rows)} pictures in {bold(output)}\nall at a glance: {bold(sheet)}"
-    values = {"pictures": files, "contact_sheet": sheet, "model": model_name(model)}
-    answer(values, as_json, Panel.fit(summary, title="decoded"))
+    for batch in batches_with_progress(rows, batch_size, "decoding"):
+        images = pipe.decode([tokens for _, tokens in batch], batch_size=batch_size)
+        files += [save_image(image, result) for (result, _), image in zip(batch, images, strict=True)]
+        shown += images[: _SHEET_IMAGES - len(shown)]
+    save_sheet(shown, sheet, min(len(shown), _SHEET_COLUMNS))
+    values = {"pictures": files, "model": model_name(model)}
+    answer_with_images("decoded", f"{len(rows)} images", output, sheet, values, as_json)
 
 
 def _files_of(model: str | None) -> list[Path]:
@@ -129,10 +121,10 @@ def _files_of(model: str | None) -> list[Path]:
 
 def _check_can_be_written(output: Path) -> None:
     """
-    Try a place for a file, before the work that would be lost without it.
+    Check that a file can be written, before the work that would be lost otherwise.
 
     Raises:
-        OSError: a folder, or a place that refuses to be written.
+        OSError: a folder, or a file that cannot be written.
     """
     try:
         if output.is_dir():

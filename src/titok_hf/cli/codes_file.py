@@ -1,4 +1,4 @@
-"""The file of codes: safetensors with the tokens of many pictures and what is needed to know whose they are."""
+"""The file of codes: safetensors with the tokens of many images, the names of the images, and of the model."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _UINT16_VALUES = 2**16
 class CodesFile:
     """
     Args:
-        tokens: codes, integers of shape (pictures, num_latent_tokens), or the float latents of a KL model, shape
-            (pictures, num_latent_tokens, codebook_dim).
-        names: a file name for each picture.
+        tokens: codes, integers of shape (images, num_latent_tokens), or the float latents of a KL model, shape
+            (images, num_latent_tokens, codebook_dim).
+        names: a file name for each image.
         model: what the user called the model.
-        codebook: fingerprint of what gives the tokens their meaning. Models that share it share codes or latents. None
-            for latents that an older version wrote.
+        codebook: see [`codebook_fingerprint`]. Models with the same one can decode each other's tokens. None for
+            latents that an older version wrote.
     """
 
     tokens: torch.Tensor
@@ -40,7 +40,7 @@ class CodesFile:
 
     @classmethod
     def of(cls, tokenizer: TiTokModel, rows: Sequence[torch.Tensor], names: list[str], model: str) -> CodesFile:
-        """What `tokenizer` made of the pictures called `names`; codes take two bytes where the codebook allows."""
+        """The tokens of the images `names` by `tokenizer`. Codes take two bytes if the codebook is small enough."""
         import torch
 
         tokens = torch.cat(list(rows))
@@ -76,7 +76,7 @@ class CodesFile:
         try:
             names, model = list(json.loads(metadata["names"])), metadata["model"]
         except (KeyError, TypeError, ValueError) as error:
-            raise OSError(f"{path} is damaged: its metadata do not name pictures and model. Encode again.") from error
+            raise OSError(f"{path} is damaged: its metadata do not name images and model. Encode again.") from error
         if len(names) != len(tokens) or not names:
             raise OSError(f"{path} is damaged: it has {len(names)} names for {len(tokens)} rows of codes.")
         if keys == ["codes"]:
@@ -97,8 +97,8 @@ class CodesFile:
         return save({key: self.tokens.contiguous()}, metadata=metadata)
 
     @property
-    def bytes_per_picture(self) -> int:
-        """What the tokens of one picture take."""
+    def bytes_per_image(self) -> int:
+        """Size of the tokens of one image."""
         return self.tokens[0].numel() * self.tokens.element_size()
 
     def check_belongs_to(self, tokenizer: TiTokModel) -> None:
@@ -112,17 +112,17 @@ class CodesFile:
         written_before = continuous and self.codebook is None
         if not fits or not (written_before or self.codebook == codebook_fingerprint(tokenizer)):
             raise ValueError(
-                f"These codes were made by the model {self.model!r}, and this one would read them as something else. "
+                f"These codes were made by the model {self.model!r}, and mean other images to this one. "
                 + self._advice()
             )
         if not continuous and not 0 <= int(self.tokens.min()) <= int(self.tokens.max()) < config.codebook_size:
             raise ValueError(
                 f"The codes span [{int(self.tokens.min())}, {int(self.tokens.max())}], but this model's lie in "
-                f"[0, {config.codebook_size}). The file is damaged; encode the pictures again."
+                f"[0, {config.codebook_size}). The file is damaged; encode the images again."
             )
 
     def _advice(self) -> str:
-        """Which model to take, as far as its name still leads there."""
+        """Which model to use, if it can still be found by its name."""
         if self.model == bundled_checkpoint().name:
             return "It is the one that comes with titok-hf: leave --model out."
         if may_be_hub_id(self.model) or Path(self.model).exists():
@@ -132,8 +132,8 @@ class CodesFile:
 
 def codebook_fingerprint(tokenizer: TiTokModel) -> str:
     """
-    Sixteen hexadecimal digits that tell apart what tokens mean: the codebook, or of a quantiser without weights, such
-    as that of KL models, the projection of the encoder to its latents.
+    Sixteen hexadecimal digits of a hash of the weights that define what tokens mean: the codebook, or for a quantiser
+    without weights, such as that of KL models, the projection of the encoder to its latents.
     """
     weight = next(tokenizer.quantizer.parameters(), tokenizer.encoder.output_projection.weight)
     return hashlib.sha256(weight.detach().float().cpu().numpy().astype("<f4").tobytes()).hexdigest()[:16]

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-Pictures = Annotated[
+Images = Annotated[
     list[Path],
-    typer.Argument(metavar="IMAGE", help="Picture files of any size and common format.", show_default=False),
+    typer.Argument(metavar="IMAGE", help="Image files of any size and common format.", show_default=False),
 ]
 Model = Annotated[
     str | None,
@@ -25,7 +25,7 @@ Device = Annotated[
     ),
 ]
 BatchSize = Annotated[
-    int, typer.Option("--batch-size", min=1, help="Pictures computed at once; fewer need less memory.")
+    int, typer.Option("--batch-size", min=1, help="Images computed at once; fewer need less memory.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 Revision = Annotated[
@@ -37,4 +37,4 @@ Variant = Annotated[
     typer.Option("--variant", metavar="NAME", help='Weights of a variant only, such as "fp16".', show_default=False),
 ]
 
-__all__ = ["AsJson", "BatchSize", "Device", "Model", "Pictures", "Revision", "Variant"]
+__all__ = ["AsJson", "BatchSize", "Device", "Images", "Model", "Revision", "Variant"]

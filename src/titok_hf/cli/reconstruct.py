@@ -1,4 +1,4 @@
-"""`titok-hf reconstruct`: what a model keeps of a picture."""
+"""`titok-hf reconstruct`: what a model keeps of an image."""
 
 from __future__ import annotations
 
@@ -10,92 +10,84 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ..pictures import contact_sheet
-from .console import answer, bold, progress_bar
-from .models import load_pipeline, model_name
-from .options import AsJson, BatchSize, Device, Model, Pictures
-from .pictures import (
+from .console import answer, bold
+from .images import (
     batches,
+    batches_with_progress,
+    check_images,
     check_inputs_stay,
-    check_pictures_are_whole,
-    check_pictures_exist,
     distinct_stems,
     make_output_folder,
-    save_picture,
+    save_image,
+    save_sheet,
     sheet_name,
 )
+from .models import load_pipeline, model_name
+from .options import AsJson, BatchSize, Device, Images, Model
 
 if TYPE_CHECKING:
     from PIL import Image
 
-# Originals stand above their reconstructions; a sheet shows the first forty pairs.
+# The contact sheet shows the first forty pairs.
 _SHEET_COLUMNS = 8
 _SHEET_PAIRS = 40
 _TABLE_ROWS = 20
 
 
 def reconstruct(
-    images: Pictures,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")] = Path("reconstructed"),
+    images: Images,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the images.")] = Path("reconstructed"),
     batch_size: BatchSize = 32,
     model: Model = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """
-    Turn pictures into codes and back: one PNG file each, and a contact sheet of originals above reconstructions.
+    Turn images into codes and back: one PNG file each, and a contact sheet of originals above reconstructions.
 
     **Examples**
 
     `titok-hf reconstruct photo.jpg`
 
-    `titok-hf reconstruct pictures/*.png -o out --model user/titok`
+    `titok-hf reconstruct photos/*.png -o out --model user/titok`
     """
-    check_pictures_exist(images)
-    check_pictures_are_whole(images)
+    check_images(images)
     stems = distinct_stems(images)
     sheet = output / sheet_name("reconstructed", stems)
     results = [output / f"{stem}-reconstructed.png" for stem in stems]
     check_inputs_stay([*results, sheet], images)
     pipe = load_pipeline(model, device)
     make_output_folder(output)
-    pairs: list[tuple[Image.Image, Image.Image]] = []
+    pairs: list[list[Image.Image]] = []
     psnrs: list[float] = []
-    written: list[Path] = []
-    files = list(zip(images, results, strict=True))
-    with progress_bar() as bar:
-        task = bar.add_task("reconstructing", total=len(files))
-        for batch in batches(files, batch_size):
-            originals = pipe.preprocess([path for path, _ in batch])
-            for (_, result), original, reconstruction in zip(
-                batch,
-                pipe.image_processor.post_process(originals),
-                pipe.reconstruct(originals, batch_size=batch_size),
-                strict=True,
-            ):
-                written.append(save_picture(reconstruction, result))
-                psnrs.append(_psnr(original, reconstruction))
-                if len(pairs) < _SHEET_PAIRS:
-                    pairs.append((original, reconstruction))
-            bar.advance(task, len(batch))
-    save_picture(_sheet_of_pairs(pairs), sheet)
+    for batch in batches_with_progress(list(zip(images, results, strict=True)), batch_size, "reconstructing"):
+        originals = pipe.preprocess([path for path, _ in batch])
+        reconstructions = pipe.reconstruct(originals, batch_size=batch_size)
+        for (_, result), *pair in zip(
+            batch, pipe.image_processor.post_process(originals), reconstructions, strict=True
+        ):
+            save_image(pair[1], result)
+            psnrs.append(_psnr(*pair))
+            if len(pairs) < _SHEET_PAIRS:
+                pairs.append(pair)
+    _save_sheet_of_pairs(pairs, sheet)
     values = {
         "pictures": [
             {"original": original, "file": file, "psnr": psnr}
-            for original, file, psnr in zip(images, written, psnrs, strict=True)
+            for original, file, psnr in zip(images, results, psnrs, strict=True)
         ],
         "mean_psnr": sum(psnrs) / len(psnrs),
         "contact_sheet": sheet,
         "model": model_name(model),
     }
-    summary = f"{len(images)} pictures in {bold(output)}\nall at a glance: {bold(sheet)}"
+    summary = f"{len(images)} images in {bold(output)}\ncontact sheet: {bold(sheet)}"
     answer(values, as_json, _table(images, psnrs), summary)
 
 
 def _table(images: list[Path], psnrs: list[float]) -> Table:
-    """How near each reconstruction is to its original, and all of them on average."""
+    """The PSNR of each reconstruction, and their mean."""
     table = Table()
-    table.add_column("picture", overflow="fold")
+    table.add_column("image", overflow="fold")
     table.add_column("PSNR", justify="right")
     for path, psnr in list(zip(images, psnrs, strict=True))[:_TABLE_ROWS]:
         table.add_row(escape(str(path)), f"{psnr:.1f} dB")
@@ -106,8 +98,8 @@ def _table(images: list[Path], psnrs: list[float]) -> Table:
     return table
 
 
-def _sheet_of_pairs(pairs: list[tuple[Image.Image, Image.Image]]) -> Image.Image:
-    """Rows of originals, each with the row of their reconstructions below; the last ones are filled up with white."""
+def _save_sheet_of_pairs(pairs: list[list[Image.Image]], path: Path) -> None:
+    """Write rows of originals, each with the row of their reconstructions below; white images fill the last two."""
     from PIL import Image
 
     columns = min(len(pairs), _SHEET_COLUMNS)
@@ -117,11 +109,11 @@ def _sheet_of_pairs(pairs: list[tuple[Image.Image, Image.Image]]) -> Image.Image
         filling = [blank] * (columns - len(row))
         cells += [original for original, _ in row] + filling + [copy for _, copy in row] + filling
         labels += ["original", "TiTok"]
-    return contact_sheet(cells, columns=columns, labels=labels)
+    save_sheet(cells, path, columns, labels)
 
 
 def _psnr(original: Image.Image, reconstruction: Image.Image) -> float:
-    """Peak signal-to-noise ratio of two 8-bit pictures, in dB; infinite for equal ones."""
+    """Peak signal-to-noise ratio of two 8-bit images, in dB; infinite for equal ones."""
     import numpy as np
 
     difference = np.asarray(original, dtype=np.float64) - np.asarray(reconstruction, dtype=np.float64)

@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 
 from titok_hf import __version__
 from titok_hf.accepted_values import check_finite
+from titok_hf.contact_sheets import contact_sheet
 from titok_hf.data.images import ResizeMode, image_batches
 from titok_hf.data.training_data import class_names, open_images
-from titok_hf.pictures import contact_sheet
 
 from .classification import JudgeMeter
 from .frechet import round_to_bytes

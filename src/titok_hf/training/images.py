@@ -11,6 +11,7 @@ from datasets import Dataset, IterableDataset
 from PIL import Image
 from torch import nn
 
+from titok_hf.contact_sheets import contact_sheet
 from titok_hf.data.augmentation import Augmentation
 from titok_hf.data.loaders import ImageLoader, ResumableLoader
 from titok_hf.data.opening import Opened
@@ -18,7 +19,6 @@ from titok_hf.data.sources import NO_LABELS, Source
 from titok_hf.data.splits import Splits, open_splits
 from titok_hf.data.training_data import open_code_split, open_image_split
 from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
-from titok_hf.pictures import contact_sheet
 
 from .configs import CodeDataConfig, ImageDataConfig, OptimizationConfig
 from .recipes import RecipeError

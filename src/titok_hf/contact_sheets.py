@@ -1,12 +1,10 @@
-"""Contact sheets: many pictures in one, large enough to see."""
+"""Contact sheets: many images in one, large enough to see."""
 
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .checkpoints.atomic_files import write_atomically
-
-# A cell of this many pixels is easy to look at: pictures of 32 pixels are shown four times as large.
+# Small images are enlarged to cells of about this many pixels: one of 32 pixels is shown four times as large.
 _COMFORTABLE_CELL = 128
 _GAP = 4
 _FONT_SIZE = 14
@@ -18,30 +16,30 @@ def contact_sheet(
     images: Sequence[Image.Image], columns: int, scale: int | None = None, labels: Sequence[str] | None = None
 ) -> Image.Image:
     """
-    Lay pictures of one size out in rows, from left to right and from top to bottom.
+    Arrange images of one size in rows, from left to right and from top to bottom.
 
     Args:
-        images: at least one picture, all of the size of the first.
-        columns: pictures in a row.
-        scale: how many times each picture is enlarged, without smoothing. By default as often as brings small pictures
-            near 128 pixels.
+        images: at least one image, all of the size of the first.
+        columns: images in a row.
+        scale: how many times each image is enlarged, without smoothing. By default, small images are enlarged to about
+            128 pixels.
         labels: a text for each row, written in a margin on the left.
 
     Returns:
         the sheet, RGB.
 
     Raises:
-        ValueError: no pictures, sizes that differ, no column, or another number of labels than of rows.
+        ValueError: no images, sizes that differ, no column, or another number of labels than of rows.
     """
     images = list(images)
     if not images:
-        raise ValueError("A contact sheet needs at least one picture, and the list is empty.")
+        raise ValueError("A contact sheet needs at least one image, and the list is empty.")
     if columns < 1:
         raise ValueError(f"columns is {columns}. A contact sheet needs at least one.")
     width, height = images[0].size
     for image in images:
         if image.size != (width, height):
-            raise ValueError(f"Pictures have sizes {(width, height)} and {image.size}. Give pictures of one size.")
+            raise ValueError(f"The images have sizes {(width, height)} and {image.size}. Give images of one size.")
     rows = -(-len(images) // columns)
     if labels is not None and len(labels) != rows:
         raise ValueError(f"{len(labels)} labels were given for {rows} rows. Give one a row.")
@@ -65,4 +63,4 @@ def contact_sheet(
     return sheet
 
 
-__all__ = ["contact_sheet", "write_atomically"]
+__all__ = ["contact_sheet"]

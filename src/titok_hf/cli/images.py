@@ -1,0 +1,139 @@
+"""Image files: reading what the user names, writing what the model makes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+from PIL import Image
+from rich.panel import Panel
+
+from ..checkpoints.atomic_files import write_atomically
+from ..contact_sheets import contact_sheet
+from .console import answer, bold, progress_bar
+
+_NAMES_IN_A_FILE_NAME = 3
+
+
+def check_images(paths: Sequence[Path]) -> None:
+    """
+    Read all files to their end, so that a missing or damaged one is found before anything expensive begins.
+
+    Raises:
+        OSError: a path that is missing or a folder, or a file that is no image, truncated, or larger than Pillow
+            agrees to open.
+    """
+    for path in paths:
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder. Name the images in it, for example {path}/*.png.")
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist. Check the path of this image.")
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                image.load()
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise OSError(f"{path} is not an image that can be read ({error}). Check the file.") from error
+
+
+def batches(items: Sequence, batch_size: int) -> Iterator[Sequence]:
+    """Consecutive slices of at most `batch_size` items."""
+    for start in range(0, len(items), batch_size):
+        yield items[start : start + batch_size]
+
+
+def batches_with_progress(items: Sequence, batch_size: int, activity: str) -> Iterator[Sequence]:
+    """The same slices, with a progress bar that is called by `activity` ("decoding")."""
+    with progress_bar() as bar:
+        task = bar.add_task(activity, total=len(items))
+        for batch in batches(items, batch_size):
+            yield batch
+            bar.advance(task, len(batch))
+
+
+def make_output_folder(folder: Path) -> None:
+    """
+    Make the folder for the results, before the work that would be lost without it.
+
+    Raises:
+        OSError: it cannot be made, or not be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written ({error}). Choose another folder with --output.") from error
+
+
+def check_inputs_stay(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """
+    Check that no result overwrites an input.
+
+    Raises:
+        OSError: one would.
+    """
+    read = {path.resolve() for path in inputs}
+    for output in outputs:
+        if output.resolve() in read:
+            raise FileExistsError(f"{output} is read, and would be overwritten. Choose another path with --output.")
+
+
+def sheet_name(action: str, names: Sequence[str]) -> str:
+    """
+    The file name of a contact sheet, which tells what it shows.
+
+    Args:
+        action: "generated", "reconstructed" or "decoded".
+        names: of the classes or images on it.
+    """
+    shown = list(names) if len(names) <= _NAMES_IN_A_FILE_NAME else [names[0], f"and {len(names) - 1} more"]
+    return "-".join(["contact-sheet", action, *(file_name_of(name)[:60] for name in shown)]) + ".png"
+
+
+def save_image(image: Image.Image, path: Path) -> Path:
+    """Write one image. A file of that name is replaced only when the new one is complete."""
+    return write_atomically(path, image.save)
+
+
+def save_sheet(images: Sequence[Image.Image], path: Path, columns: int, labels: Sequence[str] | None = None) -> Path:
+    """Write a contact sheet, see [`contact_sheet`]."""
+    return save_image(contact_sheet(images, columns, labels=labels), path)
+
+
+def answer_with_images(
+    title: str, made: str, output: Path, sheet: Path, values: dict[str, Any], as_json: bool
+) -> None:
+    """
+    Say where the images and their contact sheet are.
+
+    Args:
+        title: what was done, "generated" or "decoded".
+        made: number of images, and of what.
+        output, sheet: the folder, and the file of the contact sheet.
+        values, as_json: as for [`answer`].
+    """
+    summary = f"{made} in {bold(output)}\ncontact sheet: {bold(sheet)}"
+    answer({**values, "contact_sheet": sheet}, as_json, Panel.fit(summary, title=title))
+
+
+def file_name_of(text: str) -> str:
+    """A text as part of a file name: small letters, digits and hyphens ("T-shirt/top" -> "t-shirt-top")."""
+    return re.sub(r"[^\w]+", "-", text.casefold()).strip("-") or "class"
+
+
+def distinct_stems(paths: Sequence[Path]) -> list[str]:
+    """The files' names without folder and suffix; repeated ones are numbered ("a", "a-2")."""
+    taken: set[str] = set()
+    stems = []
+    for path in paths:
+        stem, number = path.stem, 1
+        while stem in taken:
+            number += 1
+            stem = f"{path.stem}-{number}"
+        taken.add(stem)
+        stems.append(stem)
+    return stems
