@@ -6,6 +6,7 @@ which order is here.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,17 +14,26 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline
+
+# diffusers finds the loader of a part by the name of its base class, in the module where it finds the part's class.
+from diffusers import ModelMixin as ModelMixin
+from diffusers import SchedulerMixin as SchedulerMixin
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import BaseOutput
 from PIL import Image
+from transformers import ImageProcessingMixin as ImageProcessingMixin
+from transformers import PreTrainedModel as PreTrainedModel
+from transformers.utils import is_torchvision_available
 
 from . import __version__
 from .accepted_values import check_finite, check_pixel_range, whole_number
 from .checkpoints.layout import VERSION_KEY
-from .checkpoints.pipeline_files import TiTokPipelineFiles
+from .checkpoints.pipeline_mixin import PipelineCheckpointMixin
 from .class_names import ClassLabels, ClassNames
 from .image_processing_pil_titok import TiTokImageProcessorPil
 from .image_processing_titok import TiTokImageProcessor
+from .imagenet_classes import IMAGENET_CLASSES, imagenet_id2label
 from .modeling_maskgit import MaskGitTransformer1DModel
 from .modeling_titok import TiTokModel
 from .pipeline_inputs import (
@@ -62,7 +72,7 @@ class TiTokPipelineOutput(BaseOutput):
     codes: torch.Tensor
 
 
-class TiTokPipeline(TiTokPipelineFiles):
+class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
     """
     Images from class labels (TiTok, arXiv 2406.07550, section 3.3), images to codes and back, and images changed
     through their codes.
@@ -85,6 +95,8 @@ class TiTokPipeline(TiTokPipelineFiles):
         >>> image = pipe("Sneaker", generator=torch.Generator().manual_seed(0)).images[0]
     """
 
+    parts_module = __name__
+    image_processor_class = TiTokImageProcessor if is_torchvision_available() else TiTokImageProcessorPil
     model_cpu_offload_seq = "transformer->tokenizer"
     _optional_components = ["transformer", "scheduler"]
     _callback_tensor_inputs = list(CALLBACK_TENSORS)
@@ -106,6 +118,39 @@ class TiTokPipeline(TiTokPipelineFiles):
         self.id2label = {int(label): name for label, name in (id2label or {}).items()}
         self.register_to_config(id2label=self.id2label or None, **{VERSION_KEY: __version__})
         self._check_parts()
+
+    @classmethod
+    def from_original(
+        cls,
+        tokenizer: str | os.PathLike,
+        generator: str | os.PathLike | None = None,
+        original_variant: str | None = None,
+        **kwargs: Any,
+    ) -> TiTokPipeline:
+        """
+        A pipeline of checkpoints of the original implementation, with the sampler settings of its published benchmark.
+
+        Args:
+            tokenizer, generator: each a folder, a Hub id or a single weights file of the original. Without a generator
+                the pipeline is a tokenizer alone.
+            original_variant: the released checkpoints that they are, such as `"l32"`; needed for single files.
+            kwargs: `dtype`, and arguments of the download: `cache_dir`, `force_download`, `local_files_only`, `token`,
+                `revision`.
+
+        Raises:
+            OSError: nothing there, a damaged file, or a pickle that holds more than tensors.
+            ValueError: checkpoints of another architecture, or that do not belong together.
+        """
+        named = {"original_variant": original_variant}
+        model = TiTokModel.from_pretrained(tokenizer, **named, **kwargs)
+        image_processor = cls.image_processor_class(size=model.config.image_size)
+        if generator is None:
+            return cls(model, image_processor)
+        transformer = MaskGitTransformer1DModel.from_pretrained(generator, **named, **kwargs)
+        download = {name: value for name, value in kwargs.items() if name not in ("dtype", "torch_dtype")}
+        scheduler = MaskGitScheduler.from_pretrained(generator, **named, **download)
+        id2label = imagenet_id2label() if transformer.config.num_classes == IMAGENET_CLASSES else None
+        return cls(model, image_processor, transformer, scheduler, id2label)
 
     @property
     def classes(self) -> ClassNames:

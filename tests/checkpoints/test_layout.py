@@ -9,7 +9,8 @@ import pytest
 
 from hub_server import hub_server
 from titok_hf import __version__
-from titok_hf.checkpoints.layout import INDEX_NAME, VERSION_KEY, checkpoint_folder, outdated_files, read_index
+from titok_hf.checkpoints.layout import INDEX_NAME, VERSION_KEY, outdated_files, read_index
+from titok_hf.checkpoints.pipeline_mixin import checkpoint_folder
 
 
 def write_index(folder, **content):
@@ -110,7 +111,7 @@ def test_a_repository_that_is_not_cached_needs_the_network():
 def download(endpoint, tmp_path, *arguments):
     """`checkpoint_folder` in a process that knows another Hub; the client reads its address once, when imported."""
     program = (
-        "import json, sys; from titok_hf.checkpoints.layout import checkpoint_folder;"
+        "import json, sys; from titok_hf.checkpoints.pipeline_mixin import checkpoint_folder;"
         "print(checkpoint_folder(sys.argv[1], **json.loads(sys.argv[2])))"
     )
     environment = {

@@ -8,30 +8,14 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from huggingface_hub.errors import HTTPError as TransportError  # of the HTTP library that huggingface_hub uses
 from packaging.version import InvalidVersion, Version
 from safetensors import SafetensorError, safe_open
 
 from .. import __version__
 from .atomic_files import folder_atomically
-from .retries import with_retries
 
 INDEX_NAME = "model_index.json"
 VERSION_KEY = "_titok_hf_version"
-# What a pipeline is read from, and nothing beside it. Weights come as safetensors only: a pickle runs code when it is
-# opened, so it is not even downloaded; nor are optimizer states, or other models in the same repository.
-_SMALL_FILES = [
-    INDEX_NAME,
-    "image_processor/preprocessor_config.json",
-    "scheduler/scheduler_config.json",
-    "tokenizer/config.json",
-    "tokenizer/*.index*.json",
-    "transformer/config.json",
-    "transformer/*.index*.json",
-]
-_WEIGHTS = {"tokenizer": "model", "transformer": "diffusion_pytorch_model"}
 # Without its card a data set is not finished, without its configuration a model, without its index a pipeline.
 _TELLING_FILES = ("README.md", "config.json", INDEX_NAME)
 _PARTS = ("tokenizer", "image_processor", "transformer", "scheduler")
@@ -53,30 +37,6 @@ _WEIGHTS_FILE = re.compile(
     r"\.(?P<suffix>safetensors|bin|pt|pth|ckpt|msgpack)(?:\.index(?:\.(?P<index_variant>[^.]+))?\.json)?$"
 )
 _DATA_SHARD = re.compile(r"^(?P<split>.+)-\d+(?:-of-\d+)?\.parquet$")
-
-
-def checkpoint_folder(
-    model: str | os.PathLike, variant: str | None = None, subfolder: str | None = None, **hub_arguments: Any
-) -> Path:
-    """
-    The local folder of a saved pipeline: `model` itself, or the cached copy of a Hub repository, downloaded if needed.
-
-    Args:
-        model: a folder, or the id of a Hub repository ("user/name").
-        variant: name of the weights' variant, such as "fp16"; by default the plain ones.
-        subfolder: where in the folder or repository the pipeline lies.
-        hub_arguments: passed to `huggingface_hub.snapshot_download` (cache_dir, force_download, local_files_only,
-            token, revision).
-
-    Raises:
-        OSError: neither a folder nor a repository, no `model_index.json` in it, or one that a newer titok_hf wrote.
-    """
-    if Path(model).is_dir():
-        folder = Path(model, subfolder or "")
-    else:
-        folder = _download(str(model), variant, subfolder, hub_arguments)
-    read_index(folder)
-    return folder
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -368,40 +328,6 @@ def _count(names: list[str], shown: int = 3) -> str:
     return f"{len(names)} ({', '.join(names[:shown])}{', ...' if len(names) > shown else ''})"
 
 
-def _download(repository: str, variant: str | None, subfolder: str | None, hub_arguments: dict[str, Any]) -> Path:
-    """What `checkpoint_folder` reads, from the cache or the Hub."""
-    top = f"{subfolder.strip('/')}/" if subfolder else ""
-
-    def fetch(weights: list[str]) -> Path:
-        patterns = [top + pattern for pattern in _SMALL_FILES + weights]
-        fetched = with_retries(lambda: snapshot_download(repository, allow_patterns=patterns, **hub_arguments))
-        return Path(fetched, top)
-
-    try:
-        folder = fetch([pattern for part in _WEIGHTS for pattern in _weight_patterns(part, variant)])
-        plain = [part for part in _WEIGHTS if variant and not any((folder / part).glob("*.safetensors"))]
-        if any((folder / part).is_dir() for part in plain):  # a part of which there is no such variant
-            fetch([pattern for part in plain for pattern in _weight_patterns(part, None)])
-    except HFValidationError:
-        raise OSError(
-            f"{repository!r} is neither a folder nor the id of a Hub repository. Check the path, or write the id as "
-            "user/name."
-        ) from None
-    except (HfHubHTTPError, TransportError, LocalEntryNotFoundError) as error:
-        reason = _shown_text(" ".join(str(error).split()) or type(error).__name__)
-        raise OSError(
-            f"{repository!r} is no folder here, and the Hub did not give it ({reason}). Check the name, the revision, "
-            "your access and the network."
-        ) from error
-    return folder
-
-
-def _weight_patterns(part: str, variant: str | None) -> list[str]:
-    """The weights of one part: in one file, or in numbered ones."""
-    name = f"{part}/{_WEIGHTS[part]}" + (f".{variant}" if variant else "")
-    return [f"{name}.safetensors", f"{name}-?????-of-?????.safetensors"]
-
-
 __all__ = [
     "INDEX_NAME",
     "VERSION_KEY",
@@ -410,7 +336,6 @@ __all__ = [
     "check_weights",
     "check_weights_index",
     "checkpoint_atomically",
-    "checkpoint_folder",
     "is_weights_file",
     "naming",
     "outdated_files",

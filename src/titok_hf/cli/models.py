@@ -65,15 +65,11 @@ def load_pipeline(model: str | None, device: str | None) -> TiTokPipeline:
 
 
 def _of_tokenizer_alone(location: str) -> TiTokPipeline:
-    from transformers.utils import is_torchvision_available
-
-    from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
-    from titok_hf.image_processing_titok import TiTokImageProcessor
     from titok_hf.modeling_titok import TiTokModel
     from titok_hf.pipeline_titok import TiTokPipeline
 
     tokenizer = TiTokModel.from_pretrained(location)
-    processor = TiTokImageProcessor if is_torchvision_available() else TiTokImageProcessorPil
+    processor = TiTokPipeline.image_processor_class
     if file_of(location, "preprocessor_config.json") is None:  # as the original has none
         return TiTokPipeline(tokenizer, processor(size=tokenizer.config.image_size))
     return TiTokPipeline(tokenizer, processor.from_pretrained(location))
