@@ -1,20 +1,17 @@
-"""Makes AutoConfig, AutoModel, AutoImageProcessor and `pipeline` know the classes and tasks of this package.
+"""Makes the Auto classes and `pipeline` of transformers know the classes and tasks of this package.
 
-After `import titok_hf`, `AutoModel.from_pretrained(folder)` must find `TiTokModel`, whichever of titok_hf and
-transformers was imported first, and yet `import titok_hf` must not import transformers. So each registration waits for
-the module of transformers that it needs: it runs at once where that module is already imported, and otherwise when it
-has been, which a finder in `sys.meta_path` sees.
-
-"Has been" means that no import of transformers or titok_hf is under way any more. Not earlier: transformers imports
-`AutoModel` half-way through its `modeling_layers`, which our models need complete, and our own modeling files may be
-the ones that asked for it. The finder therefore counts the imports of both packages, changes nothing else about them,
-and stands aside once everything is registered.
+`import titok_hf` must stay cheap, so it does not import transformers. Each function of `REGISTRATIONS` runs once the
+module of transformers that it needs has been imported: at once if it is imported already, else at the end of the
+outermost import of transformers or titok_hf. Not earlier, because transformers imports `AutoModel` half-way through
+`modeling_layers`, and our models import that module. A finder in `sys.meta_path` counts the imports that are under
+way, and is removed when everything is registered.
 """
 
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from importlib.abc import Loader, MetaPathFinder
+from functools import partial
+from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -26,21 +23,19 @@ def register_configurations() -> None:
     from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig
     from titok_hf.configuration_titok import TiTokConfig
 
-    AutoConfig.register("titok", TiTokConfig, exist_ok=True)
-    AutoConfig.register("maskgit_vqgan", MaskGitVQGANConfig, exist_ok=True)
+    for config_class in (TiTokConfig, MaskGitVQGANConfig):
+        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
 
 
 def register_models() -> None:
     """Register `TiTokModel` and `MaskGitVQGANModel` with `AutoModel`."""
     from transformers import AutoModel
 
-    from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig
-    from titok_hf.configuration_titok import TiTokConfig
     from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANModel
     from titok_hf.modeling_titok import TiTokModel
 
-    AutoModel.register(TiTokConfig, TiTokModel, exist_ok=True)
-    AutoModel.register(MaskGitVQGANConfig, MaskGitVQGANModel, exist_ok=True)
+    for model_class in (TiTokModel, MaskGitVQGANModel):
+        AutoModel.register(model_class.config_class, model_class, exist_ok=True)
 
 
 def register_image_processors() -> None:
@@ -51,27 +46,19 @@ def register_image_processors() -> None:
     from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
     from titok_hf.image_processing_titok import TiTokImageProcessor
 
-    AutoImageProcessor.register(
-        TiTokConfig,
-        image_processor_classes={"pil": TiTokImageProcessorPil, "torchvision": TiTokImageProcessor},
-        exist_ok=True,
-    )
+    classes = {"pil": TiTokImageProcessorPil, "torchvision": TiTokImageProcessor}
+    AutoImageProcessor.register(TiTokConfig, image_processor_classes=classes, exist_ok=True)
 
 
 def register_tasks() -> None:
-    """
-    Register "image-to-codes" and "codes-to-image" with `transformers.pipeline`, and let "image-feature-extraction"
-    give latents.
-    """
+    """Register "image-to-codes", "codes-to-image" and "image-to-latents" with `transformers.pipeline`."""
     from transformers import AutoModel
     from transformers.pipelines import PIPELINE_REGISTRY
 
-    from titok_hf.tasks import TASKS, TiTokFeatureExtractionPipeline
+    from titok_hf.tasks import TASKS
 
     for task, pipeline_class in TASKS.items():
         PIPELINE_REGISTRY.register_pipeline(task, pipeline_class=pipeline_class, pt_model=AutoModel, type="image")
-    # Not by `register_pipeline`, which would replace the rest of the task too, and warn of it.
-    PIPELINE_REGISTRY.supported_tasks["image-feature-extraction"]["impl"] = TiTokFeatureExtractionPipeline
 
 
 REGISTRATIONS: dict[str, Callable[[], None]] = {
@@ -83,72 +70,43 @@ REGISTRATIONS: dict[str, Callable[[], None]] = {
 """Module of transformers -> what can be registered once it is imported."""
 
 
-class _ImportsUnderWay(threading.local):
-    """Number of nested imports of transformers and titok_hf in the current thread."""
-
-    count = 0
-
-
 class RegisteringFinder(MetaPathFinder):
     """Runs each of `REGISTRATIONS` once, after the import of its module and when no import is under way."""
 
     def __init__(self) -> None:
         self._waiting = dict(REGISTRATIONS)
-        self._imports_under_way = _ImportsUnderWay()
+        self._thread = threading.local()  # `depth`: number of nested imports that are under way in this thread
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Let the finders behind this one find the module, and count the time of its execution as an import."""
-        if not self._waiting or fullname.partition(".")[0] not in ("transformers", "titok_hf"):
+        """The spec that the other finders give; executing its module counts as an import."""
+        if fullname.partition(".")[0] not in ("transformers", "titok_hf"):
             return None
-        for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
-            spec = finder.find_spec(fullname, path, target)
-            if spec is not None:
-                if spec.loader is not None:
-                    spec.loader = _CountingLoader(spec.loader, self)
-                return spec
-        return None
+        others = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next((spec for spec in others if spec is not None), None)
+        if spec is not None and spec.loader is not None:
+            spec.loader.exec_module = partial(self._execute, spec.loader.exec_module)  # type: ignore[method-assign]
+        return spec
 
-    def execute(self, module: ModuleType, loader: Loader) -> None:
-        """Execute a module with its own loader, and register what has become possible if it was the outermost one."""
-        self._imports_under_way.count += 1
+    def _execute(self, execute: Callable[[ModuleType], None], module: ModuleType) -> None:
+        self._thread.depth = getattr(self._thread, "depth", 0) + 1
         try:
-            loader.exec_module(module)
+            execute(module)
         finally:
-            self._imports_under_way.count -= 1
-        self.register()
+            self._thread.depth -= 1
+        if self._thread.depth == 0:
+            self.register()
 
     def register(self) -> None:
         """Run the registrations that are possible now."""
-        if self._imports_under_way.count:
-            return
         for name in [name for name in self._waiting if name in sys.modules]:
-            # Taken off the list first: the modules that it imports come back here when they are complete.
+            # Removed first: the imports of a registration come here too.
             registration = self._waiting.pop(name, None)
             if registration is not None:
                 registration()
-
-
-class _CountingLoader(Loader):
-    """Stands in for the loader of one module until that module is executed."""
-
-    def __init__(self, loader: Loader, finder: RegisteringFinder) -> None:
-        self._loader = loader
-        self._finder = finder
-
-    def __getattr__(self, name: str) -> object:
-        """Whatever else a loader offers: `python -m` asks for `get_code`, tracebacks for `get_source`."""
-        return getattr(self._loader, name)
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        module.__loader__ = self._loader
-        if module.__spec__ is not None:
-            module.__spec__.loader = self._loader
-        self._finder.execute(module, self._loader)
+        if not self._waiting and self in sys.meta_path:
+            sys.meta_path.remove(self)
 
 
 def register_auto_classes_when_imported() -> None:

@@ -1,4 +1,4 @@
-"""Tasks for `transformers.pipeline`: "image-to-codes" and "codes-to-image".
+"""Tasks for `transformers.pipeline`: "image-to-codes", "codes-to-image" and "image-to-latents".
 
 `import titok_hf` registers them, and so does loading a checkpoint with `trust_remote_code=True`:
 
@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from PIL import Image
-from transformers import ImageFeatureExtractionPipeline, Pipeline
+from transformers import Pipeline
 
 from .accepted_values import check_finite
 from .image_processing_pil_titok import single_images
@@ -24,7 +24,9 @@ from .pipeline_inputs import checked_codes
 
 
 class _TokenizerTask(Pipeline):
-    """What both tasks load: the model and its image processor."""
+    """What all tasks load: the model and its image processor."""
+
+    needs_codes: ClassVar[bool] = True
 
     _load_image_processor: ClassVar[bool] = True
     _load_feature_extractor: ClassVar[bool] = False
@@ -33,10 +35,10 @@ class _TokenizerTask(Pipeline):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if not self.model.config.has_codebook:
+        if self.needs_codes and not self.model.config.has_codebook:
             raise ValueError(
                 f'The task "{self.task}" needs codes, and this is a KL model, whose tokens are continuous. Use '
-                '"image-feature-extraction", or TiTokModel.encode and .decode.'
+                '"image-to-latents", or TiTokModel.encode and .decode.'
             )
 
     def _sanitize_parameters(self, **parameters: Any) -> tuple[dict, dict, dict]:
@@ -45,31 +47,21 @@ class _TokenizerTask(Pipeline):
         return {}, {}, {}
 
 
-class ImageToCodesPipeline(_TokenizerTask):
-    """
-    Pictures to codes.
+class _ImageTask(_TokenizerTask):
+    """Images in, and what the encoder makes of each out."""
 
-    Example:
-        >>> codes = pipeline("image-to-codes", model="user/tokenizer")(["cat.jpg", "dog.jpg"], batch_size=2)
-        >>> len(codes), len(codes[0])
-        (2, 32)
-    """
-
-    def __call__(
-        self, images: "str | os.PathLike | Image.Image | list | Iterable", **kwargs: Any
-    ) -> "list[int] | list[list[int]]":
+    def __call__(self, images: "str | os.PathLike | Image.Image | list | Iterable", **kwargs: Any) -> Any:
         """
         Args:
-            images: one picture (a path, a URL, base64 text, a PIL image, an array or a tensor), a list, a batch, a
-                data set or a generator of them. Values as for [`TiTokImageProcessor`].
+            images: one image (a path, a URL, base64 text, a PIL image, an array or a tensor), a list, a batch, a data
+                set or a generator of them. Values as for [`TiTokImageProcessor`].
             kwargs: `batch_size`, `num_workers`.
 
         Returns:
-            the codes of a picture, `num_latent_tokens` integers in [0, codebook_size); for a list one such list a
-            picture.
+            what the class says, of one image; for several images a list of it.
 
         Raises:
-            ValueError, TypeError: something that is not a picture, or values outside of the range of their type.
+            ValueError, TypeError: something that is not an image, or values outside of the range of their type.
             FileNotFoundError: a path that does not exist.
         """
         if isinstance(images, np.ndarray | torch.Tensor) and images.ndim > 3:
@@ -79,21 +71,48 @@ class ImageToCodesPipeline(_TokenizerTask):
     def preprocess(self, image: "str | os.PathLike | Image.Image") -> dict[str, torch.Tensor]:
         pixel_values = self.image_processor(image, return_tensors="pt").pixel_values
         if len(pixel_values) != 1:
-            raise ValueError(f"An entry of the list holds {len(pixel_values)} pictures. Give one an entry.")
+            raise ValueError(f"An entry of the list holds {len(pixel_values)} images. Give one image in each entry.")
         return {"pixel_values": pixel_values}
 
     def _forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        encoded = self.model.encode(inputs["pixel_values"], return_dict=True)
-        return {"codes": encoded.codes, "finite": encoded.latents.isfinite().flatten(1).all(dim=1)}
+        options = {} if self.needs_codes else {"sample_posterior": False}
+        encoded = self.model.encode(inputs["pixel_values"], return_dict=True, **options)
+        tokens = encoded.codes if self.needs_codes else encoded.latents
+        return {"tokens": tokens, "finite": encoded.latents.isfinite().flatten(1).all(dim=1)}
 
-    def postprocess(self, outputs: dict[str, torch.Tensor]) -> list[int]:
+    def postprocess(self, outputs: dict[str, torch.Tensor]) -> list:
         check_finite(outputs["finite"].all(), "The tokens of the encoder")
-        return outputs["codes"][0].tolist()
+        return outputs["tokens"][0].tolist()
+
+
+class ImageToCodesPipeline(_ImageTask):
+    """
+    Images to codes: of each image a list of `num_latent_tokens` integers in [0, codebook_size).
+
+    Example:
+        >>> codes = pipeline("image-to-codes", model="user/tokenizer")(["cat.jpg", "dog.jpg"], batch_size=2)
+        >>> len(codes), len(codes[0])
+        (2, 32)
+    """
+
+
+class ImageToLatentsPipeline(_ImageTask):
+    """
+    Images to latents: of each image `num_latent_tokens` lists of `codebook_dim` floats. They are entries of the
+    codebook, or for KL models the mean.
+
+    Example:
+        >>> latents = torch.tensor(pipeline("image-to-latents", model="user/tokenizer")("cat.jpg"))
+        >>> latents.shape
+        torch.Size([32, 12])
+    """
+
+    needs_codes = False
 
 
 class CodesToImagePipeline(_TokenizerTask):
     """
-    Codes to pictures.
+    Codes to images.
 
     Example:
         >>> images = pipeline("codes-to-image", model="user/tokenizer")(codes, batch_size=2)
@@ -104,12 +123,12 @@ class CodesToImagePipeline(_TokenizerTask):
     ) -> "Image.Image | list[Image.Image]":
         """
         Args:
-            codes: of one picture, `num_latent_tokens` integers; or of several, one row a picture: nested lists, an
+            codes: of one image, `num_latent_tokens` integers; or of several, one row for each image: nested lists, an
                 array, a tensor, or a data set or generator of rows.
             kwargs: `batch_size`, `num_workers`.
 
         Returns:
-            an RGB picture; for several rows a list.
+            an RGB image; for several rows a list.
 
         Raises:
             ValueError: rows of another length, or codes outside of [0, codebook_size).
@@ -127,25 +146,17 @@ class CodesToImagePipeline(_TokenizerTask):
     def _forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         pixel_values = self.model.decode(codes=inputs["codes"], return_dict=True).pixel_values
         if pixel_values is None:
-            raise ValueError("This is a stage-1 model: it ends in proxy codes and makes no pictures.")
+            raise ValueError("This is a stage-1 model: it ends in proxy codes and makes no images.")
         return {"pixel_values": pixel_values}
 
     def postprocess(self, outputs: dict[str, torch.Tensor]) -> Image.Image:
         return self.image_processor.post_process(outputs["pixel_values"])[0]
 
 
-class TiTokFeatureExtractionPipeline(ImageFeatureExtractionPipeline):
-    """
-    transformers' "image-feature-extraction", which takes the first field of what a model returns. It asks a TiTok
-    model for its latents (of KL models the mean), without decoding them; any other model is treated as ever.
-    """
+TASKS: dict[str, type[Pipeline]] = {
+    "image-to-codes": ImageToCodesPipeline,
+    "codes-to-image": CodesToImagePipeline,
+    "image-to-latents": ImageToLatentsPipeline,
+}
 
-    def _forward(self, model_inputs: dict[str, torch.Tensor]) -> Any:
-        if self.model.config.model_type != "titok":
-            return super()._forward(model_inputs)
-        return self.model.encode(**model_inputs, sample_posterior=False, return_dict=True)
-
-
-TASKS: dict[str, type[Pipeline]] = {"image-to-codes": ImageToCodesPipeline, "codes-to-image": CodesToImagePipeline}
-
-__all__ = ["TASKS", "CodesToImagePipeline", "ImageToCodesPipeline", "TiTokFeatureExtractionPipeline"]
+__all__ = ["TASKS", "CodesToImagePipeline", "ImageToCodesPipeline", "ImageToLatentsPipeline"]
