@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from transformers import BertConfig, BertModel
 
 from stored_weights import WAYS_TO_OFFLOAD, offload, store_in_eight_bits
-from titok_hf.modeling_maskgit import MASKGIT_VARIANTS, MaskGitTransformer1DModel
+from titok_hf.configuration_maskgit import MASKGIT_VARIANTS
+from titok_hf.modeling_maskgit import MaskGitTransformer1DModel
 
 TINY = {
     "codebook_size": 20,

@@ -18,35 +18,8 @@ from diffusers.utils import BaseOutput
 from torch import nn
 from transformers.utils.generic import maybe_autocast
 
-from .accepted_values import LARGEST_DEPTH, LARGEST_SIZE, can_look_at, integer_codes, real_number, whole_number
 from .checkpoints.mixin import CheckpointMixin
-
-_VIT = {
-    "architecture": "vit",
-    "hidden_size": 768,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "intermediate_size": 3072,
-    "dropout": 0.1,
-}
-# The published U-ViT names a dropout in its configuration and was trained without one.
-_UVIT = {
-    "architecture": "uvit",
-    "hidden_size": 1024,
-    "num_hidden_layers": 20,
-    "num_attention_heads": 16,
-    "intermediate_size": 4096,
-    "dropout": 0.0,
-}
-
-MASKGIT_VARIANTS: dict[str, dict[str, Any]] = {
-    "l32": {**_VIT, "num_latent_tokens": 32},
-    "b64": {**_VIT, "num_latent_tokens": 64},
-    "s128": {**_UVIT, "num_latent_tokens": 128},
-    "l64_512": {**_VIT, "num_latent_tokens": 64},
-    "b128_512": {**_UVIT, "num_latent_tokens": 128},
-}
-"""The generators of the TiTok paper, for ImageNet at 256 and at 512 pixels, each named after its tokenizer."""
+from .configuration_maskgit import MASKGIT_VARIANTS, checked_fields, checked_ids
 
 
 @dataclass
@@ -313,29 +286,18 @@ class MaskGitTransformer1DModel(CheckpointMixin, ModelMixin, ConfigMixin):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        fields = {
-            "codebook_size": whole_number("codebook_size", codebook_size, highest=LARGEST_SIZE),
-            "num_latent_tokens": whole_number("num_latent_tokens", num_latent_tokens, highest=LARGEST_SIZE),
-            "num_classes": whole_number("num_classes", num_classes, lowest=0, highest=LARGEST_SIZE),
-            "hidden_size": whole_number("hidden_size", hidden_size, highest=LARGEST_SIZE),
-            "num_hidden_layers": whole_number("num_hidden_layers", num_hidden_layers, highest=LARGEST_DEPTH),
-            "num_attention_heads": whole_number("num_attention_heads", num_attention_heads, highest=LARGEST_SIZE),
-            "intermediate_size": whole_number("intermediate_size", intermediate_size, highest=LARGEST_SIZE),
-            "dropout": real_number("dropout", dropout, 0.0, 1.0),
-        }
+        fields = checked_fields(
+            architecture=architecture,
+            codebook_size=codebook_size,
+            num_latent_tokens=num_latent_tokens,
+            num_classes=num_classes,
+            hidden_size=hidden_size,
+            num_hidden_layers=num_hidden_layers,
+            num_attention_heads=num_attention_heads,
+            intermediate_size=intermediate_size,
+            dropout=dropout,
+        )
         self.register_to_config(**fields)  # numbers of other libraries cannot be saved
-        if not isinstance(architecture, str) or architecture not in BACKBONES:
-            raise ValueError(f"architecture is {architecture!r}, which does not exist. Use one of {list(BACKBONES)}.")
-        if hidden_size % num_attention_heads:
-            raise ValueError(
-                f"hidden_size is {hidden_size}, which {num_attention_heads} attention heads cannot share. "
-                "Use a multiple of num_attention_heads."
-            )
-        if architecture == "uvit" and num_hidden_layers % 2:
-            raise ValueError(
-                f"num_hidden_layers is {num_hidden_layers}, but a U-ViT has as many blocks before its middle block as "
-                "behind it. Use an even number."
-            )
         self.token_embedding = nn.Embedding(codebook_size + 1 + num_classes + 1, hidden_size)
         self.position_embedding = nn.Parameter(torch.empty(1 + num_latent_tokens, hidden_size))
         self.backbone = BACKBONES[architecture](
@@ -383,8 +345,7 @@ class MaskGitTransformer1DModel(CheckpointMixin, ModelMixin, ConfigMixin):
             ValueError: for wrong shapes or dtypes, and for ids or labels out of range. Ranges are checked on the CPU
                 only: on an accelerator each step of sampling would wait for the device.
         """
-        input_ids, class_labels = integer_codes(input_ids, "input_ids"), integer_codes(class_labels, "class_labels")
-        self._check_inputs(input_ids, class_labels)
+        input_ids, class_labels = checked_ids(self.config, input_ids, class_labels)
         class_tokens = self.config.codebook_size + 1 + class_labels
         tokens = torch.cat([class_tokens[:, None], input_ids], dim=1)  # (B, 1 + K)
         hidden_states = self.backbone(self.token_embedding(tokens) + self.position_embedding)  # (B, 1 + K, D)
@@ -393,21 +354,6 @@ class MaskGitTransformer1DModel(CheckpointMixin, ModelMixin, ConfigMixin):
             return (logits,)
         return MaskGitTransformer1DOutput(logits=logits)
 
-    def _check_inputs(self, input_ids: torch.LongTensor, class_labels: torch.LongTensor) -> None:
-        num_latent_tokens, num_classes = self.config.num_latent_tokens, self.config.num_classes
-        if input_ids.ndim != 2 or input_ids.shape[1] != num_latent_tokens:
-            raise ValueError(
-                f"input_ids has shape {tuple(input_ids.shape)}, but this model reads (batch, {num_latent_tokens}). "
-                f"Give {num_latent_tokens} codes an image, with mask_token_id ({self.mask_token_id}) where unknown."
-            )
-        if class_labels.shape != input_ids.shape[:1]:
-            raise ValueError(
-                f"class_labels has shape {tuple(class_labels.shape)}, but input_ids holds {len(input_ids)} images. "
-                f"Give one label an image, {num_classes} for no class."
-            )
-        _check_range("input_ids", input_ids, self.mask_token_id, "the mask token")
-        _check_range("class_labels", class_labels, num_classes, "no class")
-
     @torch.no_grad()
     def _initialise(self) -> None:
         for name, parameter in self.named_parameters():
@@ -415,15 +361,3 @@ class MaskGitTransformer1DModel(CheckpointMixin, ModelMixin, ConfigMixin):
                 nn.init.normal_(parameter, std=0.02)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
-
-
-def _check_range(name: str, values: torch.LongTensor, largest: int, meaning_of_largest: str) -> None:
-    """Raises ValueError if a value is below 0 or above `largest`; tensors on an accelerator pass unread."""
-    if not can_look_at(values) or not values.numel():
-        return
-    for value in (values.min().item(), values.max().item()):
-        if not 0 <= value <= largest:
-            raise ValueError(
-                f"{name} has {value}, which this model does not know. Use integers from 0 to {largest}; "
-                f"{largest} is {meaning_of_largest}."
-            )

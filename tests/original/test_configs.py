@@ -6,7 +6,7 @@ import pytest
 
 from golden_checkpoints import MANIFESTS, manifest
 from titok_hf import MaskGitTransformer1DModel, TiTokConfig
-from titok_hf.modeling_maskgit import MASKGIT_VARIANTS
+from titok_hf.configuration_maskgit import MASKGIT_VARIANTS
 from titok_hf.original import (
     generator_config,
     original_generator_config,

@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 import reduced_recipes
 from double_precision import TIE, in_float64
 from reduced_recipes import CLASSIFIERS, NUM_STEPS, RECIPES
+from titok_hf.configuration_maskgit import MASKGIT_VARIANTS
 from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig
 from titok_hf.configuration_titok import TITOK_VARIANTS, TiTokConfig
-from titok_hf.modeling_maskgit import MASKGIT_VARIANTS, MaskGitTransformer1DModel
+from titok_hf.modeling_maskgit import MaskGitTransformer1DModel
 from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANModel
 from titok_hf.modeling_titok import TiTokModel
 from titok_hf.original.released import RELEASED_TOKENIZERS, RELEASED_VQGANS
