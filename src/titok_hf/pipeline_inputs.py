@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from PIL import Image
 
 from .accepted_values import check_code_range, check_generator, integer_codes, real_number
@@ -15,14 +17,13 @@ from .image_processing_pil_titok import single_images
 
 if TYPE_CHECKING:
     from .configuration_titok import TiTokConfig
-    from .pipeline_titok import TiTokPipeline
 
 OneImage: TypeAlias = Image.Image | np.ndarray | torch.Tensor | str | bytes | os.PathLike
 Images: TypeAlias = OneImage | Sequence[OneImage]
 Tokens: TypeAlias = torch.Tensor | np.ndarray | Sequence
 Generators: TypeAlias = torch.Generator | Sequence[torch.Generator]
 StepCallback: TypeAlias = Callable[
-    ["TiTokPipeline", int, torch.Tensor, dict[str, torch.Tensor]], "dict[str, torch.Tensor] | None"
+    [DiffusionPipeline, int, torch.Tensor, dict[str, torch.Tensor]], "dict[str, torch.Tensor] | None"
 ]
 
 CALLBACK_TENSORS = ("codes", "predicted_codes")
@@ -112,8 +113,15 @@ def checked_generators(
     return list(generator)
 
 
-def check_callback(callback: StepCallback | None, names: Sequence[str]) -> None:
-    """ValueError for what cannot be called, and for names of tensors that a callback cannot have."""
+def tensors_of_callback(callback: StepCallback | None, names: Sequence[str]) -> Sequence[str]:
+    """
+    Names of the tensors that a callback gets: its own where it is one of diffusers' classes, `names` otherwise.
+
+    Raises:
+        ValueError: a callback that cannot be called, or names of tensors that a callback cannot have.
+    """
+    if isinstance(callback, PipelineCallback | MultiPipelineCallbacks):
+        names = callback.tensor_inputs
     if callback is not None and not callable(callback):
         raise ValueError(f"callback_on_step_end is {callback!r}, but a function is expected.")
     if isinstance(names, str):
@@ -123,6 +131,7 @@ def check_callback(callback: StepCallback | None, names: Sequence[str]) -> None:
         raise ValueError(
             f"callback_on_step_end_tensor_inputs has {', '.join(unknown)}. There are: {', '.join(CALLBACK_TENSORS)}."
         )
+    return names
 
 
 def codes_from_callback(returned: Any, codes: torch.Tensor) -> torch.Tensor:
@@ -169,11 +178,11 @@ __all__ = [
     "OneImage",
     "StepCallback",
     "Tokens",
-    "check_callback",
     "checked_codes",
     "checked_generators",
     "checked_latents",
     "codes_from_callback",
     "editing_inputs",
     "list_of_images",
+    "tensors_of_callback",
 ]

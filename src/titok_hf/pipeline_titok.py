@@ -19,7 +19,6 @@ from diffusers import DiffusionPipeline
 # diffusers finds the loader of a part by the name of its base class, in the module where it finds the part's class.
 from diffusers import ModelMixin as ModelMixin
 from diffusers import SchedulerMixin as SchedulerMixin
-from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import BaseOutput
 from PIL import Image
 from transformers import ImageProcessingMixin as ImageProcessingMixin
@@ -42,13 +41,13 @@ from .pipeline_inputs import (
     Images,
     StepCallback,
     Tokens,
-    check_callback,
     checked_codes,
     checked_generators,
     checked_latents,
     codes_from_callback,
     editing_inputs,
     list_of_images,
+    tensors_of_callback,
 )
 from .scheduling_maskgit import LOGITS, MaskGitScheduler
 
@@ -63,9 +62,9 @@ _MAX_IMAGES_PER_CLASS = 100_000
 class TiTokPipelineOutput(BaseOutput):
     """
     Args:
-        images (`list[PIL.Image.Image]`, `np.ndarray` or `torch.Tensor`): the pictures: RGB; or float in [0, 1] of
+        images (`list[PIL.Image.Image]`, `np.ndarray` or `torch.Tensor`): the images: RGB; or float in [0, 1] of
             shape (batch, height, width, 3) for `"np"`, (batch, 3, height, width) for `"pt"`; the codes for `"latent"`.
-        codes (`torch.LongTensor` of shape `(batch, num_latent_tokens)`): what the pictures were decoded from.
+        codes (`torch.LongTensor` of shape `(batch, num_latent_tokens)`): what the images were decoded from.
     """
 
     images: list[Image.Image] | np.ndarray | torch.Tensor
@@ -361,26 +360,35 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
         """
         self._check_can_generate()
         _check_output_type(output_type, (*_OUTPUT_TYPES, "latent"))
-        if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
-            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        callback_tensors = tensors_of_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
         scheduler = self._scheduler_with(guidance_scale=guidance_scale, temperature=temperature)
         labels, codes, mask = self._inputs(class_labels, num_images_per_class, init_codes, strength, mask)
         generator = checked_generators(generator, len(labels))
-        editing = init_codes is not None
-        if editing and mask is None:
-            codes = scheduler.add_noise(codes, strength, generator=generator)
-        elif editing:
-            codes = codes.masked_fill(mask, self.transformer.mask_token_id)
-        num_masked = (codes == self.transformer.mask_token_id).sum(dim=1).tolist() if editing else None
+        codes, num_masked = self._masked(codes, strength, mask, scheduler, generator)
         scheduler.set_timesteps(num_inference_steps, device=codes.device, num_masked_tokens=num_masked)
         self._guidance_scale, self._num_timesteps = scheduler.config.guidance_scale, len(scheduler.timesteps)
-        names = callback_on_step_end_tensor_inputs
-        codes = self._sample(codes, labels, scheduler, generator, callback_on_step_end, names)
+        codes = self._sample(codes, labels, scheduler, generator, callback_on_step_end, callback_tensors)
         images = codes if output_type == "latent" else self._decode(codes, output_type)
         self.maybe_free_model_hooks()
         output = TiTokPipelineOutput(images=images, codes=codes)
         return output if return_dict else output.to_tuple()
+
+    def _masked(
+        self,
+        codes: torch.Tensor,
+        strength: float | None,
+        mask: torch.Tensor | None,
+        scheduler: MaskGitScheduler,
+        generator: torch.Generator | list[torch.Generator] | None,
+    ) -> tuple[torch.Tensor, list[int] | None]:
+        """Codes of which those to resample are masked, and their number in each image; None where all are masked."""
+        if strength is not None:
+            codes = scheduler.add_noise(codes, strength, generator=generator)
+        elif mask is not None:
+            codes = codes.masked_fill(mask, self.transformer.mask_token_id)
+        else:
+            return codes, None
+        return codes, (codes == self.transformer.mask_token_id).sum(dim=1).tolist()
 
     def _sample(
         self,
