@@ -60,7 +60,7 @@ def test_a_saved_pipeline_has_a_card_that_describes_it(folder):
     assert not {"license", "datasets", "base_model", "model-index"} & set(data)
     parameters = sum(parameter.numel() for parameter in tiny_pipeline().tokenizer.parameters())
     assert f"| parameters of the tokenizer | {parameters / 1e6:,.1f}M" in card
-    assert "# tiny\n" in card and "8 codes of 16 an image" in card and "| classes | 3 |" in card
+    assert "# tiny\n" in card and "it turns an image into 8 codes of 16" in card and "| classes | 3 |" in card
     assert "| `temperature` | 2.0 |" in card and "| `guidance_schedule` | linear |" in card
     assert "Nothing was measured" in card and is_generated(card)
 

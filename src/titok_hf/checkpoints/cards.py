@@ -8,19 +8,23 @@ mark with the hash of its text, and only a card whose text still has that hash i
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, RepoCard
 
 from .atomic_files import write_atomically
-from .folders import Description, Kind, Weights, describe
-from .usage import LIBRARY, default_limits, in_python, introduction, papers, pipeline_tag, tags, usage_code
+from .folders import Description, Kind, describe
 
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+LIBRARY = "titok-hf"
 CARD_NAME = "README.md"
 SAMPLES_NAME = "generated.png"
 RECONSTRUCTIONS_NAME = "reconstructed.png"
@@ -34,7 +38,11 @@ OPENING = "from pathlib import Path\n\nfrom datasets import load_dataset\n\ndata
 _MARK = re.compile(
     r"""\n<!-- Written by titok_hf for "(?P<location>[^\n]*)", sha256 (?P<digest>[0-9a-f]{64})\.[^>]*-->\n*\Z"""
 )
-_ARCHITECTURES = {"vit": "ViT", "uvit": "UViT"}
+_TASKS = {
+    Kind.TOKENIZER: "image-feature-extraction",
+    Kind.VQGAN: "image-feature-extraction",
+    Kind.GENERATOR: "unconditional-image-generation",
+}
 
 
 @dataclass(frozen=True)
@@ -151,21 +159,39 @@ def model_card(
         raise OSError(f"{folder} is a data set, whose card `titok-hf prepare` and `titok-hf pretokenize` write.")
     location = content.repo_id or location_of(destination or folder)
     title = content.title or location.split("/")[-1]
-    sections = [
-        f"# {title}",
-        content.introduction or introduction(description),
-        _picture(folder, SAMPLES_NAME, "Generated images"),
-        _facts(description),
-        f"## Use\n\n```bash\npip install {LIBRARY}\n```\n\n```python\n{usage_code(description, location)}\n```",
-        _results(folder, content.results),
-        _sampler(description.scheduler),
-        _training(folder, content),
-        _section("Source", content.source),
-        _section("Intended use and limits", content.limits or default_limits(description)),
-        _references(description),
-    ]
-    body = "\n\n".join(section for section in sections if section)
-    return marked(f"---\n{_metadata(description, content, title)}\n---\n\n{body}\n", location)
+    tokenizer = description.tokenizer
+    body = _template().render(
+        content=content,
+        title=title,
+        location=in_python(location),
+        images=[name for name in (SAMPLES_NAME, RECONSTRUCTIONS_NAME, CURVES_NAME) if (folder / name).is_file()],
+        **{part: description.configurations.get(part) for part in ("tokenizer", "transformer", "scheduler", "vqgan")},
+        weights=description.weights,
+        is_pipeline=description.kind is Kind.PIPELINE,
+        has_codebook=tokenizer is None or description.has_codebook,
+        has_image_processor=description.has_image_processor,
+        # A tokenizer before its second stage ends in the logits of proxy codes.
+        draws_pixels=tokenizer is None
+        or tokenizer.get("decoder_head") != "proxy_codes"
+        or tokenizer.get("pixel_decoder") is not None,
+        first_class=_first_class(description),
+        papers=_papers(description),
+    )
+    return marked(f"---\n{_metadata(description, content, title)}\n---\n\n{body.strip()}\n", location)
+
+
+def _template() -> Template:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    return environment.get_template("model_card.md.jinja")
+
+
+def in_python(text: str) -> str:
+    """A text as Python writes it, in double quotes."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def location_of(folder: str | os.PathLike) -> str:
@@ -287,118 +313,67 @@ def _metadata(description: Description, content: CardContent, title: str) -> str
     return ModelCardData(
         license=content.license,
         library_name=LIBRARY,
-        pipeline_tag=pipeline_tag(description),
-        tags=tags(description),
+        pipeline_tag=_pipeline_tag(description),
+        tags=_tags(description),
         datasets=list(content.datasets) or None,
         base_model=list(content.base_models) or None,
-        arxiv=list(papers(description)),
+        arxiv=list(_papers(description)),
         model_name=title if results else None,
         eval_results=results or None,
     ).to_yaml()
 
 
-def _section(title: str, text: str | None) -> str:
-    return f"## {title}\n\n{text}" if text else ""
+def _pipeline_tag(description: Description) -> str:
+    """The Hub's task that comes nearest. It has none for class-conditional generation."""
+    if description.kind is Kind.PIPELINE:
+        return _TASKS[Kind.GENERATOR if description.transformer else Kind.TOKENIZER]
+    return _TASKS[description.kind]
 
 
-def _picture(folder: Path, name: str, text: str) -> str:
-    return f"![{text}]({name})" if (folder / name).is_file() else ""
+def _tags(description: Description) -> list[str]:
+    """What people search for on the Hub."""
+    words = ["titok"]
+    if description.tokenizer or description.kind is Kind.VQGAN:
+        words.append("image-tokenizer")
+    if description.transformer or description.kind is Kind.VQGAN:
+        words.append("maskgit")
+    if description.transformer:
+        words.append("class-conditional")
+    diffusers = description.kind in (Kind.PIPELINE, Kind.GENERATOR)
+    transformers = description.kind is not Kind.GENERATOR
+    return words + ["diffusers"] * diffusers + ["transformers"] * transformers
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
+def _papers(description: Description) -> dict[str, str]:
+    """arXiv number -> title of what the checkpoint is made after."""
+    titok = {"2406.07550": "An Image is Worth 32 Tokens for Reconstruction and Generation"}
+    single_stage = {
+        "2501.07730": "Democratizing Text-to-Image Masked Generative Models with Compact Text-Aware One-Dimensional "
+        "Tokens"
+    }
+    maskgit = {"2202.04200": "MaskGIT: Masked Generative Image Transformer"}
+    if description.kind is Kind.VQGAN:
+        return maskgit
+    is_single_stage = (description.tokenizer or {}).get("decoder_head") == "pixels"
+    return titok | (single_stage if is_single_stage else {}) | (maskgit if description.transformer else {})
 
 
-def _facts(description: Description) -> str:
-    """Sizes in one table."""
-    rows: list[tuple[str, object]] = []
-    tokenizer, transformer = description.tokenizer, description.transformer
-    if tokenizer:
-        quantizer = "codebook" if description.has_codebook else "Gaussian latents"
-        size = f"{tokenizer['codebook_size']:,} x " if description.has_codebook else ""
-        rows += [
-            ("image size", f"{tokenizer['image_size']} x {tokenizer['image_size']} pixels"),
-            ("tokens an image", tokenizer["num_latent_tokens"]),
-            (quantizer, f"{size}{tokenizer['codebook_dim']}"),
-            ("encoder", _transformer_size(tokenizer, "encoder_")),
-            ("decoder", _transformer_size(tokenizer, "decoder_")),
-        ]
-        rows += _weight_rows("tokenizer", description.weights.get("tokenizer"))
-    if transformer:
-        rows += [
-            ("generator", f"{_ARCHITECTURES[transformer['architecture']]}, {_transformer_size(transformer, '')}"),
-            ("classes", f"{transformer['num_classes']:,}"),
-        ]
-        rows += _weight_rows("generator", description.weights.get("transformer"))
-    if "vqgan" in description.configurations:
-        config = description.configurations["vqgan"]
-        rows.append(("codebook", f"{config['codebook_size']:,} x {config['codebook_dim']}"))
-        rows += _weight_rows("model", description.weights.get("vqgan"))
-    return _table(("", ""), rows)
+def _first_class(description: Description) -> str:
+    """The first class as Python: its shortest name that names no other class, else its number."""
+    from ..class_names import ClassNames  # which imports torch
 
-
-def _transformer_size(config: dict[str, Any], prefix: str) -> str:
-    layers, width = config[f"{prefix}num_hidden_layers"], config[f"{prefix}hidden_size"]
-    return f"{layers} layers, {width} wide, {config[f'{prefix}num_attention_heads']} heads"
-
-
-def _weight_rows(name: str, weights: Weights | None) -> list[tuple[str, object]]:
-    if weights is None or not weights.num_parameters:
-        return []
-    size = f"{weights.num_parameters / 1e6:,.1f}M, {weights.num_bytes / 1e6:,.1f} MB"
-    variants = [str(variant) for variant in weights.variants if variant]
-    return [(f"parameters of the {name}", size + (f"; variants: {', '.join(variants)}" if variants else ""))]
-
-
-def _results(folder: Path, results: Sequence[Measured]) -> str:
-    """A table of all numbers, each with the command behind it or the word that it was only published."""
-    picture = _picture(folder, RECONSTRUCTIONS_NAME, "Test images above their reconstructions")
-    commands = list(dict.fromkeys(result.command for result in results if result.command))
-    rows = []
-    for result in results:
-        data = f"{result.dataset_name}, {result.split}" if result.split else f"{result.dataset_name}, generated"
-        if result.published_in:
-            source = f"published in arXiv {result.published_in}; not measured here"
-        elif result.command:
-            source = "measured" + (f", command {commands.index(result.command) + 1}" if len(commands) > 1 else "")
-        else:
-            source = "measured"
-        rows.append((result.name, data, f"{result.value:,.6g}{f' {result.unit}' if result.unit else ''}", source))
-    table = _table(("measure", "data", "value", "source"), rows) if rows else ""
-    table = table or "Nothing was measured on this checkpoint, and no published numbers are known for it."
-    numbered = len(commands) > 1
-    lines = [f"# command {number}\n{command}" if numbered else command for number, command in enumerate(commands, 1)]
-    block = "Measured with\n\n```bash\n" + "\n".join(lines) + "\n```" if commands else ""
-    return "## Results\n\n" + "\n\n".join(part for part in (table, block, picture) if part)
-
-
-def _sampler(settings: dict[str, Any] | None) -> str:
-    if settings is None:
-        return ""
-    rows = [(f"`{name}`", value) for name, value in settings.items() if not name.startswith("_")]
-    return _section(
-        "Sampler", f"Saved with the checkpoint; a plain call uses them.\n\n{_table(('setting', 'value'), rows)}"
-    )
-
-
-def _training(folder: Path, content: CardContent) -> str:
-    parts = [content.training or ""]
-    if content.training_commands:
-        parts.append("```bash\n" + "\n".join(content.training_commands) + "\n```")
-    parts.append(_picture(folder, CURVES_NAME, "Losses and test measures over steps"))
-    if content.recipe:
-        parts.append(
-            f"<details>\n<summary>The recipe</summary>\n\n```yaml\n{content.recipe.strip()}\n```\n\n</details>"
-        )
-    return _section("Training", "\n\n".join(part for part in parts if part))
-
-
-def _references(description: Description) -> str:
-    lines = [
-        f"- {title}, [arXiv {number}](https://arxiv.org/abs/{number})" for number, title in papers(description).items()
-    ]
-    return _section("References", "\n".join(lines))
+    if description.transformer is None:
+        return "0"
+    classes = ClassNames(description.classes, description.transformer["num_classes"])
+    for number, text in list(description.classes.items())[:1]:
+        for name in (text.split(",")[0].strip(), text):
+            try:
+                if classes.label_ids(name) == [number]:
+                    return in_python(name)
+            except ValueError:  # it names several
+                continue
+        return str(number)
+    return "0"
 
 
 __all__ = [
