@@ -50,7 +50,7 @@ def test_precision_and_recall_equal_the_published_evaluators(name):
 def test_radii_equal_the_published_evaluators(name):
     for features, kind in zip(features_of(name), ("ref", "sample"), strict=True):
         expected = ARRAYS[f"{name}_radii_{kind}"]
-        # Four times a number of the size of a squared norm is rounded, by half a step at most; the two sums of products
+        # Four times a number of the size of a squared norm is rounded, by half a step at most; the sums of products
         # that are rounded first depend on their order too. Numbers that float16 cannot hold are computed in float32.
         step = 2**-23 if name == "overflow" else 2**-10
         bound = 4 * step * features.square().sum(dim=1).max().item()
