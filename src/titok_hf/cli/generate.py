@@ -93,9 +93,8 @@ def generate(
     labels = _labels(pipe, classes)
     names = [pipe.id2label.get(label, str(label)).split(",")[0].strip() for label in labels]
     make_output_folder(output)
-    samples = [
-        _Sample(label, index, name) for label, name in zip(labels, names, strict=True) for index in range(num_images)
-    ]
+    classes_made = zip(labels, names, strict=True)
+    samples = [_Sample(label, index, name) for label, name in classes_made for index in range(num_images)]
     columns = min(num_images, _SHEET_COLUMNS)
     shown: list[Image.Image] = []
     files: list[Path] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -11,6 +11,9 @@ from rich.panel import Panel
 
 from .console import answer, bold, messages
 from .options import AsJson, Variant
+
+if TYPE_CHECKING:
+    from titok_hf.checkpoints.push import Pushed
 
 
 def push(
@@ -31,7 +34,7 @@ def push(
         typer.Option("--revision", help="Branch to commit to, made if missing. By default main.", show_default=False),
     ] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead of committing.")] = False,
-    message: Annotated[str | None, typer.Option("--message", help="Of the commit.", show_default=False)] = None,
+    message: Annotated[str | None, typer.Option("--message", help="Message of the commit.", show_default=False)] = None,
     variant: Variant = None,
     replace_card: Annotated[
         bool,
@@ -66,24 +69,19 @@ def push(
             variant=variant,
             replace_card=replace_card,
         )
-    values = {
-        "kind": pushed.kind.value,
-        "repo_id": pushed.repo_id,
-        "address": pushed.address,
-        "commit": pushed.commit,
-        "files": pushed.files,
-        "deleted": pushed.deleted,
-        "left_out": pushed.left_out,
-        "card_kept": pushed.card_kept,
-    }
+    answer({**vars(pushed), "kind": pushed.kind.value}, as_json, Panel.fit(_summary(pushed), title="pushed"))
+
+
+def _summary(pushed: Pushed) -> str:
+    """What was uploaded, removed and kept, in lines of Rich markup."""
     lines = [f"{pushed.kind.value}, {len(pushed.files)} files, in {bold(pushed.repo_id)}", escape(pushed.address)]
     if pushed.deleted:
         lines.append(f"removed there: {escape(', '.join(pushed.deleted))}")
     if pushed.left_out:
         lines.append(f"not uploaded: {escape(', '.join(pushed.left_out))}")
     if pushed.card_kept:
-        lines.append("the card on the Hub was edited by a person and was kept; --replace-card uploads yours")
-    answer(values, as_json, Panel.fit("\n".join(lines), title="pushed"))
+        lines.append("the model card on the Hub was edited there and is kept; --replace-card uploads yours")
+    return "\n".join(lines)
 
 
 __all__ = ["push"]
