@@ -4,6 +4,7 @@ import ast
 import re
 from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
@@ -43,6 +44,16 @@ def test_python_blocks_import_names_that_exist(page):
             if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "titok_hf":
                 module = import_module(node.module)
                 assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
+
+
+def test_names_on_the_page_of_the_architecture_exist():
+    page = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    names = sorted(set(re.findall(r"`(titok_hf(?:\.\w+)+)`", page)))
+    assert len(names) > 40
+    for name in names:
+        resolve_name(name)  # AttributeError or ModuleNotFoundError if there is no such thing
+    paths = re.findall(r"`(src/[\w/.]+)`", page)
+    assert paths and [path for path in paths if not (REPOSITORY / path).exists()] == []
 
 
 @pytest.mark.parametrize("number", range(len(python_blocks(README))))

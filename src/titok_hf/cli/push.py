@@ -34,7 +34,9 @@ def push(
         typer.Option("--revision", help="Branch to commit to, made if missing. By default main.", show_default=False),
     ] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead of committing.")] = False,
-    message: Annotated[str | None, typer.Option("--message", help="Message of the commit.", show_default=False)] = None,
+    message: Annotated[
+        str | None, typer.Option("--message", help="Message of the commit.", show_default=False)
+    ] = None,
     variant: Variant = None,
     replace_card: Annotated[
         bool,
