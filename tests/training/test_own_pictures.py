@@ -33,9 +33,9 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with `pictures/` of two classes and the two recipes under the names that the page gives them."""
+    """A folder with `images/` of two classes and the two recipes under the names that the page gives them."""
     for number, picture in enumerate(example_images()):
-        folder = tmp_path / "pictures" / ("cat", "dog")[number % 2]
+        folder = tmp_path / "images" / ("cat", "dog")[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(picture, folder)
     for name, recipe in zip(("tokenizer.yaml", "generator.yaml"), blocks("yaml"), strict=True):
