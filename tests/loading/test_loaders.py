@@ -9,6 +9,7 @@ import threading
 import time
 from contextlib import closing, suppress
 from itertools import islice
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -269,21 +270,49 @@ def test_batches_lie_in_pinned_memory_where_there_is_a_cuda_device(images, monke
 
 
 SCRIPT = """
+import multiprocessing, os, signal
 from datasets import load_from_disk
 from titok_hf.data.loaders import ImageLoader
 
 if __name__ == "__main__":
     batches = iter(ImageLoader(load_from_disk({path!r}), 16, 4, workers=1))
     print(next(batches)["pixels"].shape)
+    {end}
 """
 
 
+def run_with_open_loader(images, folder, end):
+    """A program that ends while its loader is open."""
+    images.save_to_disk(folder / "images")
+    (folder / "script.py").write_text(SCRIPT.format(path=str(folder / "images"), end=end))
+    command = [sys.executable, str(folder / "script.py")]
+    return subprocess.run(command, capture_output=True, text=True, timeout=180)
+
+
 def test_a_program_ends_although_its_loader_is_open(images, tmp_path):
-    images.save_to_disk(tmp_path / "images")
-    (tmp_path / "script.py").write_text(SCRIPT.format(path=str(tmp_path / "images")))
-    command = [sys.executable, str(tmp_path / "script.py")]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    ended = run_with_open_loader(images, tmp_path, end="")
     assert ended.returncode == 0 and "[4, 3, 16, 16]" in ended.stdout and not ended.stderr, ended.stderr
+
+
+def runs(pid):
+    """Whether a process runs; one that has ended and that nobody has waited for does not."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks processes up in /proc")
+def test_workers_end_with_a_program_that_is_killed(images, tmp_path):
+    pids = "*(worker.pid for worker in multiprocessing.active_children())"
+    end = f"print({pids}, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    ended = run_with_open_loader(images, tmp_path, end)
+    pids = ended.stdout.splitlines()[-1].split()
+    assert ended.returncode == -signal.SIGKILL and len(pids) == 1
+    deadline = time.monotonic() + 20
+    while any(map(runs, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(runs, pids))
 
 
 def test_padding_keeps_the_pixels_on_black(images):

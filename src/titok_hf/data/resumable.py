@@ -100,6 +100,7 @@ class ResumableLoader:
         results = self._start()
         close = getattr(results, "_shutdown_workers", lambda: None)  # torch does so only when nobody holds `results`
         atexit.register(close)
+        unregister = atexit.unregister  # while Python ends, it is too late to look it up
         try:
             for position, batch, skipped in results:
                 if isinstance(batch, Exception):
@@ -113,7 +114,7 @@ class ResumableLoader:
                 raise OSError(WORKER_ENDED) from error
             raise
         finally:
-            atexit.unregister(close)
+            unregister(close)
             close()
 
     def state_dict(self) -> dict[str, Any]:
