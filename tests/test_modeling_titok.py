@@ -65,6 +65,28 @@ def test_shapes_of_every_stage(model, pixel_values):
 
 
 @torch.no_grad()
+def test_the_decoder_names_what_its_head_predicts(model):
+    latents = torch.ones(3, 8, 4)
+    alone, decoded = model.decoder(latents), model.decode(latents=latents)
+    name = "logits" if model.config.decoder_head == "proxy_codes" else "pixel_values"
+    assert list(alone) == [name] and torch.equal(alone[name], decoded[name])
+    on_request = model.decoder(latents, output_hidden_states=True)
+    assert list(on_request) == [name, "hidden_states"] and len(on_request.hidden_states) == 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("kind", ["vq", "two-stage"])
+def test_images_are_never_clamped(kind, training, pixel_values):
+    model = tiny_tokenizer(**KINDS[kind]).train(training)
+    last = model.decoder.head.convolution if kind == "vq" else model.pixel_decoder.decoder.conv_out
+    torch.nn.init.constant_(last.bias, 3.0)
+    output = model(pixel_values)
+    assert output.pixel_values.max() > 1
+    assert torch.equal(output.pixel_values, model.decode(codes=output.codes).pixel_values)
+
+
+@torch.no_grad()
 def test_forward_is_decode_of_encode(pixel_values):
     model = tiny_tokenizer()
     encoded = model.encode(pixel_values)

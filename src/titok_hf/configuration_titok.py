@@ -223,7 +223,7 @@ class TiTokConfig(LoadedByAutoClasses, PreTrainedConfig):
             )
         check_pixel_dtype(pixel_values)
 
-    def checked_codes(self, codes: torch.Tensor) -> torch.Tensor:
+    def checked_codes(self, codes: torch.Tensor, name: str = "codes") -> torch.Tensor:
         """
         Codes of any integer dtype as int64, shape (batch, num_latent_tokens). Waits for the device that holds them; a
         compiled or exported model does not look at their values.
@@ -231,7 +231,7 @@ class TiTokConfig(LoadedByAutoClasses, PreTrainedConfig):
         Raises:
             ValueError: no integers, another shape, values outside of [0, codebook_size), or a model without codes.
         """
-        codes = integer_codes(codes)
+        codes = integer_codes(codes, name)
         if not self.has_codebook:
             raise ValueError(
                 f"This is a {self.quantizer.upper()} model: it has no codebook, so codes mean nothing to it. "
@@ -239,11 +239,11 @@ class TiTokConfig(LoadedByAutoClasses, PreTrainedConfig):
             )
         if codes.ndim != 2 or codes.shape[1] != self.num_latent_tokens:
             raise ValueError(
-                f"codes has shape {tuple(codes.shape)}, but this model takes (batch, {self.num_latent_tokens})."
+                f"{name} has shape {tuple(codes.shape)}, but this model takes (batch, {self.num_latent_tokens})."
             )
         # On an accelerator too: there a look-up out of range ends the process's use of the device.
         if not is_traced(codes):
-            check_code_range(codes, self.codebook_size)
+            check_code_range(codes, self.codebook_size, name)
         return codes
 
     def check_latents(self, latents: torch.Tensor) -> None:

@@ -149,7 +149,7 @@ class MaskGitUViTBlock(nn.Module):
 
 
 class MaskGitBackbone(nn.Module):
-    """What both architectures share: the backward pass may compute activations anew instead of keeping them."""
+    """What both architectures share: the backward pass may compute activations again instead of keeping them."""
 
     gradient_checkpointing = False
     _gradient_checkpointing_func: Callable[..., torch.Tensor]  # set by `enable_gradient_checkpointing`

@@ -1,8 +1,8 @@
 # Copyright 2026 The titok-hf authors.
 # Licensed under the Apache License, Version 2.0: see the file LICENSE.
-"""The MaskGIT-VQGAN: image to a square of codes and back, all convolutions.
+"""The MaskGIT-VQGAN: image to a map of codes and back, all convolutions.
 
-It plays two parts here. As a whole it is the teacher of the first training stage of the two-stage TiTok models, which
+It has two uses here. As a whole it is the teacher of the first training stage of the two-stage TiTok models, which
 learn to predict its codes ("proxy codes"). Its decoder alone is the last part of the finished two-stage models and
 turns their soft proxy codes into pixels.
 

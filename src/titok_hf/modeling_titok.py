@@ -335,7 +335,9 @@ class TiTokPixelDecoder(nn.Module):
 
 class TiTokModel(CheckpointMixin, TiTokPreTrainedModel):
     """
-    Turns square images into `num_latent_tokens` codes (or continuous tokens) and back.
+    Turns square images into `num_latent_tokens` codes (or continuous tokens) and back. Images go in as floats in
+    [0, 1]; they come out as floats, nominally in [0, 1], which are never clamped here:
+    `TiTokImageProcessor.post_process` does.
 
     Example:
         >>> model = TiTokModel.from_pretrained(bundled_checkpoint() / "tokenizer")

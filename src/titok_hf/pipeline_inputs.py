@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from PIL import Image
 
-from .accepted_values import check_code_range, check_generator, integer_codes, real_number
+from .accepted_values import check_generator, integer_codes, real_number
 from .image_processing_pil_titok import single_images
 
 if TYPE_CHECKING:
@@ -44,15 +44,7 @@ def checked_codes(tokens: Tokens, config: TiTokConfig, name: str) -> torch.Tenso
     Raises:
         ValueError: none, another shape, no integers, or codes outside the codebook.
     """
-    codes = _as_tensor(tokens, name)
-    if codes.ndim != 2 or codes.shape[1] != config.num_latent_tokens:
-        raise ValueError(
-            f"{name} has shape {tuple(codes.shape)} and dtype {codes.dtype}, but codes are integers of shape "
-            f"(batch, {config.num_latent_tokens}). Use what `encode` returns."
-        )
-    codes = integer_codes(codes, name)
-    check_code_range(codes, config.codebook_size, name)
-    return codes
+    return config.checked_codes(_as_tensor(tokens, name), name)
 
 
 def checked_latents(tokens: Tokens, config: TiTokConfig, name: str) -> torch.Tensor:

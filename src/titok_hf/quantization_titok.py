@@ -100,8 +100,8 @@ class Quantizer(nn.Module):
 
     def check_finite(self, latents: torch.Tensor) -> None:
         """
-        Made in evaluation mode, and where looking at values costs no wait: in training, a loss that is not finite
-        tells.
+        Checks in evaluation mode, and only where reading values does not wait for a device. In training, the loss
+        shows that tokens are not finite.
 
         Raises:
             ValueError: tokens that are not finite.
