@@ -239,7 +239,8 @@ class TiTokConfig(LoadedByAutoClasses, PreTrainedConfig):
             )
         if codes.ndim != 2 or codes.shape[1] != self.num_latent_tokens:
             raise ValueError(
-                f"{name} has shape {tuple(codes.shape)}, but this model takes (batch, {self.num_latent_tokens})."
+                f"{name} has shape {tuple(codes.shape)}, but this model takes integers of shape "
+                f"(batch, {self.num_latent_tokens}). Use what `encode` returns."
             )
         # On an accelerator too: there a look-up out of range ends the process's use of the device.
         if not is_traced(codes):
