@@ -79,6 +79,11 @@ def mask_ratio(progress: torch.Tensor, mask_schedule: str = "arccos") -> torch.T
     raise ValueError(f"mask_schedule is {mask_schedule!r}, which does not exist. Use one of {list(MASK_SCHEDULES)}.")
 
 
+def num_masked(shares: torch.Tensor, num_tokens: int) -> torch.Tensor:
+    """The number of tokens that `add_noise` masks: float, shape of `shares`, rounded half to even, at least 1."""
+    return (num_tokens * shares).round().clamp(min=1)
+
+
 def gumbel(uniforms: torch.Tensor) -> torch.Tensor:
     """Standard Gumbel noise from uniform draws in [0, 1); the floors keep both logarithms finite."""
     return -(-uniforms.clamp(min=1e-20).log()).clamp(min=1e-20).log()
@@ -328,8 +333,8 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
             raise ValueError(f"The share of tokens to mask is {shares.flatten().tolist()}. Use numbers in (0, 1].")
         if noise is None:
             noise = _uniforms(original_samples.shape, device, generator)
-        num_masked = (num_tokens * shares).round().clamp(min=1)
-        return original_samples.masked_fill(noise.argsort(dim=1) < num_masked, self.config.mask_token_id)
+        chosen = noise.argsort(dim=1) < num_masked(shares, num_tokens)
+        return original_samples.masked_fill(chosen, self.config.mask_token_id)
 
     @property
     def _neutral_guidance_scale(self) -> float:

@@ -1,19 +1,24 @@
 """titok_hf.training.generator: from a tokenizer and pictures, or their codes, to a pipeline that makes pictures."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, Value
 from datasets import List as ListFeature
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tiny_pipeline import tiny_tokenizer
 from titok_hf import TiTokPipeline
 from titok_hf.data.encoders import ImageEncoder
 from titok_hf.data.pretokenize import PretokenizeSettings, pretokenize
+from titok_hf.scheduling_maskgit import MASK_SCHEDULES, MaskGitScheduler, mask_ratio
 from titok_hf.training.configs import GeneratorRecipe
 from titok_hf.training.generator import GeneratorTask
-from titok_hf.training.randomness import StepRandomness
 from titok_hf.training.recipes import RecipeError, load_recipe
+from titok_hf.training.rng import StepRng
 from titok_hf.training.start import make_accelerator, make_task
 from training_runs import entries_of, equal, recipe_of, series, trained, weights_in
 
@@ -106,7 +111,7 @@ def test_labels_are_dropped_at_the_given_rate(dropout, share, generator_values):
         lambda module, args, kwargs: seen.append(kwargs["class_labels"]), with_kwargs=True
     )
     batch = next(iter(task.loader))
-    list(task.losses({"model": task.model}, batch, StepRandomness(0, 0, 0, 1, torch.device("cpu")), 0))
+    task.model_losses(task.model, batch, StepRng(0, 0, 0, 1, torch.device("cpu")), 0)
     assert (seen[0] == task.model.null_class_label).float().mean() == share
     if not share:
         assert torch.equal(seen[0], batch["label"])
@@ -118,12 +123,44 @@ def test_masks_are_the_step_s_and_those_of_tests_are_always_the_same(generator_v
     task.model.eval()
 
     def loss_at(position: int) -> float:
-        randomness = StepRandomness(0, position, 0, 1, torch.device("cpu"))
-        return next(task.losses({"model": task.model}, batch, randomness, 0))[1]["loss"].item()
+        rng = StepRng(0, position, 0, 1, torch.device("cpu"))
+        return task.model_losses(task.model, batch, rng, 0).scalars["loss"].item()
 
     assert loss_at(5) == loss_at(5) != loss_at(6)
     with torch.no_grad():
         assert task.evaluate()[0] == task.evaluate()[0]
+
+
+@pytest.mark.parametrize("mask_schedule", [None, "arccos", "cosine", "linear", "root"])
+def test_the_sampler_s_mask_schedule_is_that_of_training(mask_schedule, generator_values):
+    """The default is the original's, arccos."""
+    if mask_schedule is not None:
+        generator_values["sampler"]["mask_schedule"] = mask_schedule
+    task = task_of(generator_values)
+    rng = StepRng(0, 3, 0, 1, torch.device("cpu"))
+    shares = mask_ratio(rng.draw(64), mask_schedule or "arccos")
+    seen = []
+    task.model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    batch = {"codes": torch.zeros(64, 4, dtype=torch.long), "label": torch.zeros(64, dtype=torch.long)}
+    task.model_losses(task.model, batch, StepRng(0, 3, 0, 1, torch.device("cpu")), 0)
+    num_masked = (seen[0] == task.model.mask_token_id).sum(dim=1)
+    assert num_masked.tolist() == (4 * shares).round().clamp(min=1).tolist()
+    assert len(num_masked.unique()) == 4
+
+
+@given(
+    progress=st.lists(st.floats(0, 1, exclude_max=True, width=32), min_size=1, max_size=4),
+    length=st.integers(1, 40),
+    mask_schedule=st.sampled_from(MASK_SCHEDULES),
+)
+def test_every_example_has_at_least_one_masked_token(progress, length, mask_schedule):
+    pipeline = SimpleNamespace(scheduler=MaskGitScheduler(mask_token_id=9, mask_schedule=mask_schedule))
+    task = SimpleNamespace(pipeline=pipeline)
+    codes = torch.zeros(len(progress), length, dtype=torch.long)
+    shares = GeneratorTask._mask_shares(task, torch.tensor(progress))
+    mask = GeneratorTask._mask(task, codes, shares, torch.rand(codes.shape))
+    assert mask.shape == codes.shape
+    assert mask.any(dim=1).all()
 
 
 @pytest.mark.parametrize(

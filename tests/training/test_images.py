@@ -86,7 +86,7 @@ def test_codes_of_test_images_may_lie_elsewhere(codes_of_two_views):
 @pytest.mark.parametrize(
     ("change", "num_test", "message"),
     [
-        ({"test_split": None}, 30, "has 30 examples, of which num_test_images=30"),
+        ({"test_split": None}, 30, "has 30 examples, of which intervals.num_test_images=30"),
         ({"test_split": None, "streaming": True}, 5, "Name a test_split"),
         ({"source": "/nowhere/at/all"}, 5, "/nowhere/at/all"),
         ({"train_split": "training"}, 5, "training"),

@@ -2,34 +2,42 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 import golden_fill
 from simulated_processes import on_each_process
-from titok_hf.training.losses import mask_from, masked_token_loss, pixel_loss, proxy_code_loss, weighted_loss
+from titok_hf.scheduling_maskgit import MaskGitScheduler
+from titok_hf.training.generator import GeneratorTask
+from titok_hf.training.losses import masked_token_loss, pixel_loss, proxy_code_loss, weighted_loss
 
 DATA = Path(__file__).parents[1] / "data"
 MASKING = json.loads((DATA / "training_masking.json").read_text())
 LOSSES = json.loads((DATA / "training_mlm_loss.json").read_text())
 
 
+def masked_by(progress: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Which tokens the task of a generator masks with the default sampler, given both draws."""
+    task = SimpleNamespace(pipeline=SimpleNamespace(scheduler=MaskGitScheduler(mask_token_id=9)))
+    codes = torch.zeros(order.shape, dtype=torch.long)
+    return GeneratorTask._mask(task, codes, GeneratorTask._mask_shares(task, progress), order)
+
+
 @pytest.mark.parametrize("case", MASKING["counts"], ids=lambda case: f"{case['seq_len']} tokens")
-def test_number_of_hidden_tokens_equals_the_original(case):
+def test_number_of_masked_tokens_equals_the_original(case):
     progress = torch.tensor(case["timesteps"])
-    mask = mask_from(progress, torch.rand(len(progress), case["seq_len"]))
+    mask = masked_by(progress, torch.rand(len(progress), case["seq_len"]))
     assert mask.sum(dim=1).tolist() == case["num_masked"]
 
 
 @pytest.mark.parametrize("case", MASKING["draws"], ids=lambda case: f"{case['seq_len']} tokens")
-def test_hidden_positions_equal_the_original_for_the_same_draws(case):
+def test_masked_positions_equal_the_original_for_the_same_draws(case):
     length, batch = case["seq_len"], case["batch"]
     progress = torch.from_numpy(golden_fill.uniform(f"mask-t:a:{length}", (batch,)))
     order = torch.from_numpy(golden_fill.uniform(f"mask-perm:a:{length}", (batch, length)))
-    mask = mask_from(progress, order)
+    mask = masked_by(progress, order)
     assert [row.nonzero().flatten().tolist() for row in mask] == case["masked_positions"]
 
 
@@ -47,11 +55,11 @@ def test_loss_and_gradient_equal_the_original(case):
     result["loss"].backward()
     assert result["loss"].item() == pytest.approx(case["result"]["loss"], rel=1e-5)
     assert logits.grad.norm().item() == pytest.approx(case["grad_wrt_logits"]["norm"], rel=1e-3)
-    # Its mean over images; the share of all hidden tokens would be another number.
+    # Its mean over images; the share of all masked tokens would be another number.
     assert result["accuracy"].item() == pytest.approx(case["result"]["correct_tokens"], rel=1e-6)
 
 
-def test_accuracy_counts_hidden_tokens_alone():
+def test_accuracy_counts_masked_tokens_alone():
     logits = torch.eye(4)[None] * 5  # the likeliest code of token n is n
     codes = torch.tensor([[0, 1, 0, 0]])
     mask = torch.tensor([[True, False, True, False]])
@@ -88,12 +96,3 @@ def test_a_term_without_a_weight_is_refused():
     assert weighted_loss({"a": torch.tensor(2.0), "b": torch.tensor(3.0)}, {"a": 1.0, "b": 0.5})["loss"] == 3.5
     with pytest.raises(KeyError, match="b"):
         weighted_loss({"a": torch.tensor(1.0), "b": torch.tensor(1.0)}, {"a": 1.0})
-
-
-@given(
-    progress=st.lists(st.floats(0, 1, exclude_max=True, width=32), min_size=1, max_size=4), length=st.integers(1, 40)
-)
-def test_every_example_hides_at_least_one_token(progress, length):
-    mask = mask_from(torch.tensor(progress), torch.rand(len(progress), length))
-    assert mask.shape == (len(progress), length)
-    assert mask.any(dim=1).all()

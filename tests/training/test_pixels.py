@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from transformers import ConvNextConfig, ConvNextForImageClassification, ConvNextImageProcessorPil
 
-from titok_hf.training.randomness import StepRandomness
 from titok_hf.training.recipes import RecipeError
+from titok_hf.training.rng import StepRng
 from titok_hf.training.start import make_accelerator, make_task
 from training_runs import equal, loop_of, recipe_of, series, trained
 
@@ -35,12 +35,12 @@ def task_of(values):
 def losses_of(task, step: int, position: int = 0) -> dict[str, dict[str, torch.Tensor]]:
     """What one batch gives, each module's scalars by its name."""
     batch = {"pixels": task.test_images[:4]}
-    modules = {"model": task.model.train(), "discriminator": task.discriminator}
-    randomness = StepRandomness(0, position, 0, 1, torch.device("cpu"))
-    return {
-        name: {key: value.detach() for key, value in scalars.items()}
-        for name, scalars in task.losses(modules, batch, randomness, step)
-    }
+    rng = StepRng(0, position, 0, 1, torch.device("cpu"))
+    losses = task.model_losses(task.model.train(), batch, rng, step).detached()
+    if not task.discriminator_learns(step):
+        return {"model": losses.scalars}
+    scalars = task.discriminator_losses(task.discriminator, losses.images, losses.reconstructions)
+    return {"model": losses.scalars, "discriminator": {key: value.detach() for key, value in scalars.items()}}
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms(values_of, classifier):

@@ -79,8 +79,8 @@ def _hold_out(train: Dataset | IterableDataset, num_test: int) -> tuple[Dataset,
     num_examples = len(train) // rows_per_example
     if num_test >= num_examples:
         raise ValueError(
-            f"The training split has {num_examples} examples, of which num_test_images={num_test} would be held out "
-            "for tests. Lower it, or name a test_split."
+            f"The training split has {num_examples} examples, of which intervals.num_test_images={num_test} would "
+            "be held out for tests. Lower it, or name a test_split."
         )
     order = np.random.Generator(np.random.Philox(0)).permutation(num_examples)
     return tuple(  # type: ignore[return-value]

@@ -361,7 +361,7 @@ class GeneratorLossConfig:
 
     Args:
         label_smoothing: share of the target spread over all codes.
-        unmasked_weight: weight of tokens that were not masked; masked ones weigh 1.
+        unmasked_weight: weight of tokens that are not masked; masked tokens weigh 1.
         class_dropout: share of labels replaced by "no class", which guidance needs.
     """
 
@@ -380,7 +380,8 @@ class GeneratorRecipe(Recipe):
         codes: the codes, made beforehand; or
         data: images, which the tokenizer encodes batch by batch.
         model: fields of `MaskGitTransformer1DModel`; sizes of the codes are taken from the tokenizer.
-        sampler: fields of `MaskGitScheduler`, saved with the pipeline and used for the pictures.
+        sampler: fields of `MaskGitScheduler`, saved with the pipeline and used for the images of an evaluation. Its
+            `mask_schedule` is also the schedule of training.
     """
 
     kind: Literal["generator"] = "generator"

@@ -1,9 +1,7 @@
 """Trains a MaskGIT generator over the codes of a trained tokenizer (arXiv 2406.07550, section 3.3)."""
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -19,7 +17,7 @@ from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
 from titok_hf.modeling_maskgit import MaskGitTransformer1DModel
 from titok_hf.modeling_titok import TiTokModel
 from titok_hf.pipeline_titok import TiTokPipeline
-from titok_hf.scheduling_maskgit import MaskGitScheduler
+from titok_hf.scheduling_maskgit import MaskGitScheduler, mask_ratio, num_masked
 
 from .configs import CodeDataConfig, GeneratorRecipe, ImageDataConfig
 from .images import (
@@ -33,10 +31,10 @@ from .images import (
     to_pixel_values,
     weights_digest,
 )
-from .loop import Scalars
-from .losses import mask_from, masked_token_loss, num_hidden_tokens
-from .randomness import StepRandomness
+from .losses import masked_token_loss
 from .recipes import RecipeError
+from .rng import StepRng
+from .task import Batch, ModelLosses, Task
 from .tokenizer import load_model
 
 _ENCODING_BATCH = 250
@@ -45,7 +43,7 @@ _CLASSES_SHOWN = 16
 _LABEL_LENGTH = 24
 
 
-class GeneratorTask:
+class GeneratorTask(Task):
     """
     A [`MaskGitTransformer1DModel`], codes (or images that the tokenizer encodes), and the masked-token loss.
 
@@ -55,9 +53,6 @@ class GeneratorTask:
     Raises:
         RecipeError: tokenizer, data, model and sampler do not fit one another, or the data have no labels.
     """
-
-    discriminator = None
-    best = ("loss", False)
 
     def __init__(self, recipe: GeneratorRecipe, accelerator: Accelerator):
         self.recipe, self.accelerator = recipe, accelerator
@@ -147,44 +142,47 @@ class GeneratorTask:
             return TiTokImageProcessorPil.from_pretrained(source)
         return image_processor(self.tokenizer.config.image_size, "resize" if data is None else data.resize_mode)
 
-    def losses(
-        self, modules: dict[str, nn.Module], batch: dict[str, torch.Tensor], randomness: StepRandomness, step: int
-    ) -> Iterator[tuple[str, Scalars]]:
+    def model_losses(self, model: nn.Module, batch: Batch, rng: StepRng, step: int) -> ModelLosses:
         """Masked-token loss of codes (batch, num_latent_tokens) and labels (batch,)."""
         labels = batch["label"]
         codes = batch["codes"] if "codes" in batch else self._encode(batch["pixels"])
-        progress = randomness.draw(len(codes))  # of the whole step, so that no process has to ask the others
-        mask = mask_from(randomness.own(progress).to(codes.device), randomness.uniform(*codes.shape))
-        dropped = randomness.uniform(len(labels)) < self.recipe.loss.class_dropout
+        shares = self._mask_shares(rng.draw(len(codes)))  # of the whole step, so that no process has to ask the others
+        mask = self._mask(codes, rng.own(shares), rng.uniform(*codes.shape))
+        dropped = rng.uniform(len(labels)) < self.recipe.loss.class_dropout
         labels = labels.masked_fill(dropped, self.model.null_class_label)
-        num_hidden = num_hidden_tokens(progress, codes.shape[1]).sum() / randomness.num_shares
-        yield (
-            "model",
-            self._masked_loss(modules["model"], codes, labels, mask, self._sum_of_weights(num_hidden, codes)),
-        )
+        mean_masked = num_masked(shares, codes.shape[1]).sum() / rng.num_shares
+        return ModelLosses(self._masked_loss(model, codes, labels, mask, self._sum_of_weights(mean_masked, codes)))
 
-    def before_step(self) -> None:
-        pass
+    def _mask_shares(self, progress: torch.Tensor) -> torch.Tensor:
+        """The shares of tokens to mask, in (0, 1], by the sampler's schedule, given uniform draws in [0, 1)."""
+        return mask_ratio(progress, self.pipeline.scheduler.config.mask_schedule).clamp(1e-6, 1)
 
-    def after_step(self) -> None:
-        pass
+    def _mask(self, codes: torch.Tensor, shares: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+        """
+        Which tokens are masked: bool, shape of `codes`.
 
-    def summary(self) -> dict[str, float]:
-        """Nothing beyond the losses."""
-        return {}
+        Args:
+            codes: int64, shape (batch, num_latent_tokens).
+            shares: share of tokens to mask in each example, shape (batch,).
+            order: uniform draws that choose the positions, shape of `codes`.
+        """
+        scheduler = self.pipeline.scheduler
+        shares = shares.to(codes.device, non_blocking=True)
+        return scheduler.add_noise(codes, shares, noise=order.to(codes.device)) == scheduler.config.mask_token_id
 
     def evaluate(self) -> tuple[dict[str, float], Image.Image]:
-        """Loss and accuracy on hidden test codes, always the same ones; a picture with a row of images a class."""
+        """Loss and accuracy on masked test codes, with the same masks each time; generated images, a row a class."""
         draws = torch.Generator().manual_seed(0)
         shape = self.test_codes.shape
-        mask = mask_from(torch.rand(shape[0], generator=draws), torch.rand(shape, generator=draws))
+        shares = self._mask_shares(torch.rand(shape[0], generator=draws))
+        mask = self._mask(self.test_codes, shares, torch.rand(shape, generator=draws))
         sums = {"loss": 0.0, "accuracy": 0.0}
         tensors = (self.test_codes, self.test_labels, mask)
         for batch in zip(*(tensor.split(_ENCODING_BATCH) for tensor in tensors), strict=True):
-            codes, labels, hidden = (tensor.to(self.accelerator.device) for tensor in batch)
+            codes, labels, masked = (tensor.to(self.accelerator.device) for tensor in batch)
             share = len(codes) / shape[0]
             sum_of_weights = self._sum_of_weights(mask.sum() * share, codes)
-            for name, value in self._masked_loss(self.model, codes, labels, hidden, sum_of_weights).items():
+            for name, value in self._masked_loss(self.model, codes, labels, masked, sum_of_weights).items():
                 sums[name] += value.item() * share
         classes = list(range(min(self.model.config.num_classes, _CLASSES_SHOWN)))
         images = self.pipeline(
@@ -204,9 +202,6 @@ class GeneratorTask:
         transformer.load_state_dict(weights, assign=True)
         components = self.pipeline.components | {"transformer": transformer}
         TiTokPipeline(**components, id2label=self.pipeline.config.id2label).save_pretrained(folder)
-
-    def checkpointed(self) -> list[Any]:
-        return []
 
     def _masked_loss(
         self,
@@ -228,10 +223,10 @@ class GeneratorTask:
             lambda own: own if sum_of_weights is None else sum_of_weights,
         )
 
-    def _sum_of_weights(self, num_hidden: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        """What the tokens of a batch weigh together, `num_hidden` of which are hidden; on the device of `codes`."""
+    def _sum_of_weights(self, num_masked: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        """What the tokens of a batch weigh together, `num_masked` of which are masked; on the device of `codes`."""
         weight = self.recipe.loss.unmasked_weight
-        return (weight * codes.numel() + (1 - weight) * num_hidden).to(codes.device, non_blocking=True)
+        return (weight * codes.numel() + (1 - weight) * num_masked).to(codes.device, non_blocking=True)
 
     @torch.no_grad()
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:

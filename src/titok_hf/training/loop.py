@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -22,63 +22,17 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from titok_hf.checkpoints.atomic_files import write_atomically
 from titok_hf.checkpoints.layout import checkpoint_atomically
-from titok_hf.data.loaders import ResumableLoader
 
 from .checkpoints import Checkpoints, Gathered, Progress, written_together
 from .configs import AdversarialConfig, OptimizationConfig, Recipe
 from .processes import StopRequest, gather, raised_together, stop_for
-from .randomness import StepRandomness
 from .recipes import RecipeError
 from .run_folder import RunFolder
-from .step import Batch, Learner, NotFiniteError, Scalars, train_step
+from .step import Learner, NotFiniteError, train_step
+from .task import Batch, Scalars, Task
 from .trackers import announcement, remaining, start_trackers
 
 logger = logging.getLogger(__name__)
-
-
-class Task(Protocol):
-    """What a kind of model brings to the loop: its data, its losses, and how it is measured, shown and saved."""
-
-    model: nn.Module
-    discriminator: nn.Module | None
-    loader: ResumableLoader
-    # The measure by which the best model is kept, and whether more of it is better.
-    best: tuple[str, bool]
-    # What decides which examples are learnt and measured, and from which frozen models: a resumed run has to find the
-    # same. Plain values.
-    data_record: dict[str, Any]
-
-    def losses(
-        self, modules: dict[str, nn.Module], batch: dict[str, torch.Tensor], randomness: StepRandomness, step: int
-    ) -> Iterator[tuple[str, Scalars]]:
-        """
-        Yields, one after the other, the name of a module to train and its scalars, of which `loss` is minimised. What
-        it changes of the task itself must not count before `before_step`.
-
-        Args:
-            modules: `model`, and `discriminator` where there is one, wrapped for this process.
-            batch: what the loader gives, on the device.
-            randomness: the source of all random numbers.
-            step: optimiser steps done so far.
-        """
-
-    def before_step(self) -> None:
-        """Runs once the losses and gradients of a step are known to be finite, before the optimisers."""
-
-    def after_step(self) -> None:
-        """Runs after each optimiser step."""
-
-    def summary(self) -> dict[str, float]:
-        """Measures of the batches since the last call, over all processes; runs in all of them."""
-
-    def evaluate(self) -> tuple[dict[str, float], Image.Image]:
-        """Measures on the test images and a picture, with the weights of the moment; runs in all processes."""
-
-    def save(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
-        """Writes the model with these weights in `from_pretrained` format."""
-
-    def checkpointed(self) -> list[Any]:
-        """Further objects with `state_dict` and `load_state_dict` that a resumed run needs."""
 
 
 class TrainingLoop:
@@ -373,4 +327,4 @@ def _enable_gradient_checkpointing(model: nn.Module) -> None:
     enable()
 
 
-__all__ = ["Learner", "Scalars", "Task", "TrainingLoop", "discriminator_optimization", "examples_per_step"]
+__all__ = ["TrainingLoop", "discriminator_optimization", "examples_per_step"]

@@ -9,8 +9,6 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from titok_hf.scheduling_maskgit import mask_ratio
-
 MeanOverProcesses = Callable[[torch.Tensor], torch.Tensor]
 """
 The mean of a tensor over processes, such as `lambda tensor: accelerator.reduce(tensor, "mean")`; where gradients of
@@ -64,26 +62,6 @@ def proxy_code_loss(logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits.float().flatten(0, 1), codes.flatten())
 
 
-def mask_from(progress: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """
-    Which tokens of each example are hidden: a share acos(progress) / (pi / 2) of them, at least one (MaskGIT, arXiv
-    2202.04200, section 3.1).
-
-    Args:
-        progress: uniform draws in [0, 1), float, shape (batch,).
-        order: uniform draws that choose the tokens, float, shape (batch, num_tokens).
-    Returns:
-        bool, shape (batch, num_tokens), True where hidden.
-    """
-    return order.argsort(dim=1) < num_hidden_tokens(progress, order.shape[1])[:, None]
-
-
-def num_hidden_tokens(progress: torch.Tensor, num_tokens: int) -> torch.Tensor:
-    """How many of an example's tokens `mask_from` hides: float, whole numbers, shape (batch,)."""
-    share = mask_ratio(progress, "arccos").clamp(1e-6, 1)
-    return (num_tokens * share).round().clamp(min=1)
-
-
 def masked_token_loss(
     logits: torch.Tensor,
     codes: torch.Tensor,
@@ -93,17 +71,17 @@ def masked_token_loss(
     mean_over_processes: MeanOverProcesses = one_process,
 ) -> dict[str, torch.Tensor]:
     """
-    Cross-entropy of the true codes; hidden tokens weigh 1, visible ones `unmasked_weight`.
+    Cross-entropy of the true codes; masked tokens weigh 1, the others `unmasked_weight`.
 
-    Shares of a batch hide different numbers of tokens, so each divides by their mean: the mean of the results, and of
-    their gradients, is the ratio over the whole batch.
+    The parts of a global batch have different numbers of masked tokens, so each part divides by the mean number: the
+    mean of the results, and of their gradients, is then the ratio over the whole batch.
 
     Args:
         logits: float, shape (batch, num_tokens, codebook_size).
         codes: the true ones, int64, shape (batch, num_tokens).
         mask: True where the model saw a mask token, bool, shape (batch, num_tokens).
         label_smoothing: share of the target that is spread over all codes, in [0, 1].
-        unmasked_weight: weight of a visible token.
+        unmasked_weight: weight of a token that is not masked.
         mean_over_processes: see [`MeanOverProcesses`].
     Returns:
         scalars `loss` in nats, and `accuracy`, the share of an image's hidden tokens whose code has the largest logit,
@@ -121,9 +99,7 @@ def masked_token_loss(
 
 __all__ = [
     "MeanOverProcesses",
-    "mask_from",
     "masked_token_loss",
-    "num_hidden_tokens",
     "one_process",
     "pixel_loss",
     "proxy_code_loss",

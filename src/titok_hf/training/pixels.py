@@ -1,6 +1,5 @@
 """Training on pixels: reconstruction, perceptual, quantiser and adversarial loss of whatever autoencodes images."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,16 @@ from .codebook import CodebookCounter, CodebookReinitializer, trains_codebook
 from .configs import AdversarialConfig, ImageDataConfig, PixelLossConfig, Recipe
 from .discriminator import Discriminator
 from .images import decode_images, image_loader, image_processor, image_splits, picture_of_pairs, to_pixel_values
-from .loop import Scalars
 from .losses import pixel_loss, weighted_loss
 from .measures import ReconstructionMeasures, generators_of
 from .perceptual import PerceptualLoss
-from .randomness import StepRandomness
+from .rng import StepRng
+from .task import Batch, ModelLosses, Scalars, Task
 
 _IMAGES_SHOWN = 64
 
 
-class PixelTask:
+class PixelTask(Task):
     """
     A [`TiTokModel`] with pixels at its end, or a [`MaskGitVQGANModel`], its images, and the loss on pixels.
 
@@ -64,35 +63,35 @@ class PixelTask:
         if self.weights.reinitialize_codes and trains_codebook(self.model.quantizer):
             self.reinitializer = CodebookReinitializer(self.model.quantizer, self.accelerator)
 
-    def losses(
-        self, modules: dict[str, nn.Module], batch: dict[str, torch.Tensor], randomness: StepRandomness, step: int
-    ) -> Iterator[tuple[str, Scalars]]:
-        """The model's loss of uint8 images (batch, 3, image_size, image_size), then the discriminator's."""
+    def model_losses(self, model: nn.Module, batch: Batch, rng: StepRng, step: int) -> ModelLosses:
+        """Reconstruction, quantiser, perceptual and adversarial loss of uint8 images (batch, 3, height, width)."""
         images = to_pixel_values(batch["pixels"])
-        noise = {} if self.has_codebook else {"generator": randomness.generators(len(images))}
-        output = modules["model"](images, return_loss=True, return_dict=True, **noise)
+        noise = {} if self.has_codebook else {"generator": rng.generators(len(images))}
+        output = model(images, return_loss=True, return_dict=True, **noise)
         if self.has_codebook:
             self.counter.update(output.codes)
         reconstructions = output.pixel_values.float()
-        adversarial = self.weights.adversarial
-        if adversarial is not None and step < adversarial.start_step:
-            adversarial = None
+        adversarial = self.weights.adversarial if self.discriminator_learns(step) else None
         with self.accelerator.autocast():
             scalars = self._model_loss(images, reconstructions, output.loss, adversarial)
-            if adversarial is not None and randomness.num_batches > 1:
+            if adversarial is not None and rng.num_batches > 1:
                 # LeCam's term is a function of the mean over the whole step.
                 with torch.no_grad():
                     self.lecam.observe(*discriminator_logits(self.discriminator, images, reconstructions))
-        del output  # and its activations, before the other batches of the step come
-        yield "model", scalars
-        if adversarial is None:
-            return
-        reconstructions = reconstructions.detach()
+        return ModelLosses(scalars, images, reconstructions)
+
+    def discriminator_learns(self, step: int) -> bool:
+        """From the recipe's `start_step` on."""
+        adversarial = self.weights.adversarial
+        return adversarial is not None and step >= adversarial.start_step
+
+    def discriminator_losses(
+        self, discriminator: nn.Module, images: torch.Tensor, reconstructions: torch.Tensor
+    ) -> Scalars:
+        """Hinge loss and LeCam regularisation."""
+        weight = self.weights.adversarial.lecam_weight  # type: ignore[union-attr]
         with self.accelerator.autocast():
-            scalars = discriminator_loss(
-                modules["discriminator"], self.lecam.loss, images, reconstructions, adversarial.lecam_weight
-            )
-        yield "discriminator", scalars
+            return discriminator_loss(discriminator, self.lecam.loss, images, reconstructions, weight)
 
     def _model_loss(
         self,
@@ -123,9 +122,6 @@ class PixelTask:
             self.reinitializer.step()
         if self.discriminator is not None:
             self.lecam.step()
-
-    def after_step(self) -> None:
-        pass
 
     def summary(self) -> dict[str, float]:
         """How many entries of the codebook are used, and how evenly."""

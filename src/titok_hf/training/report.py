@@ -31,7 +31,7 @@ _MEASURES = {
     "codes_used": ("codebook entries used", "codebook_usage", ""),
     "codebook_perplexity": ("codebook perplexity", "perplexity", ""),
     "proxy_code_loss": ("cross-entropy of the proxy codes", "cross_entropy", "nats"),
-    "accuracy": ("accuracy of hidden codes", "accuracy", ""),
+    "accuracy": ("accuracy of masked codes", "accuracy", ""),
     "loss": ("masked-token loss", "cross_entropy", "nats"),
 }
 

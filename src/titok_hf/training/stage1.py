@@ -1,6 +1,5 @@
 """Stage 1 of the two-stage tokenizers: predict the codes of a MaskGIT-VQGAN (arXiv 2406.07550, section 3.3)."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +27,17 @@ from .images import (
     to_pixel_values,
     weights_digest,
 )
-from .loop import Scalars
 from .losses import proxy_code_loss
 from .measures import ReconstructionMeasures
-from .randomness import StepRandomness
 from .recipes import RecipeError
+from .rng import StepRng
+from .task import Batch, ModelLosses, Task
 from .tokenizer import load_model, tokenizer_config
 
 _IMAGES_SHOWN = 64
 
 
-class Stage1Task:
+class Stage1Task(Task):
     """
     A [`TiTokModel`] that ends in proxy codes, its images, and its teacher.
 
@@ -48,8 +47,6 @@ class Stage1Task:
     Raises:
         RecipeError: model, teacher and data do not fit one another.
     """
-
-    discriminator = None
 
     def __init__(self, recipe: Stage1Recipe, accelerator: Accelerator):
         self.recipe, self.data, self.accelerator = recipe, recipe.data, accelerator
@@ -88,28 +85,22 @@ class Stage1Task:
         model.set_attn_implementation(self.recipe.optimization.attn_implementation)
         return model
 
-    def losses(
-        self, modules: dict[str, nn.Module], batch: dict[str, torch.Tensor], randomness: StepRandomness, step: int
-    ) -> Iterator[tuple[str, Scalars]]:
+    def model_losses(self, model: nn.Module, batch: Batch, rng: StepRng, step: int) -> ModelLosses:
         """Cross-entropy of the teacher's codes of uint8 images, and the quantiser's loss."""
         images = to_pixel_values(batch["pixels"])
         codes = batch["codes"] if "codes" in batch else self._teach(images)
-        output = modules["model"](images, return_loss=True, return_dict=True)
+        output = model(images, return_loss=True, return_dict=True)
         self.counter.update(output.codes)
         cross_entropy = proxy_code_loss(output.logits, codes)
         loss = cross_entropy + self.recipe.loss.quantizer_weight * output.loss.float()
         accuracy = (output.logits.argmax(dim=-1) == codes).float().mean()
-        yield (
-            "model",
-            {"loss": loss, "proxy_code_loss": cross_entropy, "quantizer_loss": output.loss, "accuracy": accuracy},
+        return ModelLosses(
+            {"loss": loss, "proxy_code_loss": cross_entropy, "quantizer_loss": output.loss, "accuracy": accuracy}
         )
 
     def before_step(self) -> None:
         if self.reinitializer is not None:
             self.reinitializer.step()
-
-    def after_step(self) -> None:
-        pass
 
     def summary(self) -> dict[str, float]:
         """How many entries of the codebook are used, and how evenly."""

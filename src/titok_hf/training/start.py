@@ -22,11 +22,12 @@ from .configs import (
     load_training_recipe,
 )
 from .initial_weights import load_initial_weights
-from .loop import Task, TrainingLoop
+from .loop import TrainingLoop
 from .processes import raised_together
 from .recipes import RecipeError
 from .report import check_push_access, push_model, write_report
 from .run_folder import RunFolder
+from .task import Task
 
 logger = logging.getLogger(__name__)
 

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,27 +14,15 @@ from torch import nn
 
 from .configs import OptimizationConfig
 from .optimization import make_optimizer, make_schedule
-from .randomness import StepRandomness
+from .rng import StepRng
+from .task import Batch, ModelLosses, Scalars, Task
 
 # Where each process holds a part of the weights only.
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
-Batch = dict[str, torch.Tensor]
-Scalars = dict[str, torch.Tensor]
-
 
 class NotFiniteError(FloatingPointError):
     """A loss or gradients are not finite. Raised before anything of the step has changed weights or optimisers."""
-
-
-class Losses(Protocol):
-    """What a step asks of a task; see `Task` for the rest."""
-
-    def losses(
-        self, modules: dict[str, nn.Module], batch: Batch, randomness: StepRandomness, step: int
-    ) -> Iterator[tuple[str, Scalars]]: ...
-
-    def before_step(self) -> None: ...
 
 
 class Learner:
@@ -82,15 +70,15 @@ class Learner:
 
 
 def train_step(
-    task: Losses, learners: dict[str, Learner], batches: list[Batch], accelerator: Accelerator, seed: int, step: int
+    task: Task, learners: dict[str, Learner], batches: list[Batch], accelerator: Accelerator, seed: int, step: int
 ) -> Scalars:
     """
-    One optimiser step of every module whose turn it is, over batches whose gradients are added up. It equals the step
-    over one batch of all their examples.
+    One optimiser step of the model and, when its training has begun, of the discriminator. Gradients are accumulated
+    over the batches: the step equals the step over one batch of all their examples.
 
     Args:
         task: gives the losses.
-        learners: `model`, and `discriminator` where there is one, in the order in which they learn.
+        learners: `model`, and `discriminator` where there is one.
         batches: on the device, of equal size.
         seed, step: what the step's random numbers depend on; `step` is the number of steps done so far.
     Returns:
@@ -98,35 +86,34 @@ def train_step(
     Raises:
         NotFiniteError: in all processes. Weights, optimisers, schedules and the task are as they were.
     """
-    modules = {name: learner.module for name, learner in learners.items()}
     _seed_dropout(seed, step, accelerator.process_index)
-    turns = [
-        task.losses(modules, batch, _randomness(accelerator, seed, step, index, len(batches)), step)
-        for index, batch in enumerate(batches)
-    ]
+    model, last = learners["model"], len(batches) - 1
+    of_batches: list[ModelLosses] = []
+    for index, batch in enumerate(batches):
+        rng = _rng(accelerator, seed, step, index, len(batches))
+        with _gradients_shared(accelerator, model.module, index == last):
+            losses = task.model_losses(model.module, batch, rng, step)
+            accelerator.backward(losses.scalars["loss"])
+        of_batches.append(losses.detached())
+        del losses  # and its activations, before the next batch
+    scalars = {"model": _mean_of([losses.scalars for losses in of_batches]) | {"grad_norm": model.clip()}}
 
-    scalars: dict[str, Scalars] = {}
-    for name, learner in learners.items():
-        of_batches = []
-        for index, turn in enumerate(turns):
-            with _gradients_shared(accelerator, learner.module, index == len(turns) - 1):
-                _, of_batch = next(turn, (name, None))
-                if of_batch is None:
-                    break  # the turn of this module comes at a later step
-                accelerator.backward(of_batch["loss"])
-            of_batches.append({key: value.detach() for key, value in of_batch.items()})
-        accelerator.sync_gradients = True
-        if of_batches:
-            scalars[name] = {key: torch.stack([each[key] for each in of_batches]).mean() for key in of_batches[0]}
-            scalars[name]["grad_norm"] = learner.clip()
+    if task.discriminator_learns(step):
+        discriminator, discriminator_scalars = learners["discriminator"], []
+        for index, losses in enumerate(of_batches):
+            with _gradients_shared(accelerator, discriminator.module, index == last):
+                own = task.discriminator_losses(discriminator.module, losses.images, losses.reconstructions)
+                accelerator.backward(own["loss"])
+            discriminator_scalars.append({name: value.detach() for name, value in own.items()})
+        scalars["discriminator"] = _mean_of(discriminator_scalars) | {"grad_norm": discriminator.clip()}
 
-    overflows = check_finite(scalars, accelerator)
+    overflows = check_finite(scalars, accelerator)  # the only place of a step that waits for the device
     task.before_step()
     for name in scalars:
         learners[name].step(overflows[name])
     if accelerator.scaler is not None:
         accelerator.scaler.update()
-    prefixes = {name: "" if name == "model" else f"{name}/" for name in scalars}
+    prefixes = {"model": "", "discriminator": "discriminator/"}
     return {prefixes[name] + key: value for name, own in scalars.items() for key, value in own.items()}
 
 
@@ -145,7 +132,6 @@ def check_finite(scalars: dict[str, Scalars], accelerator: Accelerator) -> dict[
     norms = torch.stack([own["grad_norm"].float() for own in scalars.values()])
     scaler = accelerator.scaler
     overflows = {}
-    # The one place of a step that waits for the device.
     for name, loss, norm in zip(scalars, *torch.stack([losses, norms]).tolist(), strict=True):
         if not math.isfinite(loss):
             raise NotFiniteError(f"The {name}'s loss is {loss}")
@@ -155,16 +141,23 @@ def check_finite(scalars: dict[str, Scalars], accelerator: Accelerator) -> dict[
     return overflows
 
 
-def _gradients_shared(accelerator: Accelerator, module: nn.Module, is_last: bool) -> AbstractContextManager[Any]:
-    """Processes share their gradients with the last batch of a step alone. Set here and not counted by accelerate,
-    whose count goes wrong when a resumed run adds up another number of batches."""
+@contextmanager
+def _gradients_shared(accelerator: Accelerator, module: nn.Module, is_last: bool) -> Iterator[None]:
+    """Processes share their gradients only in the last batch of a step. This is set here, because accelerate's own
+    count goes wrong when a resumed run accumulates another number of batches."""
     accelerator.sync_gradients = is_last
-    return nullcontext() if is_last else accelerator.no_sync(module)
+    with nullcontext() if is_last else accelerator.no_sync(module):
+        yield
+    accelerator.sync_gradients = True
 
 
-def _randomness(accelerator: Accelerator, seed: int, step: int, index: int, num_batches: int) -> StepRandomness:
-    process, num_processes = accelerator.process_index, accelerator.num_processes
-    return StepRandomness(seed, step, process, num_processes, accelerator.device, index, num_batches)
+def _mean_of(of_batches: list[Scalars]) -> Scalars:
+    return {name: torch.stack([each[name] for each in of_batches]).mean() for name in of_batches[0]}
+
+
+def _rng(accelerator: Accelerator, seed: int, step: int, index: int, num_batches: int) -> StepRng:
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    return StepRng(seed, step, rank, world_size, accelerator.device, index, num_batches)
 
 
 def _seed_dropout(seed: int, step: int, process_index: int) -> None:
@@ -179,4 +172,4 @@ def _unwrapped(optimizer: Any) -> torch.optim.Optimizer:
     return optimizer
 
 
-__all__ = ["SHARDED", "Batch", "Learner", "NotFiniteError", "Scalars", "check_finite", "train_step"]
+__all__ = ["SHARDED", "Learner", "NotFiniteError", "check_finite", "train_step"]

@@ -4,40 +4,40 @@ import numpy as np
 import torch
 
 
-class StepRandomness:
+class StepRng:
     """
     The random numbers of one optimiser step. They are drawn for the global batch, and each process takes those of its
-    own examples, so that several processes, or several batches whose gradients are added up, train as one large batch
-    would, and a resumed run as one that never stopped.
+    own examples. So several processes, or several batches whose gradients are accumulated, train like one large batch,
+    and a resumed run trains like one that was never interrupted.
 
     Args:
         seed: the recipe's.
-        position: number of the step in the run.
-        process_index, num_processes: this process among all; its examples are every `num_processes`-th of the batch.
-        device: where the numbers are wanted.
-        batch_index, num_batches: which of the batches that a process adds up for the step; they follow one another
-            among its examples, and are of equal size.
+        step: number of optimiser steps done so far.
+        rank, world_size: of this process; its examples are every `world_size`-th of the global batch.
+        device: where the numbers are needed.
+        batch_index, num_batches: which of the accumulated batches of this process; they are consecutive examples of
+            the process, and of equal size.
     """
 
     def __init__(
         self,
         seed: int,
-        position: int,
-        process_index: int,
-        num_processes: int,
+        step: int,
+        rank: int,
+        world_size: int,
         device: torch.device,
         batch_index: int = 0,
         num_batches: int = 1,
     ):
-        self.process_index, self.num_processes, self.device = process_index, num_processes, device
+        self.rank, self.world_size, self.device = rank, world_size, device
         self.batch_index, self.num_batches = batch_index, num_batches
-        state = np.random.SeedSequence([seed, position]).generate_state(1, np.uint64)[0]
+        state = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
         self._generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
     @property
     def num_shares(self) -> int:
         """Into how many batches of equal size the global batch is split, over processes and over time."""
-        return self.num_processes * self.num_batches
+        return self.world_size * self.num_batches
 
     def draw(self, batch_size: int, *shape: int) -> torch.Tensor:
         """Draws from [0, 1) for all examples of the step, on the CPU: shape (batch_size * num_shares, *shape)."""
@@ -45,7 +45,7 @@ class StepRandomness:
 
     def own(self, draws: torch.Tensor) -> torch.Tensor:
         """Those of this batch, of numbers for all examples of the step."""
-        return draws[self.process_index :: self.num_processes].chunk(self.num_batches)[self.batch_index]
+        return draws[self.rank :: self.world_size].chunk(self.num_batches)[self.batch_index]
 
     def uniform(self, batch_size: int, *shape: int) -> torch.Tensor:
         """Draws from [0, 1) for the examples of this batch, on the device, float32, shape (batch_size, *shape)."""
@@ -57,4 +57,4 @@ class StepRandomness:
         return [torch.Generator().manual_seed(seed) for seed in self.own(seeds).tolist()]
 
 
-__all__ = ["StepRandomness"]
+__all__ = ["StepRng"]

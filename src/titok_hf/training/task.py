@@ -1,0 +1,114 @@
+"""What a kind of model brings to training: its data, its losses, and how it is evaluated and saved."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from titok_hf.data.loaders import ResumableLoader
+
+from .rng import StepRng
+
+Batch = dict[str, torch.Tensor]
+Scalars = dict[str, torch.Tensor]
+
+
+@dataclass
+class ModelLosses:
+    """
+    The result of the model's forward pass on a batch.
+
+    Args:
+        scalars: what is logged; `loss` is minimised.
+        images, reconstructions: what a discriminator then learns from, float, shape (batch, channels, height, width).
+            None where the task has no discriminator.
+    """
+
+    scalars: Scalars
+    images: torch.Tensor | None = None
+    reconstructions: torch.Tensor | None = None
+
+    def detached(self) -> "ModelLosses":
+        """The same values without the graph behind them, so that its activations are freed."""
+        scalars = {name: value.detach() for name, value in self.scalars.items()}
+        return ModelLosses(
+            scalars, self.images, None if self.reconstructions is None else self.reconstructions.detach()
+        )
+
+
+class Task:
+    """
+    The base class of all tasks. The training step calls, in this order: `model_losses` for each batch,
+    `discriminator_losses` for each batch if `discriminator_learns`, `before_step`, the optimisers, `after_step`.
+
+    Args:
+        model: what is trained.
+        discriminator: trained beside it, or None.
+        loader: the training examples.
+        best: the measure by which the best model is kept, and whether larger is better.
+        data_record: what decides which examples are trained and tested on, and which frozen models are used: plain
+            values. A resumed run must find the same.
+    """
+
+    model: nn.Module
+    discriminator: nn.Module | None = None
+    loader: ResumableLoader
+    best: tuple[str, bool] = ("loss", False)
+    data_record: dict[str, Any]
+
+    def model_losses(self, model: nn.Module, batch: Batch, rng: StepRng, step: int) -> ModelLosses:
+        """
+        Forward pass and losses of the model. It may change the state of the task only in `before_step`, because the
+        step may still fail.
+
+        Args:
+            model: `self.model`, wrapped for this process.
+            batch: what the loader gives, on the device.
+            rng: the source of all random numbers.
+            step: number of optimiser steps done so far.
+        """
+        raise NotImplementedError
+
+    def discriminator_learns(self, step: int) -> bool:
+        """Whether the discriminator is trained in this step."""
+        return False
+
+    def discriminator_losses(
+        self, discriminator: nn.Module, images: torch.Tensor, reconstructions: torch.Tensor
+    ) -> Scalars:
+        """
+        Forward pass and losses of the discriminator; `loss` is minimised.
+
+        Args:
+            discriminator: `self.discriminator`, wrapped for this process.
+            images, reconstructions: those of a batch, from `model_losses`.
+        """
+        raise NotImplementedError
+
+    def before_step(self) -> None:
+        """Runs when losses and gradients of a step are known to be finite, before the optimisers."""
+
+    def after_step(self) -> None:
+        """Runs after each optimiser step."""
+
+    def summary(self) -> dict[str, float]:
+        """Measures of the batches since the last call, over all processes; runs in all of them."""
+        return {}
+
+    def evaluate(self) -> tuple[dict[str, float], Image.Image]:
+        """Measures on the test images, and an image to look at, with the present weights; runs in all processes."""
+        raise NotImplementedError
+
+    def save(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
+        """Writes the model with these weights in `from_pretrained` format."""
+        raise NotImplementedError
+
+    def checkpointed(self) -> list[Any]:
+        """Further objects with `state_dict` and `load_state_dict` that a resumed run needs."""
+        return []
+
+
+__all__ = ["Batch", "ModelLosses", "Scalars", "Task"]
