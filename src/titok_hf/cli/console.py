@@ -20,7 +20,7 @@ from ..boundary import end_with
 
 
 class _Stderr:
-    """The stderr of the moment, whose loss is no reason to lose the work: progress is shown there."""
+    """The current stderr. Errors in writing to it are ignored, since it shows progress only."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(sys.stderr, name)
@@ -40,7 +40,7 @@ messages = Console(file=cast(IO[str], _Stderr()), highlight=False)
 
 
 def report_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that ends at the boundary: any error is one sentence on stderr and an exit code."""
+    """Wrap a command so that any error becomes one sentence on stderr and an exit code."""
 
     @functools.wraps(command)
     def reporting(*args: Any, **kwargs: Any) -> None:
@@ -69,18 +69,18 @@ def _options_of(command: Callable[..., None]) -> dict[str, str]:
 
 def answer(values: dict[str, Any], as_json: bool, *shown: RenderableType) -> None:
     """
-    Say what came out: one JSON object for programs, or what people like to read.
+    Print the result: one JSON object for programs, or text for people.
 
     Args:
         values: JSON types and paths. A number that is not finite becomes null, since JSON has none.
-        as_json: what `--json` says.
-        shown: the same for people.
+        as_json: the option `--json`.
+        shown: the result as text, for people.
     """
     try:
         if as_json:
             typer.echo(json.dumps(_plain(values), indent=2, allow_nan=False))
         for part in () if as_json else shown:
-            # Lines as long as they are: a path that is broken in two can't be copied.
+            # No line breaks within a line: a path on two lines cannot be copied.
             results.print(part, soft_wrap=isinstance(part, str))
     except BrokenPipeError:
         raise
@@ -100,7 +100,7 @@ def _plain(value: Any) -> Any:
 
 
 def is_stdout(path: Path) -> bool:
-    """Whether a path leads to where the answers go, as `/dev/stdout` does."""
+    """Whether a path is the standard output, as `/dev/stdout` is."""
     try:
         return os.path.samestat(path.stat(), os.fstat(sys.stdout.fileno()))
     except (OSError, ValueError):  # no such path, or a stdout that is no file
@@ -108,12 +108,12 @@ def is_stdout(path: Path) -> bool:
 
 
 def bold(text: object) -> str:
-    """A name as Rich markup, brackets in it as they are."""
+    """A name in bold Rich markup; brackets in it are escaped."""
     return f"[bold]{escape(str(text))}[/bold]"
 
 
 def progress_bar() -> Progress:
-    """A bar that shows what is done, how much of it, and how long the rest will take; gone when it is finished."""
+    """A bar with the number of finished items and the time left. It disappears when all is done."""
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),

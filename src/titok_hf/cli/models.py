@@ -25,8 +25,8 @@ def model_location(model: str | None) -> str:
 
 def model_name(model: str | None) -> str:
     """
-    What to call the model in files and on the screen: one on this machine by its folder's name, since a path means
-    nothing elsewhere, and says more than others shall know.
+    The name of the model in files and on the screen. For a local model it is the folder's name: a path means nothing
+    on other machines, and can contain private names.
     """
     location = model_location(model)
     return Path(location).resolve().name if Path(location).exists() else location
