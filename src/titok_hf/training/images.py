@@ -18,6 +18,7 @@ from titok_hf.data.opening import Opened
 from titok_hf.data.sources import NO_LABELS, Source
 from titok_hf.data.splits import Splits, open_splits
 from titok_hf.data.training_data import open_code_split, open_image_split
+from titok_hf.evaluation.frechet import round_to_bytes
 from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
 
 from .configs import CodeDataConfig, ImageDataConfig, OptimizationConfig
@@ -153,7 +154,7 @@ def flip_half(images: torch.Tensor) -> torch.Tensor:
 
 def picture_of(pixel_values: torch.Tensor, columns: int, labels: Sequence[str] | None = None) -> Image.Image:
     """A contact sheet of images with values around [0, 1], shape (batch, 3, height, width); a label for each row."""
-    pixels = (pixel_values.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    pixels = round_to_bytes(pixel_values).permute(0, 2, 3, 1).cpu().numpy()
     return contact_sheet([Image.fromarray(image) for image in pixels], columns, labels=labels)
 
 
