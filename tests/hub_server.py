@@ -246,6 +246,10 @@ class HubHandler(BaseHTTPRequestHandler):
         answer = {"id": name, "sha": commit.oid, "private": repository.private, "siblings": siblings, "tags": []}
         return 200, answer, {"X-Repo-Commit": commit.oid}
 
+    def check_rights(self, kind: str, name: str, write: str | None = None) -> Answer:
+        self.find(kind, name, write=write is not None)
+        return 200, {}, {}
+
     def list_tree(self, kind: str, name: str, revision: str, folder: str | None = None) -> Answer:
         commit = self.find(kind, name).at(revision)
         prefix = f"{folder}/" if folder else ""
@@ -379,6 +383,7 @@ ROUTES: list[tuple[str, str, Callable[..., Answer]]] = [
     ("POST", r"/api/repos/create", HubHandler.create),
     ("POST", r"/api/validate-yaml", HubHandler.validate_yaml),
     ("GET", rf"{_REPOSITORY}(?:/revision/([^/]+))?", HubHandler.describe),
+    ("GET", rf"{_REPOSITORY}/auth-check(/write)?", HubHandler.check_rights),
     ("GET", rf"{_REPOSITORY}/tree/([^/]+)(?:/(.+))?", HubHandler.list_tree),
     ("POST", rf"{_REPOSITORY}/paths-info/([^/]+)", HubHandler.list_paths),
     ("GET", rf"{_REPOSITORY}/refs", HubHandler.list_refs),

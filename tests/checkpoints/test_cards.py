@@ -25,8 +25,8 @@ from titok_hf.checkpoints.cards import (
     readdressed,
     write_model_card,
 )
-from titok_hf.checkpoints.connection import is_hub_id
 from titok_hf.checkpoints.curves import _draw_panel, draw_curves
+from titok_hf.checkpoints.locations import is_hub_id
 from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig
 from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
 from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANModel

@@ -158,6 +158,8 @@ def test_what_cannot_be_pushed_is_known_before_the_work(hub, repository):
         check_push("a/b/c")
     with failing(Fault("GET /api/whoami", 401)), pytest.raises(OSError, match="Invalid user token"):
         check_push(repository.name)
+    with failing(Fault("GET .*/auth-check/write", 403)), pytest.raises(OSError, match="a token that may write"):
+        check_push(repository.name)
     assert ("models", "user/not-yet-there") not in hub.repositories  # asking makes nothing
 
 

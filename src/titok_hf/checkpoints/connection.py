@@ -23,7 +23,7 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id
 
 from .folders import Description
-from .locations import check_location, may_be_hub_id
+from .locations import check_location
 from .retries import with_retries
 
 REPO_TYPES = ("model", "dataset")
@@ -159,17 +159,18 @@ def check_push(repo_id: str, repo_type: str = "model", token: Token = None) -> N
     with clear_errors(repo_id):
         validate_repo_id(repo_id)
         user = with_retries(lambda: api.whoami())
-        owner = repo_id.rpartition("/")[0] or user["name"]
-        if owner == user["name"] or any(group["name"] == owner for group in user.get("orgs", ())):
-            return
-        try:  # it may be somebody else's who has let this user in
-            with_retries(
-                lambda: api.auth_check(f"{owner}/{repo_id.rpartition('/')[2]}", repo_type=repo_type, write=True)
-            )
+        owner, name = repo_id.rpartition("/")[0] or user["name"], repo_id.rpartition("/")[2]
+        owners = {user["name"], *(group["name"] for group in user.get("orgs", ()))}
+        token_role = user.get("auth", {}).get("accessToken", {}).get("role")
+        try:
+            with_retries(lambda: api.auth_check(f"{owner}/{name}", repo_type=repo_type, write=True))
         except HfHubHTTPError as error:
+            if error.response.status_code == 404 and owner in owners and token_role != "read":
+                return  # it is not there yet, and the push will make it
             raise OSError(
                 f"You are logged in as {user['name']!r}, who may not write to {repo_id!r}. Name a repository of your "
-                "own or of your organisation, or log in as somebody else (`hf auth login`)."
+                "own or of your organisation, or log in as somebody else or with a token that may write "
+                "(`hf auth login`)."
             ) from error
 
 
@@ -182,11 +183,6 @@ def check_weights(folder: Path, description: Description, variant: str | None = 
     if variant is not None and variant not in variants:
         names = ", ".join(repr(name) for name in sorted(variants - {None}, key=str)) or "none"
         raise OSError(f"{folder} has no weights of the variant {variant!r}. Variants there: {names}.")
-
-
-def is_hub_id(text: str) -> bool:
-    """Whether a text has the form of a Hub id, "user/name", while no file or folder here has that name."""
-    return may_be_hub_id(text) and not Path(text).expanduser().exists()
 
 
 def is_published(name: str) -> bool:
@@ -213,7 +209,6 @@ __all__ = [
     "clear_errors",
     "exactly",
     "is_hidden",
-    "is_hub_id",
     "is_published",
     "no_connection",
     "reason_of",

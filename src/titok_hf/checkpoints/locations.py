@@ -10,7 +10,7 @@ _HUB_ID = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]{0,95}", re.ASCII)
 # Nobody names a repository like a file.
 _FILE_SUFFIXES = (
     *(".bin", ".ckpt", ".msgpack", ".pt", ".pth", ".safetensors"),
-    *(".jpeg", ".jpg", ".png", ".webp", ".gz", ".parquet", ".tar", ".zip"),
+    *(".jpeg", ".jpg", ".png", ".webp", ".gz", ".parquet", ".tar", ".tgz", ".zip"),
     *(".json", ".jsonl", ".txt", ".yaml", ".yml"),
 )
 
@@ -30,6 +30,11 @@ def may_be_hub_id(name: str | os.PathLike, needs_user: bool = True) -> bool:
         and ("/" in text or not needs_user)
         and Path(text).suffix.lower() not in _FILE_SUFFIXES
     )
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether a text has the form of a Hub id, "user/name", while no file or folder here has that name."""
+    return may_be_hub_id(text) and not Path(text).expanduser().exists()
 
 
 def check_location(name: str | os.PathLike, what: str = "model", needs_user: bool = True) -> bool:
@@ -93,4 +98,4 @@ def check_apart(output: str | os.PathLike, *inputs: str | os.PathLike | None) ->
             raise FileExistsError(f"{one} {where}. Choose another place with --output.")
 
 
-__all__ = ["check_apart", "check_is_hub_id", "check_location", "may_be_hub_id"]
+__all__ = ["check_apart", "check_is_hub_id", "check_location", "is_hub_id", "may_be_hub_id"]

@@ -14,7 +14,7 @@ from huggingface_hub import DatasetCardData
 from .. import __version__
 from ..checkpoints.atomic_files import write_atomically
 from ..checkpoints.cards import CARD_NAME, HERE, OPENING, is_generated, marked, with_new_head
-from ..checkpoints.connection import is_hub_id
+from ..checkpoints.locations import is_hub_id
 from .report import Report
 from .shards import DATA_FOLDER
 

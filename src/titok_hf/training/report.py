@@ -3,8 +3,6 @@
 import shutil
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi
-
 from titok_hf.checkpoints.atomic_files import write_atomically
 from titok_hf.checkpoints.cards import (
     CURVES_NAME,
@@ -15,8 +13,9 @@ from titok_hf.checkpoints.cards import (
     location_of,
     write_model_card,
 )
-from titok_hf.checkpoints.connection import clear_errors, is_hub_id
+from titok_hf.checkpoints.connection import check_push
 from titok_hf.checkpoints.curves import draw_curves
+from titok_hf.checkpoints.locations import is_hub_id
 from titok_hf.checkpoints.push import push_folder
 
 from .configs import Recipe
@@ -77,17 +76,13 @@ def card_content(recipe: Recipe, folder: RunFolder, device: str, num_processes: 
 
 def check_push_access(repo_id: str) -> None:
     """
-    Makes the repository if it is missing, and asks the Hub whether a file may be written to it; nothing is written.
+    Ask the Hub whether the model may be pushed there, before the first step; nothing is written.
 
     Raises:
         RecipeError: it may not.
     """
-    api = HfApi()
     try:
-        with clear_errors(repo_id):
-            repo_id = api.create_repo(repo_id, exist_ok=True).repo_id
-            # Of a small text file it uploads nothing: it asks how to upload it, which takes the right to write.
-            api.preupload_lfs_files(repo_id, [CommitOperationAdd("README.md", b"-")])
+        check_push(repo_id)
     except (OSError, ValueError) as error:
         raise RecipeError(f"push_to_hub: {error}") from error
 

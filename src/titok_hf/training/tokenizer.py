@@ -1,7 +1,6 @@
 """The models that are trained on pixels: the single-stage tokenizers (arXiv 2501.07730), the second stage of the
 two-stage ones (arXiv 2406.07550, section 3.3), and the MaskGIT-VQGAN that teaches their first stage."""
 
-import re
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +9,7 @@ from accelerate import Accelerator
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from titok_hf.checkpoints.locations import may_be_hub_id
 from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig
 from titok_hf.configuration_titok import TiTokConfig
 from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANModel
@@ -20,8 +20,6 @@ from .pixels import PixelTask
 from .recipes import RecipeError
 
 Model = TypeVar("Model", bound=PreTrainedModel)
-
-_HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
 
 def single_stage_task(recipe: TokenizerRecipe, accelerator: Accelerator) -> PixelTask:
@@ -122,7 +120,7 @@ def load_model(cls: type[Model], source: str, key: str, **place: str) -> Model:
     Raises:
         RecipeError: there is no such folder or Hub id, or it holds something else.
     """
-    if not Path(source).exists() and not _HUB_ID.fullmatch(source):
+    if not Path(source).exists() and not may_be_hub_id(source, needs_user=False):
         raise RecipeError(
             f"{key} is {source!r}, and there is no such folder. Train it first, or name another folder or a Hub id."
         )
