@@ -8,6 +8,7 @@ from .. import __version__
 from .codes import decode, encode
 from .console import report_errors
 from .convert import app as convert
+from .evaluate import app as evaluate
 from .generate import generate
 from .info import info
 from .prepare import prepare
@@ -29,6 +30,7 @@ app = typer.Typer(
 for command in (generate, reconstruct, encode, decode, info, prepare, pretokenize, train, push, pull):
     app.command()(report_errors(command))
 app.add_typer(convert, name="convert")
+app.add_typer(evaluate, name="evaluate")
 
 
 def _print_version(wanted: bool) -> None:
