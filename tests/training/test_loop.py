@@ -42,15 +42,15 @@ def last_state(output_dir: str) -> dict[str, Any]:
 
 def poison(loop: TrainingLoop, at_step: int, spoil: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """Spoils the model's loss of one step."""
-    losses = loop.task.losses
+    model_losses = loop.task.model_losses
 
-    def spoiled(modules: Any, batch: Any, randomness: Any, step: int) -> Any:
-        for name, scalars in losses(modules, batch, randomness, step):
-            if step + 1 == at_step:
-                scalars["loss"] = spoil(scalars["loss"])
-            yield name, scalars
+    def spoiled(model: Any, batch: Any, rng: Any, step: int) -> Any:
+        losses = model_losses(model, batch, rng, step)
+        if step + 1 == at_step:
+            losses.scalars["loss"] = spoil(losses.scalars["loss"])
+        return losses
 
-    loop.task.losses = spoiled
+    loop.task.model_losses = spoiled
 
 
 @pytest.mark.parametrize(
