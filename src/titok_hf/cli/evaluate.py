@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -86,17 +87,22 @@ def npz(
         "network": f"Inception of TensorFlow 2015-12-05, weights {weights_digest(weights)}",
         "torch": torch.__version__,
     }
-    values = found.metrics | {"convention": convention, "warnings": found.warnings}
-    for warning in found.warnings:
+    _report(found.metrics, convention, found.warnings, output, as_json)
+
+
+def _report(
+    metrics: dict[str, float], convention: dict[str, Any], warnings: list[str], output: Path | None, as_json: bool
+) -> None:
+    """Print the numbers and what they depend on, and write both to a file if one is named."""
+    values = metrics | {"convention": convention, "warnings": warnings}
+    for warning in warnings:
         messages.print(f"[yellow]warning[/yellow] {escape(warning)}")
     if output is not None:
-        import json
-
         write_atomically(output, (json.dumps(values, indent=2) + "\n").encode())
     table = Table()
     table.add_column("metric")
     table.add_column("value", justify="right")
-    for name, value in found.metrics.items():
+    for name, value in metrics.items():
         table.add_row(_NAMES[name], f"{value:.4f}")
     text = "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in convention.items())
     answer(values, as_json, table, escape(text))
