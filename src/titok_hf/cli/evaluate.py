@@ -23,6 +23,15 @@ _NAMES = {
     "recall": "recall",
 }
 
+Weights = Annotated[
+    Path,
+    typer.Option(
+        "--weights",
+        help="The file of Inception weights of torch-fidelity, weights-inception-2015-12-05-6726825d.pth.",
+        show_default=False,
+    ),
+]
+
 app = typer.Typer(help="Published metrics.", no_args_is_help=True, rich_markup_mode="markdown")
 
 
@@ -39,14 +48,7 @@ def npz(
             show_default=False,
         ),
     ],
-    weights: Annotated[
-        Path,
-        typer.Option(
-            "--weights",
-            help="The file of Inception weights of torch-fidelity, weights-inception-2015-12-05-6726825d.pth.",
-            show_default=False,
-        ),
-    ],
+    weights: Weights,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the numbers to this JSON file.", show_default=False)
     ] = None,
