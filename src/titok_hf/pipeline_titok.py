@@ -338,7 +338,7 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
             class_labels: number or name of a class, or a list of them.
             num_images_per_class: images for each entry of `class_labels`, one after the other.
             num_inference_steps: sampling steps, at most 5000.
-            guidance_scale: strength of the classifier-free guidance; 1 or less is none, which needs half the work.
+            guidance_scale: strength of the classifier-free guidance.
             temperature: weight of the Gumbel noise at the first step.
             generator: source of all random numbers, a `torch.Generator` and not a seed. A list of one generator for
                 each image makes each image independent of the others.

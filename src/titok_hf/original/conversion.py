@@ -304,7 +304,7 @@ def _original_config(folder: Path, scheduler: Path | None = None) -> dict[str, A
         if network_fields(MaskGitVQGANConfig.from_pretrained(folder)) != network_fields(MaskGitVQGANConfig()):
             raise ValueError("The original knows one size of the MaskGIT-VQGAN, and this is another.")
         return {}
-    settings = None if scheduler is None else MaskGitScheduler.from_pretrained(scheduler).config
+    settings = None if scheduler is None else MaskGitScheduler.load_config(scheduler)
     return original_generator_config(MaskGitTransformer1DModel.load_config(folder), settings)
 
 
