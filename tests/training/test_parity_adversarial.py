@@ -57,7 +57,12 @@ def test_discriminator_steps_equal_the_original(discriminator):
         )
         by_original_name = dict(zip(map(original_name, names), gradients, strict=True))
         for name, gradient in step["grads"].items():
-            assert_gradient(by_original_name[name], gradient)
+            if name == "to_logits.2.bias":
+                # The rest of two sums of a half each, of real and of fake logits. The original's own float32 number is
+                # up to 2.9e-6 away from that in float64, so no kernel can be held to more.
+                assert by_original_name[name].item() == pytest.approx(gradient["first"][0], abs=1e-5)
+            else:
+                assert_gradient(by_original_name[name], gradient)
 
 
 def pixel_objective(discriminator, quantizer_loss, config, started, norm="l2"):
