@@ -52,3 +52,16 @@ def test_what_is_wrong_is_one_sentence(samples, weights, message, files):
     result = run(files / samples, files / "reference.npz", "--weights", files / weights)
     assert result.exit_code != 0
     assert message in " ".join(result.stderr.split()) and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [("samples.npz", "samples.npz is read, and would be overwritten"), (".", "cannot be written (it is a folder)")],
+)
+def test_a_wrong_output_is_refused_before_the_work_and_loses_nothing(output, message, files):
+    before = (files / "samples.npz").read_bytes()
+    result = run(
+        files / "samples.npz", files / "reference.npz", "--weights", files / "weights.pth", "-o", files / output
+    )
+    assert result.exit_code != 0 and message in " ".join(result.stderr.split())
+    assert (files / "samples.npz").read_bytes() == before

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +15,7 @@ from .console import answer, bold, is_stdout, messages
 from .images import (
     answer_with_images,
     batches_with_progress,
+    check_can_be_written,
     check_images,
     check_inputs_stay,
     distinct_stems,
@@ -52,7 +51,7 @@ def encode(
     """
     check_images(images)
     check_inputs_stay([output], [*images, *_files_of(model)])
-    _check_can_be_written(output)
+    check_can_be_written(output)
     pipe = load_pipeline(model, device)
     rows = [
         pipe.encode(batch, batch_size=batch_size).cpu()
@@ -117,24 +116,6 @@ def _files_of(model: str | None) -> list[Path]:
     """The files of a model on this machine."""
     folder = Path(model or "")
     return [path for path in folder.rglob("*") if path.is_file()] if model is not None and folder.is_dir() else []
-
-
-def _check_can_be_written(output: Path) -> None:
-    """
-    Check that a file can be written, before the work that would be lost otherwise.
-
-    Raises:
-        OSError: a folder, or a file that cannot be written.
-    """
-    try:
-        if output.is_dir():
-            raise IsADirectoryError("it is a folder")
-        if not output.exists() or output.is_file():
-            output.parent.mkdir(parents=True, exist_ok=True)
-            with TemporaryFile(dir=Path(os.path.realpath(output)).parent):
-                pass
-    except OSError as error:
-        raise OSError(f"{output} cannot be written ({error}). Choose another file with --output.") from error
 
 
 __all__ = ["decode", "encode"]

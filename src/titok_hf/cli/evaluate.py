@@ -12,6 +12,7 @@ from rich.table import Table
 
 from ..checkpoints.atomic_files import write_atomically
 from .console import answer, messages, progress_bar, report_errors
+from .images import check_can_be_written, check_inputs_stay
 from .options import AsJson, BatchSize, Device
 
 _NAMES = {
@@ -66,8 +67,9 @@ def npz(
 
     `titok-hf evaluate npz samples.npz VIRTUAL_imagenet256_labeled.npz --weights inception.pth`
     """
-    if output is not None and output.is_dir():
-        raise IsADirectoryError(f"{output} is a folder. Name a JSON file with --output.")
+    if output is not None:
+        check_inputs_stay([output], [samples, reference, weights])
+        check_can_be_written(output)
     import torch
 
     from titok_hf.devices import default_device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -80,6 +81,24 @@ def check_inputs_stay(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     for output in outputs:
         if output.resolve() in read:
             raise FileExistsError(f"{output} is read, and would be overwritten. Choose another path with --output.")
+
+
+def check_can_be_written(output: Path) -> None:
+    """
+    Check that a file can be written, before the work that would be lost otherwise.
+
+    Raises:
+        OSError: a folder, or a file that cannot be written.
+    """
+    try:
+        if output.is_dir():
+            raise IsADirectoryError("it is a folder")
+        if not output.exists() or output.is_file():
+            output.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=Path(os.path.realpath(output)).parent):
+                pass
+    except OSError as error:
+        raise OSError(f"{output} cannot be written ({error}). Choose another file with --output.") from error
 
 
 def sheet_name(action: str, names: Sequence[str]) -> str:
