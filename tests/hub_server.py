@@ -3,6 +3,7 @@
 The client reads HF_ENDPOINT when it is imported, so it runs in a process of its own (`LocalHub.environment`).
 """
 
+import hashlib
 import json
 import re
 import threading
@@ -332,6 +333,10 @@ class HubHandler(BaseHTTPRequestHandler):
 
     def lfs_store(self, kind: str, name: str, oid: str) -> Answer:
         content = self.read_body()
+        # As the Hub's storage: of a client that was killed in the middle nothing stays. A file that is known by its
+        # hash is not uploaded again, so half of one would be taken for the whole.
+        if hashlib.sha256(content).hexdigest() != oid:
+            raise HubError(400, "", f"The large file {oid} has not arrived whole.")
         self.hub.repositories[kind, name].large_files[oid] = content
         return 200, {}, {}
 

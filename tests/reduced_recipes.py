@@ -165,3 +165,6 @@ if __name__ == "__main__":
     workplace, global_batch_size = Path(sys.argv[1]), int(sys.argv[2])
     processes = int(os.environ["WORLD_SIZE"])
     run_all(workplace, workplace / "pictures", workplace / f"with_{processes}", global_batch_size // processes)
+    if torch.distributed.is_initialized():
+        # A process that ends with its group still there may abort: the group's threads are joined nowhere else.
+        torch.distributed.destroy_process_group()

@@ -6,7 +6,7 @@ import pytest
 
 from image_sources import image_folder, picture
 from titok_hf.data.fingerprint import difference, fingerprint
-from titok_hf.data.training_data import open_images_with_digest
+from titok_hf.data.training_data import open_image_split
 
 NUM_IMAGES = 24  # more than are read of a stream
 
@@ -17,7 +17,8 @@ def source(tmp_path):
 
 
 def taken(source, streaming=False):
-    return fingerprint(*open_images_with_digest(str(source), streaming=streaming))
+    opened = open_image_split(str(source), streaming=streaming)
+    return fingerprint(opened.dataset, opened.digest)
 
 
 @pytest.mark.parametrize("streaming", [False, True])
