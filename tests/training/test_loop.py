@@ -363,7 +363,8 @@ def test_a_compiled_model_trains_and_is_saved_under_its_own_names(tokenizer_valu
     values = tokenizer_values | {"output_dir": str(tmp_path / "compiled")}
     compiled = trained(values, optimization={"num_steps": 2, "compile": True})
     assert compiled.keys() == plain.keys()
-    # Not the weights: AdamW's first steps follow the signs of gradients, even of those that are rounding errors.
-    assert series(values, "loss") == pytest.approx(series(tokenizer_values, "loss"), rel=1e-3)
-    assert series(values, "grad_norm") == pytest.approx(series(tokenizer_values, "grad_norm"), rel=1e-2)
+    # The step from equal weights alone: AdamW's first update follows the signs of gradients, even of those that are
+    # rounding errors, and the codes of the next step follow the weights.
+    assert series(values, "loss")[0] == pytest.approx(series(tokenizer_values, "loss")[0], rel=1e-5)
+    assert series(values, "grad_norm")[0] == pytest.approx(series(tokenizer_values, "grad_norm")[0], rel=1e-3)
     TiTokModel.from_pretrained(tmp_path / "compiled" / "model")
