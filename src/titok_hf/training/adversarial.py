@@ -138,6 +138,3 @@ def discriminator_loss(
 
 def _means(logits_real: torch.Tensor, logits_fake: torch.Tensor) -> torch.Tensor:
     return torch.stack([logits_real.mean(), logits_fake.mean()])
-
-
-__all__ = ["LeCam", "discriminator_logits", "discriminator_loss", "generator_adversarial_loss", "hinge_loss"]

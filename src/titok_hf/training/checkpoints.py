@@ -323,6 +323,3 @@ def _reason(error: Exception, folder: RunFolder) -> str:
         return shortened(error).rpartition("I/O error: ")[2]
     # torch does not pass on what the system said.
     return f"as on a full disk: {shutil.disk_usage(folder.path).free / 1e9:.1f} GB are free"
-
-
-__all__ = ["CHECKSUMS_NAME", "Checkpoints", "Progress", "damage_of", "write_checksums", "written_together"]

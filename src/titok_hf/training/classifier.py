@@ -185,15 +185,5 @@ def main(arguments: list[str] | None = None) -> None:
         parser.exit(2, f"{error}\n")
 
 
-__all__ = [
-    "ClassifierConfig",
-    "ClassifierModelConfig",
-    "build_classifier",
-    "measure_accuracy",
-    "shift_randomly",
-    "train_classifier",
-]
-
-
 if __name__ == "__main__":
     run(main)

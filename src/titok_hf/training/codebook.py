@@ -128,6 +128,3 @@ class CodebookReinitializer:
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         self.usage.copy_(state["usage"])
-
-
-__all__ = ["CodebookCounter", "CodebookReinitializer", "trains_codebook"]

@@ -418,24 +418,3 @@ def load_training_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()
     if kind not in RECIPES:
         raise RecipeError(f"The recipe says kind: {kind}. It must be one of {', '.join(RECIPES)}.")
     return build_recipe(RECIPES[kind], values)
-
-
-__all__ = [
-    "RECIPES",
-    "AdversarialConfig",
-    "IntervalsConfig",
-    "CodeDataConfig",
-    "GeneratorLossConfig",
-    "GeneratorRecipe",
-    "ImageDataConfig",
-    "OptimizationConfig",
-    "PerceptualConfig",
-    "PixelLossConfig",
-    "ProxyCodeLossConfig",
-    "Recipe",
-    "Stage1Recipe",
-    "Stage2Recipe",
-    "SystemConfig",
-    "TokenizerRecipe",
-    "VQGANRecipe",
-]

@@ -87,6 +87,3 @@ class BlurDownsample(nn.Module):
 
 def _activate(features: torch.Tensor) -> torch.Tensor:
     return F.leaky_relu(features, _NEGATIVE_SLOPE)
-
-
-__all__ = ["Discriminator"]

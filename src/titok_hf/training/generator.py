@@ -232,6 +232,3 @@ class GeneratorTask(Task):
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 images to codes, on the device and in float32: the same that `pretokenize` writes."""
         return self.tokenizer.encode(to_pixel_values(pixels.to(self.accelerator.device)), return_dict=True).codes
-
-
-__all__ = ["GeneratorTask"]

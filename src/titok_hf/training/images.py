@@ -165,18 +165,3 @@ def picture_of_pairs(images: torch.Tensor, reconstructions: torch.Tensor, column
     missing = -len(images) % columns
     rows = [torch.cat([half, torch.ones_like(half[:missing])]).split(columns) for half in (images, reconstructions)]
     return picture_of(torch.cat([row for pair in zip(*rows, strict=True) for row in pair]), columns)
-
-
-__all__ = [
-    "check_batches",
-    "code_splits",
-    "decode_images",
-    "flip_half",
-    "image_loader",
-    "image_processor",
-    "image_splits",
-    "picture_of",
-    "picture_of_pairs",
-    "to_pixel_values",
-    "weights_digest",
-]

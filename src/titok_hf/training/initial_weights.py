@@ -51,6 +51,3 @@ def _some(names: Iterable[str]) -> str:
     names = sorted(names)
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
-
-
-__all__ = ["load_initial_weights"]

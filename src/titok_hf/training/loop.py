@@ -325,6 +325,3 @@ def _enable_gradient_checkpointing(model: nn.Module) -> None:
     # transformers 6 keeps the first name only; diffusers has the other.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.enable_gradient_checkpointing
     enable()
-
-
-__all__ = ["TrainingLoop", "discriminator_optimization", "examples_per_step"]

@@ -95,13 +95,3 @@ def masked_token_loss(
         "loss": (token_loss * weights).sum() / (mean_over_processes(weights.sum()) + 1e-8),
         "accuracy": (hits.sum(dim=1) / mask.sum(dim=1).clamp(min=1)).mean(),
     }
-
-
-__all__ = [
-    "MeanOverProcesses",
-    "masked_token_loss",
-    "one_process",
-    "pixel_loss",
-    "proxy_code_loss",
-    "weighted_loss",
-]

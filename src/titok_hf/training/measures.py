@@ -86,6 +86,3 @@ class ReconstructionMeasures:
 def generators_of(images: Iterable[int]) -> list[torch.Generator]:
     """A generator on the CPU for each image, given the numbers of the images: the noise of a KL model's tokens."""
     return [torch.Generator().manual_seed(image) for image in images]
-
-
-__all__ = ["ReconstructionMeasures", "generators_of"]

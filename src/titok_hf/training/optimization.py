@@ -56,6 +56,3 @@ def make_schedule(
     return get_cosine_with_min_lr_schedule_with_warmup(
         optimizer, num_warmup_steps=warmup_steps, num_training_steps=num_steps, min_lr=end_learning_rate
     )
-
-
-__all__ = ["make_optimizer", "make_schedule", "parameter_groups"]

@@ -173,6 +173,3 @@ def _check_weights(config: PerceptualConfig) -> None:
         )
     if config.model is None and not config.lpips_weight:
         raise RecipeError("loss.perceptual names no network. Give it a model, or an lpips_weight above 0.")
-
-
-__all__ = ["PerceptualLoss", "load_lpips"]

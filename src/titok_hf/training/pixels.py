@@ -161,6 +161,3 @@ class PixelTask(Task):
 
     def _mean_over_processes(self, value: torch.Tensor) -> torch.Tensor:
         return self.accelerator.reduce(value, "mean")
-
-
-__all__ = ["PixelTask"]

@@ -101,6 +101,3 @@ class StopRequest:
 def stop_for(number: int, message: str) -> BaseException:
     """What to raise for a signal: KeyboardInterrupt for Ctrl-C, else an exit with 128 + its number, as shells do."""
     return KeyboardInterrupt(message) if number == signal.SIGINT else SystemExit(128 + number)
-
-
-__all__ = ["StopRequest", "gather", "raised_together", "stop_for"]

@@ -179,15 +179,3 @@ def _fields_at(cls: type, location: Sequence[str | int]) -> list[str]:
 def _nearest(key: str, known: list[str]) -> str:
     nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return f"Did you mean {nearest[0]!r}?" if nearest else f"Known keys: {', '.join(known)}."
-
-
-__all__ = [
-    "RECIPES_FOLDER",
-    "RecipeError",
-    "build_recipe",
-    "find_recipe",
-    "load_recipe",
-    "new_name",
-    "read_recipe",
-    "recipe_to_yaml",
-]

@@ -112,6 +112,3 @@ def _results(recipe: Recipe, folder: RunFolder, command: str) -> list[Measured]:
 def _data_source(recipe: Recipe) -> str:
     data = getattr(recipe, "data", None) or recipe.codes  # type: ignore[attr-defined]
     return data.source
-
-
-__all__ = ["card_content", "check_push_access", "push_model", "write_report"]

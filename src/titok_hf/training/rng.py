@@ -55,6 +55,3 @@ class StepRng:
         """One generator for each example of this batch, on the CPU."""
         seeds = torch.randint(2**63 - 1, (batch_size * self.num_shares,), generator=self._generator)
         return [torch.Generator().manual_seed(seed) for seed in self.own(seeds).tolist()]
-
-
-__all__ = ["StepRng"]

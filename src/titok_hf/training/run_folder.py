@@ -240,6 +240,3 @@ def _change(name: str, then: Any, now: Any) -> str | None:
 
         return f"The {name} changed since this run began: {difference(then, now)}. Restore them as they were."
     return f"The {name} changed since this run began. Restore what was there."
-
-
-__all__ = ["RunFolder"]

@@ -183,6 +183,3 @@ class Stage1Task(Task):
             raise RecipeError(f"data.codes: {error}") from error
         check_batches(loader, len(loader.image_rows))
         return loader
-
-
-__all__ = ["Stage1Task"]

@@ -19,8 +19,8 @@ from .configs import (
     SystemConfig,
     TokenizerRecipe,
     VQGANRecipe,
-    load_training_recipe,
 )
+from .configs import load_training_recipe as load_training_recipe  # part of this module's interface
 from .initial_weights import load_initial_weights
 from .loop import TrainingLoop
 from .processes import raised_together
@@ -165,6 +165,3 @@ def make_task(recipe: Recipe, accelerator: Accelerator) -> Task:
     if isinstance(recipe, Stage2Recipe):
         return stage2_task(recipe, accelerator)
     return vqgan_task(cast(VQGANRecipe, recipe), accelerator)
-
-
-__all__ = ["load_training_recipe", "make_accelerator", "make_task", "speak_of_training_only", "train"]

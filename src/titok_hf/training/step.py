@@ -170,6 +170,3 @@ def _unwrapped(optimizer: Any) -> torch.optim.Optimizer:
     while isinstance(optimizer, AcceleratedOptimizer):
         optimizer = optimizer.optimizer
     return optimizer
-
-
-__all__ = ["SHARDED", "Learner", "NotFiniteError", "check_finite", "train_step"]

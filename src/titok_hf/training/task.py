@@ -109,6 +109,3 @@ class Task:
     def checkpointed(self) -> list[Any]:
         """Further objects with `state_dict` and `load_state_dict` that a resumed run needs."""
         return []
-
-
-__all__ = ["Batch", "ModelLosses", "Scalars", "Task"]

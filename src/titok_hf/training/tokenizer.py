@@ -141,14 +141,3 @@ def _check_image_size(data: int, model: int, whose: str) -> None:
 def _with_attention(model: TiTokModel, recipe: Recipe) -> TiTokModel:
     model.set_attn_implementation(recipe.optimization.attn_implementation)
     return model
-
-
-__all__ = [
-    "build_config",
-    "load_model",
-    "single_stage_task",
-    "stage2_task",
-    "tokenizer_config",
-    "vqgan_task",
-    "with_pixel_decoder",
-]

@@ -96,6 +96,3 @@ def announcement(
 def remaining(steps_done: int, steps_left: int, seconds: float) -> str:
     """How long the rest of a run takes if it goes on like this, as hours:minutes:seconds."""
     return str(timedelta(seconds=round(seconds / max(steps_done, 1) * steps_left)))
-
-
-__all__ = ["announcement", "flat_recipe", "remaining", "start_trackers"]
