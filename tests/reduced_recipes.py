@@ -143,10 +143,13 @@ def run(name: str, folder: Path, pictures: Path, output: Path, batch_size: int) 
 
 
 def run_classifier(name: str, pictures: Path, output: Path) -> None:
-    """Trains a classifier's recipe for one short epoch through its command."""
-    options = "{embedding_size: 8, hidden_sizes: [8, 16], depths: [1, 1], downsample_in_first_stage: false}"
-    overrides = [f"output_dir={output}", f"data.source={pictures}", f"model.options={options}"]
-    overrides += ["num_epochs=1", "batch_size=10", "mixed_precision=no"]
+    """Trains a classifier's recipe for two steps through its command."""
+    options = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "groups_width": 8}
+    if name == "fashion_judge":
+        del options["groups_width"]
+    overrides = [f"output_dir={output}", f"data.source={pictures}", "intervals.trackers=[]"]
+    overrides += [f"model.{key}={value}" for key, value in options.items()]
+    overrides += [f"optimization.{value}" for value in ("num_steps=2", "batch_size=10", "mixed_precision=no")]
     classifier.main([name, *(argument for override in overrides for argument in ("--set", override))])
 
 

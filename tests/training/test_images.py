@@ -11,7 +11,6 @@ from titok_hf.training.configs import CodeDataConfig, ImageDataConfig
 from titok_hf.training.images import (
     code_splits,
     decode_images,
-    flip_half,
     image_splits,
     picture_of,
     picture_of_pairs,
@@ -122,13 +121,6 @@ def test_fewer_test_images_than_asked_for_are_all_of_them(numbered_pictures):
 
 def test_pixel_values_are_shares_of_255():
     assert to_pixel_values(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == pytest.approx([0, 0.2, 1])
-
-
-def test_half_of_the_images_are_mirrored():
-    images = torch.arange(4.0).expand(400, 3, 2, 4)
-    mirrored = flip_half(images)[:, 0, 0, 0] == 3
-    assert 150 < mirrored.sum() < 250  # 200 +- 5 standard deviations
-    assert torch.equal(flip_half(images).sort().values, images)
 
 
 def colours(picture: Image.Image, rows: int, columns: int) -> list[list[int]]:

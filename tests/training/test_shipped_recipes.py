@@ -22,9 +22,9 @@ from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANModel
 from titok_hf.modeling_titok import TiTokModel
 from titok_hf.original.released import RELEASED_TOKENIZERS, RELEASED_VQGANS
 from titok_hf.scheduling_maskgit import SAMPLER_VARIANTS, MaskGitScheduler
-from titok_hf.training.classifier import ClassifierConfig, build_classifier
+from titok_hf.training.classifier import build_classifier
 from titok_hf.training.configs import GeneratorRecipe, Stage1Recipe, TokenizerRecipe, VQGANRecipe
-from titok_hf.training.recipes import RECIPES_FOLDER, load_recipe
+from titok_hf.training.recipes import RECIPES_FOLDER
 from titok_hf.training.start import load_training_recipe
 from titok_hf.training.tokenizer import build_config, tokenizer_config
 
@@ -166,11 +166,10 @@ def test_the_generators_have_the_published_losses_and_samplers(variant):
 def test_a_recipe_builds_its_model(name):
     """On the meta device: sizes fit one another, and nothing is allocated."""
     with torch.device("meta"):
+        recipe = load_training_recipe(name)
         if name in CLASSIFIERS:
-            recipe = load_recipe(ClassifierConfig, name, ["output_dir=out"])
             assert build_classifier(recipe.model, ["a", "b"]).num_parameters() > 0
             return
-        recipe = load_training_recipe(name)
         if isinstance(recipe, GeneratorRecipe):
             assert_generator_is_that_of_its_tokenizer(name, recipe)
         elif isinstance(recipe, VQGANRecipe):
@@ -285,4 +284,4 @@ def test_two_processes_have_the_weights_of_one(name, one_process, two_processes)
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_a_reduced_classifier_runs(name, workplace, tmp_path):
     reduced_recipes.run_classifier(name, workplace / "pictures", tmp_path / name)
-    assert (tmp_path / name / "model.safetensors").is_file()
+    assert (tmp_path / name / "model" / "model.safetensors").is_file()

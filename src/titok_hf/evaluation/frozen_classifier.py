@@ -32,15 +32,17 @@ class FrozenClassifier(nn.Module):
     antialiased, without cropping, so that every pixel counts.
 
     Args:
-        name: a folder or Hub id for `AutoModelForImageClassification`; torchvision's name of the published perceptual
-            network, `ConvNeXt_Small_Weights.IMAGENET1K_V1`; or a `.pth` file with a ConvNeXt of torchvision. The last
-            two get the size, mean and standard deviation that torchvision states.
+        name: a folder or Hub id for `AutoModelForImageClassification`, or the folder of a run that trained one;
+            torchvision's name of the published perceptual network, `ConvNeXt_Small_Weights.IMAGENET1K_V1`; or a
+            `.pth` file with a ConvNeXt of torchvision. The last two get the size, mean and standard deviation that
+            torchvision states.
     Raises:
         ValueError: there is no such classifier, or it cannot be reached without a network.
     """
 
     def __init__(self, name: str) -> None:
         super().__init__()
+        name = _model_folder(name)
         from_torchvision = is_torchvision_convnext(name)
         network = load_torchvision_convnext(name) if from_torchvision else load_classifier(name)
         self.network = network.eval().requires_grad_(False)
@@ -86,12 +88,13 @@ class FrozenClassifier(nn.Module):
 
 def load_classifier(name: str) -> PreTrainedModel:
     """
-    An image classifier of transformers, complete.
+    An image classifier of transformers, complete. In the folder of a training run it is `model`.
 
     Raises:
         ValueError: no classifier there, or one that lacks weights.
         OSError: weights that are not finite.
     """
+    name = _model_folder(name)
     try:
         network, report = AutoModelForImageClassification.from_pretrained(name, output_loading_info=True)
     except (OSError, ValueError) as error:
@@ -109,6 +112,11 @@ def load_classifier(name: str) -> PreTrainedModel:
         )
     check_finite_weights(name, network.state_dict())
     return network
+
+
+def _model_folder(name: str) -> str:
+    model = Path(name, "model")
+    return str(model) if (model / "config.json").is_file() else name
 
 
 def _input_size(processor: BaseImageProcessor) -> tuple[int, int]:

@@ -397,12 +397,39 @@ class GeneratorRecipe(Recipe):
             raise ValueError("A generator learns from codes or from data (images): give exactly one of the two.")
 
 
+@dataclass(kw_only=True)
+class ClassifierRecipe(Recipe):
+    """
+    An image classifier, as perceptual network or as a measure. `optimization.ema_decay: 0` saves the last weights
+    instead of averaged ones, as batch normalisation needs, whose statistics are not averaged.
+
+    Args:
+        model: `model_type`, an architecture of `transformers`, and fields of its config.
+        label_smoothing: share of the target spread over all classes.
+        max_shift: training images are moved by up to that many pixels in each direction.
+    """
+
+    kind: Literal["classifier"] = "classifier"
+    data: ImageDataConfig
+    model: dict[str, Any]
+    label_smoothing: float = 0.0
+    max_shift: int = 0
+
+    def __post_init__(self) -> None:
+        if self.push_to_hub is not None:
+            raise ValueError(
+                f"push_to_hub is {self.push_to_hub!r}, but a classifier is a plain model of transformers. Leave it "
+                "out, and upload the finished model with `hf upload`."
+            )
+
+
 RECIPES: dict[str, type[Recipe]] = {
     "tokenizer": TokenizerRecipe,
     "tokenizer_stage1": Stage1Recipe,
     "tokenizer_stage2": Stage2Recipe,
     "vqgan": VQGANRecipe,
     "generator": GeneratorRecipe,
+    "classifier": ClassifierRecipe,
 }
 
 

@@ -146,12 +146,6 @@ def to_pixel_values(images: torch.Tensor) -> torch.Tensor:
     return images.float() / 255
 
 
-def flip_half(images: torch.Tensor) -> torch.Tensor:
-    """Mirrors each image of a batch (batch, channels, height, width) with probability 1/2."""
-    mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
-    return torch.where(mirrored, images.flip(-1), images)
-
-
 def picture_of(pixel_values: torch.Tensor, columns: int, labels: Sequence[str] | None = None) -> Image.Image:
     """A contact sheet of images with values around [0, 1], shape (batch, 3, height, width); a label for each row."""
     pixels = round_to_bytes(pixel_values).permute(0, 2, 3, 1).cpu().numpy()

@@ -37,7 +37,8 @@ _MEASURES = {
 
 def write_report(recipe: Recipe, folder: RunFolder, device: str, num_processes: int) -> None:
     """
-    Writes `README.md`, `curves.png` and the last picture into the run's `model/`. A card that a person edited stays.
+    Writes `README.md`, `curves.png` and the last image into the run's `model/`. A card that a person edited stays. A
+    classifier gets the curves only: our cards do not describe it.
 
     Args:
         recipe: that was run.
@@ -47,6 +48,8 @@ def write_report(recipe: Recipe, folder: RunFolder, device: str, num_processes: 
     """
     model = folder.path / "model"
     draw_curves(folder.metrics(), model / CURVES_NAME)
+    if recipe.kind == "classifier":
+        return
     picture = max((folder.path / "pictures").glob("step_*.png"), default=None)
     if picture is not None:
         name = SAMPLES_NAME if recipe.kind == "generator" else RECONSTRUCTIONS_NAME

@@ -12,6 +12,7 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectCon
 from transformers.utils.logging import disable_progress_bar
 
 from .configs import (
+    ClassifierRecipe,
     GeneratorRecipe,
     Recipe,
     Stage1Recipe,
@@ -158,6 +159,10 @@ def make_task(recipe: Recipe, accelerator: Accelerator) -> Task:
         from .stage1 import Stage1Task
 
         return Stage1Task(recipe, accelerator)
+    if isinstance(recipe, ClassifierRecipe):
+        from .classifier import ClassifierTask
+
+        return ClassifierTask(recipe, accelerator)
     from .tokenizer import single_stage_task, stage2_task, vqgan_task
 
     if isinstance(recipe, TokenizerRecipe):
