@@ -8,7 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from titok_hf.cli.application import app
-from titok_hf.evaluation.inception import InceptionNetwork, weights_digest
+from titok_hf.evaluation.inception import InceptionNetwork, file_digest
 
 
 @pytest.fixture
@@ -32,11 +32,13 @@ def test_numbers_come_with_what_they_depend_on(files):
     assert result.exit_code == 0, result.output
     printed, written = json.loads(result.stdout), json.loads(output.read_text())
     assert printed == written
-    assert {"fid", "sfid", "inception_score", "precision", "recall"} <= written.keys()
+    assert {"fid", "sfid", "inception_score", "precision", "recall"} == written["numbers"].keys() - {
+        "inception_score_std"
+    }
     convention = written["convention"]
-    assert (convention["samples"], convention["reference"]) == ("samples.npz", "reference.npz")
-    assert (convention["num_samples"], convention["num_reference_images"]) == (4, 5)
-    assert weights_digest(weights) in convention["network"]
+    assert (written["samples"], convention["reference"]) == ("samples.npz", "reference.npz")
+    assert (convention["num_images"], convention["num_reference_images"]) == (4, 5)
+    assert file_digest(weights) in convention["network"]
     assert "sorted" in written["warnings"][0] and "sorted" in result.stderr
 
 
@@ -65,3 +67,21 @@ def test_a_wrong_output_is_refused_before_the_work_and_loses_nothing(output, mes
     )
     assert result.exit_code != 0 and message in " ".join(result.stderr.split())
     assert (files / "samples.npz").read_bytes() == before
+
+
+def report(path, **changes):
+    convention = {"network": "Inception", "num_images": 10, "image_size": [8, 8]} | changes
+    path.write_text(json.dumps({"numbers": {"fid": 3.0, "psnr": 20.0}, "convention": convention, "warnings": []}))
+    return str(path)
+
+
+def test_alike_reports_are_compared_and_unlike_numbers_named(tmp_path):
+    first, second = report(tmp_path / "a.json"), report(tmp_path / "b.json", network="other")
+    result = CliRunner().invoke(app, ["evaluate", "compare", first, second, "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["differences"] == {"psnr": 0.0}
+    assert "differ in network (Inception and other)" in found["not_compared"][0]
+    unlike = report(tmp_path / "c.json", num_images=11)
+    result = CliRunner().invoke(app, ["evaluate", "compare", first, unlike])
+    assert result.exit_code == 1 and "differ in num images (10 and 11)" in " ".join(result.stderr.split())

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import golden_fill
-from titok_hf.evaluation.inception import INCEPTION_URL, InceptionNetwork, load_inception, weights_digest
+from titok_hf.evaluation.inception import INCEPTION_URL, InceptionNetwork, file_digest, load_inception
 
 # Pooled and spatial features and logits without bias, every 64th, 53rd and 32nd, of `images`, which torch-fidelity
 # computed with the weights below. It hands the spatial map out through a hook on Mixed_6d.branch1x1.
@@ -64,10 +64,10 @@ def test_an_image_has_the_same_features_in_any_batch(file, images):
 
 
 def test_the_digest_is_that_of_the_file(file):
-    assert len(weights_digest(file)) == 8
+    assert len(file_digest(file)) == 8
     other = file.with_name("other.pth")
     other.write_bytes(file.read_bytes()[:-1] + b"x")
-    assert weights_digest(other) != weights_digest(file)
+    assert file_digest(other) != file_digest(file)
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut off", "other names", "other shapes", "no weights"])

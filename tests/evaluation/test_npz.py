@@ -6,6 +6,7 @@ import torch
 
 import golden_fill
 from titok_hf.evaluation.adm import FeatureStatistics, inception_score, precision_and_recall
+from titok_hf.evaluation.features import FeatureNetwork
 from titok_hf.evaluation.inception import NUM_POOLED, NUM_SPATIAL, InceptionNetwork
 from titok_hf.evaluation.npz import NpzFile, compare
 
@@ -20,13 +21,13 @@ SAMPLES, REFERENCE = images_of("npz-samples", 9), images_of("npz-reference", 7)
 
 
 @pytest.fixture(scope="module")
-def network() -> InceptionNetwork:
+def network() -> FeatureNetwork:
     torch.manual_seed(0)
     network = InceptionNetwork()
     for parameter in network.parameters():  # a fresh network maps all images to nearly the same features
         if parameter.ndim > 1:
             torch.nn.init.kaiming_normal_(parameter)
-    return network
+    return FeatureNetwork(network)
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +75,9 @@ def test_the_numbers_are_those_of_all_features_at_once(files, network, features)
     }
     expected["inception_score"], expected["inception_score_std"] = inception_score(samples.probabilities)
     expected["precision"], expected["recall"] = precision_and_recall(reference.pooled, samples.pooled)
-    assert found.metrics == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert found.values == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert sum(done) == 16 and not found.warnings
-    assert found.convention["num_samples"] == 9 and found.convention["num_reference_images"] == 7
+    assert found.convention.num_images == 9 and found.convention.num_reference_images == 7
 
 
 @pytest.mark.slow
@@ -87,8 +88,8 @@ def test_stored_statistics_serve_for_the_distances(files, network, features, tmp
     np.savez(path, **{name: tensor.numpy() for name, tensor in arrays.items()})
     found = compare(files["samples"], path, network)
     expected = distance_of(features["samples"].spatial, features["reference"].spatial)
-    assert found.metrics["sfid"] == pytest.approx(expected, rel=1e-4)
-    assert "precision" not in found.metrics and found.convention["reference_statistics"] == "from the file"
+    assert found.values["sfid"] == pytest.approx(expected, rel=1e-4)
+    assert "precision" not in found.values and found.convention.reference_statistics == "as stored"
 
     # Statistics are stored with the channels last. Of features with the channels first the distance is another one.
     order = torch.arange(NUM_SPATIAL).view(17, 17, 7).permute(2, 0, 1).flatten()

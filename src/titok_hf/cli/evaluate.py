@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -15,14 +15,8 @@ from .console import answer, messages, progress_bar, report_errors
 from .images import check_can_be_written, check_inputs_stay
 from .options import AsJson, BatchSize, Device
 
-_NAMES = {
-    "fid": "FID",
-    "sfid": "sFID",
-    "inception_score": "Inception score",
-    "inception_score_std": "Inception score, std over blocks",
-    "precision": "precision",
-    "recall": "recall",
-}
+if TYPE_CHECKING:
+    from titok_hf.evaluation.numbers import Report
 
 Weights = Annotated[
     Path,
@@ -70,45 +64,71 @@ def npz(
     if output is not None:
         check_inputs_stay([output], [samples, reference, weights])
         check_can_be_written(output)
-    import torch
-
     from titok_hf.devices import default_device
-    from titok_hf.evaluation.inception import load_inception, weights_digest
-    from titok_hf.evaluation.npz import NpzFile, compare
+    from titok_hf.evaluation.features import FeatureNetwork
+    from titok_hf.evaluation.npz import NpzFile
+    from titok_hf.evaluation.npz import compare as compare_files
 
     files = [NpzFile.open(path) for path in (samples, reference)]
-    network = load_inception(weights)
-    try:
-        network.to(device or default_device())
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device!r} cannot be used here: {error}. Try --device cpu.") from error
+    network = FeatureNetwork(weights, device or default_device())
     with progress_bar() as bar:
         task = bar.add_task("images", total=sum(file.shape[0] for file in files if file.shape))
-        found = compare(samples, reference, network, batch_size, lambda count: bar.advance(task, count))
-    convention = found.convention | {
-        "samples": samples.name,
-        "reference": reference.name,
-        "network": f"Inception of TensorFlow 2015-12-05, weights {weights_digest(weights)}",
-        "torch": torch.__version__,
-    }
-    _report(found.metrics, convention, found.warnings, output, as_json)
+        report = compare_files(samples, reference, network, batch_size, lambda count: bar.advance(task, count))
+    show(report, output, as_json)
 
 
-def _report(
-    metrics: dict[str, float], convention: dict[str, Any], warnings: list[str], output: Path | None, as_json: bool
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="FIRST", help="A report of an evaluation.", show_default=False)],
+    second: Annotated[Path, typer.Argument(metavar="SECOND", help="Another one.", show_default=False)],
+    as_json: AsJson = False,
 ) -> None:
+    """
+    Compare the numbers of two evaluations, as far as they were measured alike.
+
+    Numbers that differ in what they depend on, such as the number of images, are named and not compared. If no number
+    can be compared, the command fails.
+
+    **Example**
+
+    `titok-hf evaluate compare first.json second.json`
+    """
+    from titok_hf.evaluation.numbers import read_report
+
+    numbers = [read_report(path).numbers for path in (first, second)]
+    table = Table()
+    for column in ("metric", first.name, second.name, "difference"):
+        table.add_column(escape(column), justify="left" if column == "metric" else "right")
+    differences: dict[str, float] = {}
+    refused = []
+    for name in (name for name in numbers[0] if name in numbers[1]):
+        one, other = (each[name] for each in numbers)
+        try:
+            differences[name] = -one.minus(other)
+        except ValueError as error:
+            refused.append(str(error))
+            continue
+        table.add_row(one.title, f"{one.value:.4f}", f"{other.value:.4f}", f"{differences[name]:+.4f}")
+    if not differences:
+        raise ValueError(refused[0] if refused else f"{first} and {second} have no metric in common.")
+    for text in refused:
+        messages.print(f"[yellow]warning[/yellow] {escape(text)}")
+    answer({"differences": differences, "not_compared": refused}, as_json, table)
+
+
+def show(report: Report, output: Path | None, as_json: bool) -> None:
     """Print the numbers and what they depend on, and write both to a file if one is named."""
-    values = metrics | {"convention": convention, "warnings": warnings}
-    for warning in warnings:
+    values = report.as_dict()
+    for warning in report.warnings:
         messages.print(f"[yellow]warning[/yellow] {escape(warning)}")
     if output is not None:
         write_atomically(output, (json.dumps(values, indent=2) + "\n").encode())
     table = Table()
     table.add_column("metric")
     table.add_column("value", justify="right")
-    for name, value in metrics.items():
-        table.add_row(_NAMES[name], f"{value:.4f}")
-    text = "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in convention.items())
+    for number in report.numbers.values():
+        table.add_row(number.title, f"{number.value:.4f}")
+    depends_on = {**values["convention"], **report.conditions}
+    text = "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in depends_on.items())
     answer(values, as_json, table, escape(text))
 
 
@@ -117,6 +137,7 @@ def _group() -> None:
     """Published metrics."""
 
 
-app.command()(report_errors(npz))
+for command in (npz, compare):
+    app.command()(report_errors(command))
 
 __all__ = ["app"]

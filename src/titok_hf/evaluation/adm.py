@@ -7,6 +7,7 @@ computed: float16 distances, consecutive blocks of the Inception score and Tenso
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -81,13 +82,19 @@ class FeatureStatistics:
             raise ValueError(
                 f"The features have shape {tuple(features.shape)}, but (batch, {len(self._shift)}) is expected."
             )
-        features = features.to(self._shift.device, torch.float64)
+        features = features.to(self._shift.device).double()
         if self.count == 0 and len(features):
             self._shift = features.mean(dim=0)
         features = features - self._shift
         self.count += len(features)
         self._sum += features.sum(dim=0)
         self._products += features.T @ features
+
+    def cpu(self) -> FeatureStatistics:
+        """A copy on the CPU, such as another process can read."""
+        copy = FeatureStatistics(len(self._shift))
+        copy.merge(self)
+        return copy
 
     def merge(self, other: FeatureStatistics) -> None:
         """Adds the statistics of other images, such as those of another process."""
@@ -107,7 +114,7 @@ class FeatureStatistics:
 
     def compute(self) -> Gaussian:
         """
-        Mean and covariance of all features so far.
+        Mean and covariance of all features so far, on the CPU.
 
         Raises:
             ValueError: fewer than two images, of which no covariance exists.
@@ -116,7 +123,7 @@ class FeatureStatistics:
             raise ValueError(f"There are features of {self.count} images. A covariance needs at least two.")
         centre = self._sum / self.count
         covariance = (self._products - self.count * torch.outer(centre, centre)) / (self.count - 1)
-        return Gaussian(self._shift + centre, covariance)
+        return Gaussian((self._shift + centre).cpu(), covariance.cpu())
 
 
 def frechet_distance(first: Gaussian, second: Gaussian) -> float:
@@ -152,33 +159,82 @@ def _factor(covariance: torch.Tensor) -> torch.Tensor:
     return (values.clamp(min=0).sqrt()[:, None] * vectors.T)[~is_rounding]
 
 
-def inception_score(probabilities: torch.Tensor, block: int = SCORE_BLOCK) -> tuple[float, float]:
+class ScoreStatistics:
     """
-    Inception score (arXiv 1606.03498): exp of the mean divergence of an image's classes from those of all images.
+    The Inception score (arXiv 1606.03498) of images that arrive in batches, in constant memory: exp of the mean
+    divergence of an image's classes from those of all images.
 
     Blocks are consecutive, as in the published evaluator, so the score depends on the order of the images: shuffle
     images that are sorted by class. The last block may be shorter.
 
     Args:
+        block: images in a block; None for all in one.
+    """
+
+    def __init__(self, block: int | None = SCORE_BLOCK) -> None:
+        self.block, self.count = block, 0
+        self._sums: list[torch.Tensor] = []  # of the probabilities of each block
+        self._negative_entropies: list[float] = []  # summed over the images of each block
+        self._counts: list[int] = []
+
+    def update(self, probabilities: torch.Tensor) -> None:
+        """
+        Adds the next images.
+
+        Args:
+            probabilities: of the classes, float, shape (batch, num_classes), each row adds up to 1.
+        Raises:
+            ValueError: values that are no probabilities.
+        """
+        probabilities = probabilities.to(float64_device(probabilities.device)).double()
+        sums = probabilities.sum(dim=1)
+        if not ((probabilities >= 0).all() and ((sums - 1).abs() < 1e-3).all()):
+            raise ValueError("Some rows of probabilities are negative, not finite, or do not add up to 1.")
+        while len(probabilities):
+            if not self._counts or self._counts[-1] == self.block:
+                self._sums.append(torch.zeros_like(probabilities[0]))
+                self._negative_entropies.append(0.0)
+                self._counts.append(0)
+            free = len(probabilities) if self.block is None else self.block - self._counts[-1]
+            rows, probabilities = probabilities[:free], probabilities[free:]
+            self._sums[-1] += rows.sum(dim=0)
+            self._negative_entropies[-1] += float(torch.special.xlogy(rows, rows).sum())
+            self._counts[-1] += len(rows)
+            self.count += len(rows)
+
+    def compute(self) -> tuple[float, float]:
+        """
+        Mean and standard deviation over blocks.
+
+        Raises:
+            ValueError: no image.
+        """
+        if not self.count:
+            raise ValueError("There are probabilities of 0 images. An Inception score needs at least one.")
+        scores = []
+        for total, negative_entropy, count in zip(self._sums, self._negative_entropies, self._counts, strict=True):
+            marginal = total / count
+            divergence = negative_entropy / count - float(torch.special.xlogy(marginal, marginal).sum())
+            scores.append(math.exp(divergence))
+        values = torch.tensor(scores, dtype=torch.float64, device="cpu")
+        return float(values.mean()), float(values.std(correction=0))
+
+
+def inception_score(probabilities: torch.Tensor, block: int = SCORE_BLOCK) -> tuple[float, float]:
+    """
+    Mean and standard deviation over blocks of the Inception score; see [`ScoreStatistics`].
+
+    Args:
         probabilities: of the classes, float, shape (num_images, num_classes), each row adds up to 1.
-        block: images in a block.
-    Returns:
-        mean and standard deviation over blocks.
+        block: consecutive images in a block.
     Raises:
         ValueError: no image, or values that are no probabilities.
     """
     if probabilities.ndim != 2 or not len(probabilities):
         raise ValueError(f"probabilities has shape {tuple(probabilities.shape)}. Give (num_images, num_classes).")
-    probabilities = probabilities.to(float64_device(probabilities.device), torch.float64)
-    sums = probabilities.sum(dim=1)
-    if not ((probabilities >= 0).all() and ((sums - 1).abs() < 1e-3).all()):
-        raise ValueError("Some rows of probabilities are negative, not finite, or do not add up to 1.")
-    scores = []
-    for rows in probabilities.split(block):
-        marginal = rows.mean(dim=0)
-        divergence = torch.special.xlogy(rows, rows) - torch.special.xlogy(rows, marginal)
-        scores.append(divergence.sum(dim=1).mean().exp())
-    return float(torch.stack(scores).mean()), float(torch.stack(scores).std(correction=0))
+    statistics = ScoreStatistics(block)
+    statistics.update(probabilities)
+    return statistics.compute()
 
 
 def precision_and_recall(
@@ -300,6 +356,7 @@ __all__ = [
     "SCORE_BLOCK",
     "FeatureStatistics",
     "Gaussian",
+    "ScoreStatistics",
     "frechet_distance",
     "inception_score",
     "neighbour_radii",

@@ -34,15 +34,16 @@ Branch: TypeAlias = "tuple[str, Sequence[Layer]]"  # its name and its convolutio
 class InceptionFeatures:
     """
     Args:
-        pooled: float32, shape (batch, 2048), for FID, precision and recall.
-        spatial: float32, shape (batch, 2023), 17 x 17 positions of 7 channels, the channels last; for sFID.
+        pooled: float32, shape (batch, 2048), for FID, precision and recall; another length for another network.
+        spatial: float32, shape (batch, 2023), 17 x 17 positions of 7 channels, the channels last; for sFID. Networks
+            other than Inception have none.
         probabilities: of the 1,008 classes, float32, shape (batch, 1008), from logits without their bias; for the
-            Inception score.
+            Inception score. Networks other than Inception have none.
     """
 
     pooled: torch.Tensor
-    spatial: torch.Tensor
-    probabilities: torch.Tensor
+    spatial: torch.Tensor | None = None
+    probabilities: torch.Tensor | None = None
 
 
 class InceptionConvolution(nn.Module):
@@ -240,7 +241,7 @@ def load_inception(path: str | Path) -> InceptionNetwork:
     return network
 
 
-def weights_digest(path: str | Path) -> str:
+def file_digest(path: str | Path) -> str:
     """The first eight hexadecimal digits of a file's SHA-256, which the names of published weights end in."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:8]
 
@@ -251,5 +252,5 @@ __all__ = [
     "InceptionFeatures",
     "InceptionNetwork",
     "load_inception",
-    "weights_digest",
+    "file_digest",
 ]

@@ -18,15 +18,10 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from .adm import (
-    SCORE_BLOCK,
-    FeatureStatistics,
-    Gaussian,
-    frechet_distance,
-    inception_score,
-    precision_and_recall,
-)
-from .inception import NUM_POOLED, NUM_SPATIAL, InceptionNetwork
+from .adm import SCORE_BLOCK, Gaussian
+from .features import DISTANCES, FeatureNetwork, FeatureSet, set_metrics
+from .inception import NUM_POOLED, NUM_SPATIAL
+from .numbers import Convention, Report
 
 _STATISTICS = {"mu": (NUM_POOLED,), "sigma": (NUM_POOLED,) * 2, "mu_s": (NUM_SPATIAL,), "sigma_s": (NUM_SPATIAL,) * 2}
 
@@ -129,34 +124,20 @@ class NpzFile:
         return labels.ndim == 1 and len(set(labels.tolist())) > 1 and bool(np.all(labels[1:] >= labels[:-1]))
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """
-    Args:
-        metrics: `fid`, `sfid`, `inception_score`, `inception_score_std`, and, if the reference has images, `precision`
-            and `recall`.
-        convention: what the numbers depend on.
-        warnings: sentences about the files that a reader of the numbers has to know.
-    """
-
-    metrics: dict[str, float]
-    convention: dict[str, Any]
-    warnings: list[str]
-
-
 def compare(
     samples: str | Path,
     reference: str | Path,
-    network: InceptionNetwork,
+    network: FeatureNetwork,
     batch_size: int = 64,
     progress: Callable[[int], object] = lambda num_images: None,
-) -> Comparison:
+) -> Report:
     """
-    The published evaluator's numbers of a file of samples.
+    The published evaluator's numbers of a file of samples: `fid`, `sfid`, `inception_score`, `inception_score_std`,
+    and, if the reference has images, `precision` and `recall`.
 
     Args:
         samples, reference: npz files.
-        network: on the device that computes.
+        network: Inception, on the device that computes.
         batch_size: images in a forward pass; it changes no number beyond rounding.
         progress: called with the number of images that are done since the last call.
     Raises:
@@ -169,93 +150,68 @@ def compare(
     for file in (sample_file, reference_file):
         if file.shape is not None and file.shape[0] < 2:
             raise ValueError(f"{file.path} holds {file.shape[0]} images. A covariance needs at least two.")
-    if reference_file.shape is not None and reference_file.shape[1:] != sample_file.shape[1:]:
-        raise ValueError(
-            f"The samples are {_size(sample_file)} pixels and the reference {_size(reference_file)}. "
-            "Take a reference of the samples' size."
-        )
-    sample_features = _Features.of(sample_file, network, batch_size, progress)
-    reference_features = None
-    if reference_file.shape is not None:
-        reference_features = _Features.of(reference_file, network, batch_size, progress, with_scores=False)
-    if reference_file.has_statistics:
-        pooled, spatial = reference_file.statistics()
-    else:
-        assert reference_features is not None
-        pooled, spatial = reference_features.gaussians()
-    sample_pooled, sample_spatial = sample_features.gaussians()
-    mean, std = inception_score(torch.cat(sample_features.probabilities))
-    metrics = {
-        "fid": frechet_distance(sample_pooled, pooled),
-        "sfid": frechet_distance(sample_spatial, spatial),
-        "inception_score": mean,
-        "inception_score_std": std,
-    }
-    if reference_features is not None:
-        device = next(network.parameters()).device
-        features = [torch.cat(each.pooled).to(device) for each in (reference_features, sample_features)]
-        metrics["precision"], metrics["recall"] = precision_and_recall(*features)
-    convention = {
-        "protocol": "ADM evaluator: TensorFlow 1 resize, float16 distances, k = 3",
-        "inception_score_blocks": f"consecutive, {SCORE_BLOCK} images",
-        "num_samples": sample_file.shape[0],
-        "num_reference_images": 0 if reference_file.shape is None else reference_file.shape[0],
-        "reference_statistics": "from the file" if reference_file.has_statistics else "of its images",
-        "image_size": list(sample_file.shape[1:3]),
-    }
-    return Comparison(metrics, convention, _warnings(sample_file))
+    check_size(reference_file, sample_file.shape[1:3], "samples")
+    features = FeatureSet()
+    for images in sample_file.batches(batch_size):
+        features.update(network(images))
+        progress(len(images))
+    real, stored = reference_features(reference_file, network, batch_size, progress)
+    convention = Convention(
+        network=network.name,
+        resize=network.resize,
+        rounding="as stored",
+        **reference_convention(reference_file),
+        image_size=(sample_file.shape[1], sample_file.shape[2]),
+        num_images=sample_file.shape[0],
+        order="as stored",
+        score_block=SCORE_BLOCK,
+        distances=DISTANCES,
+    )
+    metrics = set_metrics(features, real, stored, device=network.device)
+    return Report(metrics, convention, {"samples": sample_file.path.name}, warnings=_warnings(sample_file))
 
 
-def _warnings(samples: NpzFile) -> list[str]:
-    warnings = []
-    if samples.has_sorted_labels():
-        warnings.append(
-            f"The labels in {samples.path} are sorted. The Inception score is computed in consecutive blocks, so it "
-            "is too low for them; shuffle the images."
-        )
-    return warnings
-
-
-@dataclass
-class _Features:
-    """Features of a file's images: the pooled ones whole, for precision and recall; the spatial ones as sums."""
-
-    pooled: list[torch.Tensor]
-    probabilities: list[torch.Tensor]
-    pooled_statistics: FeatureStatistics
-    spatial_statistics: FeatureStatistics
-
-    @classmethod
-    def of(
-        cls,
-        file: NpzFile,
-        network: InceptionNetwork,
-        batch_size: int,
-        progress: Callable[[int], object],
-        with_scores: bool = True,
-    ) -> _Features:
-        device = next(network.parameters()).device
-        features = cls([], [], FeatureStatistics(NUM_POOLED, device), FeatureStatistics(NUM_SPATIAL, device))
+def reference_features(
+    file: NpzFile,
+    network: FeatureNetwork,
+    batch_size: int,
+    progress: Callable[[int], object] = lambda num_images: None,
+) -> tuple[FeatureSet | None, tuple[Gaussian, Gaussian] | None]:
+    """Features of the images of a reference, and the statistics that it stores; None for what it has not."""
+    features = None
+    if file.shape is not None:
+        features = FeatureSet()
         for images in file.batches(batch_size):
-            output = network(images.to(device))
-            features.pooled.append(output.pooled.cpu())
-            if with_scores:
-                features.probabilities.append(output.probabilities.cpu())
-            features.pooled_statistics.update(output.pooled)
-            features.spatial_statistics.update(output.spatial)
+            features.update(network(images))
             progress(len(images))
-        return features
-
-    def gaussians(self) -> tuple[Gaussian, Gaussian]:
-        """Of the pooled and of the spatial features, on the CPU."""
-        pair = self.pooled_statistics.compute(), self.spatial_statistics.compute()
-        first, second = (Gaussian(each.mean.cpu(), each.covariance.cpu()) for each in pair)
-        return first, second
+    return features, file.statistics() if file.has_statistics else None
 
 
-def _size(file: NpzFile) -> str:
-    assert file.shape is not None
-    return f"{file.shape[2]} x {file.shape[1]}"
+def reference_convention(file: NpzFile) -> dict[str, Any]:
+    """The fields of a `Convention` that a reference decides."""
+    return {
+        "reference": file.path.name,
+        "reference_statistics": "as stored" if file.has_statistics else "of its images",
+        "num_reference_images": 0 if file.shape is None else file.shape[0],
+    }
+
+
+def check_size(reference: NpzFile, size: tuple[int, ...], what: str) -> None:
+    """Raises ValueError for a reference whose images have another height and width than `size`, that of `what`."""
+    if reference.shape is not None and reference.shape[1:3] != tuple(size):
+        raise ValueError(
+            f"The {what} are {size[1]} x {size[0]} pixels and the reference {reference.shape[2]} x "
+            f"{reference.shape[1]}. Take a reference of the same size."
+        )
+
+
+def _warnings(samples: NpzFile) -> tuple[str, ...]:
+    if not samples.has_sorted_labels():
+        return ()
+    return (
+        f"The labels in {samples.path} are sorted. The Inception score is computed in consecutive blocks, so it "
+        "is too low for them; shuffle the images.",
+    )
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
@@ -268,4 +224,4 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     return shape, dtype
 
 
-__all__ = ["Comparison", "NpzFile", "compare"]
+__all__ = ["NpzFile", "check_size", "compare", "reference_convention", "reference_features"]
