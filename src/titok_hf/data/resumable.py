@@ -89,6 +89,14 @@ class ResumableLoader:
         """Examples in a batch of all processes together."""
         return self.batch_size * self.part.world_size
 
+    def check_global_batch(self) -> None:
+        """Raises ValueError if an epoch is known to have fewer examples than all processes take at once."""
+        if self.num_examples is not None and self.num_examples < self.global_batch_size:
+            raise ValueError(
+                f"optimization.batch_size is {self.batch_size} in each of {self.part.world_size} processes, and there "
+                f"are {self.num_examples} examples to train on. Lower it, use fewer processes, or bring more data."
+            )
+
     def __iter__(self) -> Generator[dict[str, torch.Tensor], None, None]:
         """
         Batches from the saved position on, without end.

@@ -17,10 +17,11 @@ from transformers import AutoModelForImageClassification, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from titok_hf.boundary import run
+from titok_hf.data.run_data import open_image_data
 
 from .__main__ import main
 from .configs import ClassifierRecipe
-from .images import decode_images, image_loader, image_splits, picture_of, to_pixel_values
+from .images import errors_of_section, picture_of, to_pixel_values
 from .recipes import RecipeError
 from .rng import StepRng
 from .task import Batch, ModelLosses, Task
@@ -45,13 +46,13 @@ class ClassifierTask(Task):
 
     def __init__(self, recipe: ClassifierRecipe, accelerator: Accelerator):
         self.recipe, self.accelerator = recipe, accelerator
-        num_test = recipe.intervals.num_test_images
-        splits = image_splits(recipe.data, num_test, with_labels=True)
-        self.data_record = splits.record
-        self.loader = image_loader(splits.train, recipe.data, recipe.optimization, recipe.seed)
-        self.test_images, labels = decode_images(splits.test, recipe.data, num_test)
-        self.test_labels = torch.tensor(labels)
-        model = build_classifier(recipe.model, splits.class_names or [])
+        num_test, batch_size = recipe.intervals.num_test_images, recipe.optimization.batch_size
+        with errors_of_section("data"):
+            opened = open_image_data(recipe.data, num_test, batch_size, recipe.seed, with_labels=True)
+        assert opened.test_labels is not None  # images are opened with labels
+        self.data_record, self.loader = opened.splits.record, opened.loader
+        self.test_images, self.test_labels = opened.test, opened.test_labels
+        model = build_classifier(recipe.model, opened.splits.class_names or [])
         self.model = model.to(accelerator.device, memory_format=torch.channels_last)
 
     def model_losses(self, model: nn.Module, batch: Batch, rng: StepRng, step: int) -> ModelLosses:

@@ -1,18 +1,14 @@
 """Trains a MaskGIT generator over the codes of a trained tokenizer (arXiv 2406.07550, section 3.3)."""
 
-import itertools
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from datasets import Dataset
 from PIL import Image
 from torch import nn
 from transformers.utils import cached_file
 
-from titok_hf.data.loaders import CodeLoader, ResumableLoader
-from titok_hf.data.shards import Part
-from titok_hf.data.training_data import check_codes
+from titok_hf.data.run_data import RunData, open_code_data, open_image_data
 from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
 from titok_hf.modeling_maskgit import MaskGitTransformer1DModel
 from titok_hf.modeling_titok import TiTokModel
@@ -21,12 +17,8 @@ from titok_hf.scheduling_maskgit import MaskGitScheduler, mask_ratio, num_masked
 
 from .configs import CodeDataConfig, GeneratorRecipe, ImageDataConfig
 from .images import (
-    check_batches,
-    code_splits,
-    decode_images,
-    image_loader,
+    errors_of_section,
     image_processor,
-    image_splits,
     picture_of,
     to_pixel_values,
     weights_digest,
@@ -61,51 +53,42 @@ class GeneratorTask(Task):
             raise RecipeError(f"tokenizer {recipe.tokenizer} is a KL model; a generator needs one with a codebook.")
         self.tokenizer.to(accelerator.device).eval().requires_grad_(False)
         if recipe.codes is not None:
-            names = self._read_codes(recipe.codes)
+            opened = self._open_codes(recipe.codes)
+            self.test_codes = opened.test
         else:
             assert recipe.data is not None  # the recipe has exactly one of the two
-            names = self._read_images(recipe.data)
+            opened = self._open_images(recipe.data)
+            self.test_codes = torch.cat([self._encode(batch).cpu() for batch in opened.test.split(_ENCODING_BATCH)])
+        names, test_labels = opened.splits.class_names, opened.test_labels
+        assert names is not None and test_labels is not None  # the data are opened with labels
+        self.loader, self.test_labels = opened.loader, test_labels
+        self.data_record = opened.splits.record | {"tokenizer": weights_digest(self.tokenizer)}
         self.model = self._make_model(len(names)).to(accelerator.device)
         self.pipeline = self._make_pipeline(names)
 
-    def _read_codes(self, data: CodeDataConfig) -> list[str]:
-        """Opens codes that were made beforehand; returns the names of the classes."""
+    def _open_codes(self, data: CodeDataConfig) -> RunData:
+        """Codes that were made beforehand."""
         config, recipe = self.tokenizer.config, self.recipe
-        splits = code_splits(data, recipe.intervals.num_test_images)
-        try:
-            for dataset in (splits.train, splits.test):
-                check_codes(dataset, config.codebook_size, config.num_latent_tokens)
-            loader = CodeLoader(splits.train, recipe.optimization.batch_size, seed=recipe.seed)
-            batches = CodeLoader(splits.test, batch_size=1, shuffle=False, part=Part(0, 1))
-        except ValueError as error:
-            raise RecipeError(f"codes: {error}") from error
-        if isinstance(splits.train, Dataset):
-            check_batches(loader, len(splits.train) // loader.num_views)
-        self.loader: ResumableLoader = loader
-        self.data_record = splits.record | {"tokenizer": weights_digest(self.tokenizer)}
-        num_test = min(recipe.intervals.num_test_images, len(splits.test) // batches.num_views)
-        test = list(itertools.islice(batches, num_test))
-        self.test_codes = torch.cat([batch["codes"] for batch in test])
-        self.test_labels = torch.cat([batch["label"] for batch in test])
-        assert splits.class_names is not None  # codes are opened with labels
-        return splits.class_names
+        with errors_of_section("codes"):
+            return open_code_data(
+                data,
+                recipe.intervals.num_test_images,
+                recipe.optimization.batch_size,
+                config.codebook_size,
+                config.num_latent_tokens,
+                recipe.seed,
+            )
 
-    def _read_images(self, data: ImageDataConfig) -> list[str]:
-        """Opens images, which are encoded batch by batch; returns the names of the classes."""
+    def _open_images(self, data: ImageDataConfig) -> RunData:
+        """Images, which are encoded batch by batch."""
         if self.tokenizer.config.image_size != data.image_size:
             raise RecipeError(
                 f"data.image_size is {data.image_size}, but tokenizer {self.recipe.tokenizer} takes "
                 f"{self.tokenizer.config.image_size}. Make them equal."
             )
-        num_test = self.recipe.intervals.num_test_images
-        splits = image_splits(data, num_test, with_labels=True)
-        self.data_record = splits.record | {"tokenizer": weights_digest(self.tokenizer)}
-        self.loader = image_loader(splits.train, data, self.recipe.optimization, self.recipe.seed)
-        images, labels = decode_images(splits.test, data, num_test)
-        self.test_codes = torch.cat([self._encode(batch).cpu() for batch in images.split(_ENCODING_BATCH)])
-        self.test_labels = torch.tensor(labels)
-        assert splits.class_names is not None  # images were opened with labels
-        return splits.class_names
+        num_test, batch_size = self.recipe.intervals.num_test_images, self.recipe.optimization.batch_size
+        with errors_of_section("data"):
+            return open_image_data(data, num_test, batch_size, self.recipe.seed, with_labels=True)
 
     def _make_model(self, num_classes: int) -> MaskGitTransformer1DModel:
         config = self.tokenizer.config

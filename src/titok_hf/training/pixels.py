@@ -8,13 +8,13 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import nn
 
-from titok_hf.data.loaders import ResumableLoader
+from titok_hf.data.run_data import open_image_data
 
 from .adversarial import LeCam, discriminator_logits, discriminator_loss, generator_adversarial_loss
 from .codebook import CodebookCounter, CodebookReinitializer, trains_codebook
 from .configs import AdversarialConfig, ImageDataConfig, PixelLossConfig, Recipe
 from .discriminator import Discriminator
-from .images import decode_images, image_loader, image_processor, image_splits, picture_of_pairs, to_pixel_values
+from .images import errors_of_section, image_processor, picture_of_pairs, to_pixel_values
 from .losses import pixel_loss, weighted_loss
 from .measures import ReconstructionMeasures, generators_of
 from .perceptual import PerceptualLoss
@@ -40,10 +40,10 @@ class PixelTask(Task):
         self.model = model.to(accelerator.device)
         self.has_codebook = model.config.has_codebook
         self.data: ImageDataConfig = recipe.data  # type: ignore[attr-defined]
-        splits = image_splits(self.data, recipe.intervals.num_test_images)
-        self.data_record = splits.record
-        self.loader: ResumableLoader = image_loader(splits.train, self.data, recipe.optimization, recipe.seed)
-        self.test_images, _ = decode_images(splits.test, self.data, recipe.intervals.num_test_images)
+        num_test, batch_size = recipe.intervals.num_test_images, recipe.optimization.batch_size
+        with errors_of_section("data"):
+            opened = open_image_data(self.data, num_test, batch_size, recipe.seed)
+        self.data_record, self.loader, self.test_images = opened.splits.record, opened.loader, opened.test
         self._make_losses()
         codebook_size = model.config.codebook_size if self.has_codebook else 0
         self.measures = ReconstructionMeasures(accelerator, codebook_size, recipe.intervals.frechet_network)

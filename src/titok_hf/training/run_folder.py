@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from titok_hf.checkpoints.atomic_files import flush_names, write_atomically
+from titok_hf.data.configs import HELD_OUT
 
 from .configs import Recipe
 from .recipes import RecipeError, build_recipe, new_name, read_recipe, recipe_to_yaml
@@ -18,9 +19,6 @@ from .recipes import RecipeError, build_recipe, new_name, read_recipe, recipe_to
 _LOCK = ".lock"
 # In each checkpoint: what the run learnt from.
 _DATA_RECORD = "data.json"
-
-# The entry of a record of data that says how many examples are held out for tests.
-HELD_OUT = "intervals.num_test_images"
 
 
 class RunFolder:

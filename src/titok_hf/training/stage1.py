@@ -10,7 +10,8 @@ from PIL import Image
 from torch import nn
 
 from titok_hf.data.fingerprint import fingerprint
-from titok_hf.data.loaders import ImageCodeLoader, ResumableLoader
+from titok_hf.data.loaders import ImageCodeLoader
+from titok_hf.data.run_data import open_image_data
 from titok_hf.data.training_data import check_codes, open_code_split, recorded_views
 from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANModel
 from titok_hf.modeling_titok import TiTokModel
@@ -18,11 +19,8 @@ from titok_hf.modeling_titok import TiTokModel
 from .codebook import CodebookCounter, CodebookReinitializer, trains_codebook
 from .configs import Stage1Recipe
 from .images import (
-    check_batches,
-    decode_images,
-    image_loader,
+    errors_of_section,
     image_processor,
-    image_splits,
     picture_of_pairs,
     to_pixel_values,
     weights_digest,
@@ -53,10 +51,12 @@ class Stage1Task(Task):
         self.teacher = load_model(MaskGitVQGANModel, recipe.teacher, "teacher").eval().requires_grad_(False)
         self.teacher.to(accelerator.device)
         self.model = self._make_model().to(accelerator.device)
-        splits = image_splits(self.data, recipe.intervals.num_test_images)
-        self.data_record = splits.record | {"teacher": weights_digest(self.teacher)}
-        self.loader = self._make_loader(splits.train)
-        self.test_images, _ = decode_images(splits.test, self.data, recipe.intervals.num_test_images)
+        num_test, batch_size = recipe.intervals.num_test_images, recipe.optimization.batch_size
+        with errors_of_section("data"):
+            opened = open_image_data(self.data, num_test, batch_size, recipe.seed)
+        self.test_images = opened.test
+        self.data_record = opened.splits.record | {"teacher": weights_digest(self.teacher)}
+        self.loader = opened.loader if self.data.codes is None else self._loader_with_codes(opened.splits.train)
         codebook_size = self.model.config.codebook_size
         self.measures = ReconstructionMeasures(accelerator, codebook_size, recipe.intervals.frechet_network)
         self.best = self.measures.best
@@ -144,11 +144,10 @@ class Stage1Task(Task):
         decoded = self.teacher.decode(codes=output.logits.argmax(dim=-1), return_dict=True)
         return images, decoded.pixel_values.clamp(0, 1), output
 
-    def _make_loader(self, images: Dataset | IterableDataset) -> ResumableLoader:
-        """Images alone, which the teacher encodes, or images with their codes."""
-        data, optimization = self.data, self.recipe.optimization
-        if data.codes is None:
-            return image_loader(images, data, optimization, self.recipe.seed)
+    def _loader_with_codes(self, images: Dataset | IterableDataset) -> ImageCodeLoader:
+        """Batches of images with the codes that the teacher gave them beforehand."""
+        data = self.data
+        assert data.codes is not None
         num_patches = (data.image_size // self.teacher.config.downsample_factor) ** 2
         if data.random_crop or data.horizontal_flip:
             raise RecipeError(
@@ -160,7 +159,7 @@ class Stage1Task(Task):
                 "data.codes hold the whole training split, from which no test images can be held out. Name a "
                 "data.test_split."
             )
-        try:
+        with errors_of_section("data.codes"):
             opened = open_code_split(data.codes, data.train_split)
             codes = opened.dataset
             if "label" in codes.features:
@@ -174,12 +173,10 @@ class Stage1Task(Task):
                 images,
                 codes,
                 views,
-                optimization.batch_size,
+                self.recipe.optimization.batch_size,
                 seed=self.recipe.seed,
                 workers=data.num_workers,
                 skip_broken=data.broken_images == "skip",
             )
-        except (FileNotFoundError, ValueError) as error:
-            raise RecipeError(f"data.codes: {error}") from error
-        check_batches(loader, len(loader.image_rows))
+            loader.check_global_batch()
         return loader
