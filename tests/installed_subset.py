@@ -100,6 +100,7 @@ def commands(folder: Path, extras: tuple[str, ...]) -> dict[str, list[str]]:
         "push": ["push", "tiny", "not an id"],
         "pull": ["pull", "not an id"],
         "train": ["train", "fashion_tokenizer", "--set", "data.source=./nowhere", "--set", "output_dir=run"],
+        "sweep": ["sweep", "tiny", "images", "--network", "./nowhere", "--temperature", "1", *on_cpu],
     }
     if "convert" in extras:
         MaskGitVQGANModel(MaskGitVQGANConfig()).save_pretrained(folder / "ours")
@@ -116,6 +117,7 @@ NEEDS = {
     "prepare": "titok-hf[data]",
     "pretokenize": "titok-hf[data]",
     "train": "titok-hf[train]",
+    "sweep": "titok-hf[eval]",
     "a Flax file": "titok-hf[convert]",
     "export to Flax": "titok-hf[convert]",
 }
@@ -123,8 +125,8 @@ NEEDS = {
 BROUGHT = {
     "convert": ("a Flax file", "export to Flax"),
     "data": ("prepare", "pretokenize"),
-    "eval": ("prepare", "pretokenize"),
-    "train": ("prepare", "pretokenize", "train"),
+    "eval": ("prepare", "pretokenize", "sweep"),
+    "train": ("prepare", "pretokenize", "sweep", "train"),
 }
 # What these say to what they are given, where nothing is missing.
 REFUSED = {
@@ -132,6 +134,7 @@ REFUSED = {
     "push": "is no id",
     "pull": "is no id",
     "train": "nowhere",
+    "sweep": "nowhere",
 }
 
 

@@ -16,6 +16,7 @@ from .pretokenize import pretokenize
 from .pull import pull
 from .push import push
 from .reconstruct import reconstruct
+from .sweep import sweep
 from .train import train
 
 app = typer.Typer(
@@ -27,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (generate, reconstruct, encode, decode, info, prepare, pretokenize, train, push, pull):
+for command in (generate, reconstruct, encode, decode, info, prepare, pretokenize, train, sweep, push, pull):
     app.command()(report_errors(command))
 app.add_typer(convert, name="convert")
 app.add_typer(evaluate, name="evaluate")

@@ -38,7 +38,7 @@ class FrechetDistance:
 
     def __init__(self, network: str | Path | nn.Module, device: torch.device | str = "cpu") -> None:
         self.network = FeatureNetwork(network, device)
-        self.reset()
+        self._statistics: dict[bool, FeatureStatistics] = {}
 
     def update(self, images: torch.Tensor, real: bool) -> None:
         """Adds a batch of images to one of the two sets.
@@ -77,9 +77,9 @@ class FrechetDistance:
         first, second = (each.compute() for each in merged if each is not None)
         return frechet_distance(first, second)
 
-    def reset(self) -> None:
-        """Forgets all images, real and generated."""
-        self._statistics: dict[bool, FeatureStatistics] = {}
+    def reset(self, real: bool = True) -> None:
+        """Forgets the generated images, and the real ones too unless `real` is False."""
+        self._statistics = {kind: each for kind, each in self._statistics.items() if kind and not real}
 
     def _of_all_processes(self, real: bool) -> FeatureStatistics | None:
         statistics = self._statistics.get(real)

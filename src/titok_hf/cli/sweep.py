@@ -1,0 +1,215 @@
+"""`titok-hf sweep`: which settings of the sampler suit a checkpoint."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from ..extras import check_extra
+from .console import answer, bold, progress_bar
+from .images import make_output_folder
+from .models import load_pipeline, model_name
+from .options import AsJson, BatchSize, Device
+
+if TYPE_CHECKING:
+    from titok_hf.evaluation.sweep import Measured
+    from titok_hf.pipeline_titok import TiTokPipeline
+
+_ROWS_SHOWN = 10
+_Values = Annotated[str | None, typer.Option(metavar="A,B,...", help="Values to try.", show_default=False)]
+
+
+def sweep(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hub id of a pipeline.", show_default=False)],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="Real images: folder or Hub id of a data set.", show_default=False)
+    ],
+    network: Annotated[
+        str,
+        typer.Option(
+            help="The network of the Fréchet distance: a file of Inception weights, or the folder or Hub id of an "
+            "image classifier.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the table and the plot.")] = Path("sweep"),
+    guidance_scale: _Values = None,
+    guidance_interval: Annotated[
+        str | None,
+        typer.Option(metavar="A:B,...", help='First and last progress with guidance; "all" is every step.'),
+    ] = None,
+    temperature: _Values = None,
+    steps: _Values = None,
+    guidance_schedule: _Values = None,
+    mask_schedule: _Values = None,
+    search: Annotated[
+        Literal["grid", "hill-climb"],
+        typer.Option(help="Every combination, or from neighbour to better neighbour until none is better."),
+    ] = "grid",
+    num_images: Annotated[int, typer.Option("--num-images", "-n", min=2, help="Images of each setting.")] = 1000,
+    num_real: Annotated[int, typer.Option(min=2, help="Real images, evenly spaced over the split.")] = 10_000,
+    split: Annotated[str, typer.Option(help="Split of the real images.")] = "train",
+    resize_mode: Annotated[
+        Literal["resize", "pad"], typer.Option(help="How real images get the model's size: resized, or padded.")
+    ] = "resize",
+    seed: Annotated[int, typer.Option(min=0, help="Of the images, the same for every setting.")] = 0,
+    batch_size: BatchSize = 100,
+    write_best: Annotated[
+        bool, typer.Option("--write-best", help="Make the best setting the default of the MODEL folder.")
+    ] = False,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Try settings of the sampler with a few images each, and measure their Fréchet distance from real images.
+
+    The same command goes on where a killed one stopped. Settings that are not given stay as the model has them.
+
+    **Example**
+
+    `titok-hf sweep my-model my-images --network my-classifier --guidance-scale 1,2,3,4 --temperature 1,2,4 -o sweep`
+    """
+    check_extra("eval", "datasets", "matplotlib", "torchmetrics")
+    texts = {
+        "guidance_scale": guidance_scale,
+        "guidance_interval": guidance_interval,
+        "temperature": temperature,
+        "num_inference_steps": steps,
+        "guidance_schedule": guidance_schedule,
+        "mask_schedule": mask_schedule,
+    }
+    axes = _axes({name: text for name, text in texts.items() if text is not None})
+    if write_best and not Path(model, "scheduler").is_dir():
+        raise ValueError(f"--write-best changes the files of a folder, and {model} is no folder of a pipeline here.")
+    make_output_folder(output)
+    pipe = load_pipeline(model, device)
+    if pipe.transformer is None:
+        raise ValueError(f"{model_name(model)} is a tokenizer alone. Name a pipeline with a generator.")
+    from titok_hf.evaluation.sweep import SettingMeter, SweepRecord, scheduler_with, setting_of, write_setting
+    from titok_hf.evaluation.sweep import sweep as run
+
+    for name, tried in axes.items():
+        for value in tried:
+            scheduler_with(pipe.scheduler, {name: value})  # raises an error before the work
+    distance, convention = _reference(pipe, model, network, data, split, resize_mode, num_real)
+    convention |= {"num_images": num_images, "images": f"class i modulo the number of classes, seed {seed}"}
+    record = SweepRecord(output, convention)
+    measure = SettingMeter(pipe, distance, num_images, seed, batch_size)
+    with progress_bar() as bar:
+        combinations = math.prod(len(set(map(str, tried))) for tried in axes.values())
+        task = bar.add_task("settings", total=combinations if search == "grid" else None)
+        best = run(setting_of(pipe.scheduler), axes, measure, record, search, lambda _: bar.advance(task))
+    plot = _draw(record.measured, list(axes), output / "sweep.png")
+    if write_best:
+        write_setting(model, best.setting)
+    values: dict[str, Any] = {
+        "best": best.setting,
+        "distance": best.distance,
+        "images_per_second": best.images_per_second,
+        "settings": len(record.measured),
+        "table": record.table,
+        "plot": plot,
+        "written": write_best,
+        "convention": convention,
+    }
+    note = f"the best setting is now the default of {bold(model)}" if write_best else "keep it with --write-best"
+    summary = f"{len(record.measured)} settings in {bold(record.table)}, plot in {bold(plot)}; {note}"
+    answer(values, as_json, _table(record.measured, list(axes)), summary, *_lines(convention))
+
+
+def _axes(texts: dict[str, str]) -> dict[str, list[Any]]:
+    """The values of each axis that the options name."""
+    from titok_hf.evaluation.sweep import AXES
+
+    axes = {}
+    for name, text in texts.items():
+        try:
+            axes[name] = [AXES[name](value.strip()) for value in text.split(",")]
+        except ValueError as error:
+            raise ValueError(f"{name} is {text!r}, and values separated by commas are expected: {error}") from error
+    if not axes:
+        raise ValueError("no values to try are given. Give some, for example --guidance-scale 1,2,3.")
+    return axes
+
+
+def _reference(
+    pipe: TiTokPipeline, model: str, network: str, data: str, split: str, resize_mode: Any, num_real: int
+) -> tuple[Any, dict[str, Any]]:
+    """A distance that has seen the real images, and what it depends on."""
+    import torch
+
+    from titok_hf.data.images import pixel_batches
+    from titok_hf.data.training_data import open_image_split
+    from titok_hf.evaluation.features import weights_digest
+    from titok_hf.evaluation.frechet import FrechetDistance
+    from titok_hf.evaluation.sweep import AXES
+
+    dataset: Any = open_image_split(data, split).dataset  # not a stream
+    chosen = torch.linspace(0, len(dataset) - 1, min(num_real, len(dataset)), dtype=torch.float64, device="cpu").long()
+    real_set = dataset.select(chosen.tolist())
+    distance = FrechetDistance(network, pipe.device)
+    with progress_bar() as bar:
+        task = bar.add_task("real images", total=len(chosen))
+        for images in pixel_batches(real_set, pipe.tokenizer.config.image_size, resize_mode, 100):
+            distance.update(images.float() / 255, real=True)
+            bar.advance(task, len(images))
+    sampler = {name: value for name, value in pipe.scheduler.config.items() if name[0] != "_" and name not in AXES}
+    digests = [weights_digest(part) for part in (pipe.tokenizer, pipe.transformer)]
+    convention = {
+        "measure": "Fréchet distance, images rounded to 8 bits",
+        "network": distance.network.name,
+        "model": f"{model_name(model)}, weights {' and '.join(digests)}",
+        "sampler": sampler,
+        "real_images": f"{len(chosen)} of {len(dataset)}, evenly spaced, split {split} of {model_name(data)}",
+        "resize": resize_mode,
+        "device": pipe.device.type,
+        "torch": torch.__version__,
+    }
+    return distance, convention
+
+
+def _draw(measured: list[Measured], axes: list[str], path: Path) -> Path:
+    """A panel for each axis with all settings and the lowest distance at each value, and one for the speed."""
+    from titok_hf.evaluation.plots import Panel, draw_panels
+    from titok_hf.evaluation.sweep import write_value
+
+    distances = [each.distance for each in measured]
+    panels = []
+    for name in axes:
+        values = [each.setting[name] for each in measured]
+        if not all(isinstance(value, int | float) for value in values):
+            values = [write_value(value) for value in values]
+        lowest = {value: min(d for v, d in zip(values, distances, strict=True) if v == value) for value in values}
+        ordered = lowest if isinstance(values[0], str) else sorted(lowest)
+        line = (list(ordered), [lowest[value] for value in ordered])
+        panels.append(Panel(name.replace("_", " "), "Fréchet distance", {"lowest": line}, (values, distances)))
+    speeds = [each.images_per_second for each in measured]
+    panels.append(Panel("images/s", "Fréchet distance", {}, (speeds, distances)))
+    return draw_panels(panels, path)
+
+
+def _table(measured: list[Measured], axes: list[str]) -> Table:
+    """The best settings, the best first."""
+    from titok_hf.evaluation.sweep import write_value
+
+    table = Table()
+    for name in axes:
+        table.add_column(name.replace("_", " "), justify="right")
+    for name in ("Fréchet distance", "images/s"):
+        table.add_column(name, justify="right")
+    for each in sorted(measured, key=lambda each: each.distance)[:_ROWS_SHOWN]:
+        values = [write_value(each.setting[name]) for name in axes]
+        table.add_row(*values, f"{each.distance:.4f}", f"{each.images_per_second:.1f}")
+    return table
+
+
+def _lines(convention: dict[str, Any]) -> list[str]:
+    return [escape(f"{name.replace('_', ' ')}: {value}") for name, value in convention.items()]
+
+
+__all__ = ["sweep"]
