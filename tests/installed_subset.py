@@ -100,6 +100,7 @@ def commands(folder: Path, extras: tuple[str, ...]) -> dict[str, list[str]]:
         "push": ["push", "tiny", "not an id"],
         "pull": ["pull", "not an id"],
         "train": ["train", "fashion_tokenizer", "--set", "data.source=./nowhere", "--set", "output_dir=run"],
+        "linear-probe": ["evaluate", "linear-probe", "tiny", "images", *on_cpu],
         "sweep": ["sweep", "tiny", "images", "--network", "./nowhere", "--temperature", "1", *on_cpu],
     }
     if "convert" in extras:
@@ -117,6 +118,7 @@ NEEDS = {
     "prepare": "titok-hf[data]",
     "pretokenize": "titok-hf[data]",
     "train": "titok-hf[train]",
+    "linear-probe": "titok-hf[eval]",
     "sweep": "titok-hf[eval]",
     "a Flax file": "titok-hf[convert]",
     "export to Flax": "titok-hf[convert]",
@@ -125,8 +127,8 @@ NEEDS = {
 BROUGHT = {
     "convert": ("a Flax file", "export to Flax"),
     "data": ("prepare", "pretokenize"),
-    "eval": ("prepare", "pretokenize", "sweep"),
-    "train": ("prepare", "pretokenize", "sweep", "train"),
+    "eval": ("prepare", "pretokenize", "linear-probe", "sweep"),
+    "train": ("prepare", "pretokenize", "linear-probe", "sweep", "train"),
 }
 # What these say to what they are given, where nothing is missing.
 REFUSED = {
@@ -166,7 +168,7 @@ def run_all(folder: Path, extras: tuple[str, ...]) -> dict[str, tuple[int, str]]
     os.chdir(folder)
     results = {}
     for name, arguments in commands(folder, extras).items():
-        group = arguments[: 2 if arguments[0] == "convert" else 1]
+        group = arguments[: 2 if arguments[0] in ("convert", "evaluate") else 1]
         results[f"{name} --help"] = run([*group, "--help"])
         results[name] = run(arguments)
     return results

@@ -11,6 +11,7 @@ from .convert import app as convert
 from .evaluate import app as evaluate
 from .generate import generate
 from .info import info
+from .linear_probe import linear_probe
 from .prepare import prepare
 from .pretokenize import pretokenize
 from .pull import pull
@@ -30,6 +31,8 @@ app = typer.Typer(
 )
 for command in (generate, reconstruct, encode, decode, info, prepare, pretokenize, train, sweep, push, pull):
     app.command()(report_errors(command))
+for command in (linear_probe,):
+    evaluate.command()(report_errors(command))
 app.add_typer(convert, name="convert")
 app.add_typer(evaluate, name="evaluate")
 

@@ -143,18 +143,17 @@ def _reference(
     """A distance that has seen the real images, and what it depends on."""
     import torch
 
-    from titok_hf.data.images import pixel_batches
+    from titok_hf.data.images import evenly_spaced, pixel_batches
     from titok_hf.data.training_data import open_image_split
     from titok_hf.evaluation.features import weights_digest
     from titok_hf.evaluation.frechet import FrechetDistance
     from titok_hf.evaluation.sweep import AXES
 
     dataset: Any = open_image_split(data, split).dataset  # not a stream
-    chosen = torch.linspace(0, len(dataset) - 1, min(num_real, len(dataset)), dtype=torch.float64, device="cpu").long()
-    real_set = dataset.select(chosen.tolist())
+    real_set = evenly_spaced(dataset, num_real)
     distance = FrechetDistance(network, pipe.device)
     with progress_bar() as bar:
-        task = bar.add_task("real images", total=len(chosen))
+        task = bar.add_task("real images", total=len(real_set))
         for images in pixel_batches(real_set, pipe.tokenizer.config.image_size, resize_mode, 100):
             distance.update(images.float() / 255, real=True)
             bar.advance(task, len(images))
@@ -165,7 +164,7 @@ def _reference(
         "network": distance.network.name,
         "model": f"{model_name(model)}, weights {' and '.join(digests)}",
         "sampler": sampler,
-        "real_images": f"{len(chosen)} of {len(dataset)}, evenly spaced, split {split} of {model_name(data)}",
+        "real_images": f"{len(real_set)} of {len(dataset)}, evenly spaced, split {split} of {model_name(data)}",
         "resize": resize_mode,
         "device": pipe.device.type,
         "torch": torch.__version__,

@@ -60,6 +60,13 @@ def pixel_batches(
         yield torch.from_numpy(batch["pixels"])
 
 
+def evenly_spaced(dataset: Dataset, limit: int | None) -> Dataset:
+    """At most `limit` rows, evenly spaced, since a data set may be sorted by class; None takes all of them."""
+    if limit is None or limit >= len(dataset):
+        return dataset
+    return dataset.select(np.linspace(0, len(dataset) - 1, limit).astype(int).tolist())
+
+
 def _batches(
     dataset: Dataset, image_size: int, resize_mode: ResizeMode, batch_size: int
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -70,4 +77,4 @@ def _batches(
         yield decode((0, [with_checked_label(record, source) for record in records]))[0]
 
 
-__all__ = ["ResizeMode", "image_batches", "images_to_tensor", "pixel_batches"]
+__all__ = ["ResizeMode", "evenly_spaced", "image_batches", "images_to_tensor", "pixel_batches"]

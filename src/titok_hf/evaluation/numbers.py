@@ -32,6 +32,7 @@ class Convention:
         order: of the images; the Inception score of blocks depends on it.
         score_block: consecutive images in a block of the Inception score; None for all in one.
         distances: how distances of precision and recall are computed.
+        method: how the number is computed, where its name does not say all of it.
     """
 
     network: str | None = None
@@ -47,6 +48,7 @@ class Convention:
     order: str | None = None
     score_block: int | None = None
     distances: str | None = None
+    method: str | None = None
 
 
 _IMAGES = ("rounding", "crop", "split", "image_size", "num_images")
