@@ -6,6 +6,7 @@ As a script, under `torchrun`: the trainer's own command, in float64.
     torchrun --nproc_per_node 2 tests/double_precision.py RECIPE [--set key=value]...
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -74,7 +75,7 @@ def recorded_gaps() -> Iterator[list[float]]:
 
 
 if __name__ == "__main__":
-    from titok_hf.training.__main__ import main
+    from training_runs import train_command
 
     with in_float64():
-        main()
+        train_command(sys.argv[1:])

@@ -26,10 +26,10 @@ from titok_hf.data.views import PretokenizeSettings
 from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANModel
 from titok_hf.modeling_titok import TiTokModel
 from titok_hf.training import classifier
-from titok_hf.training.__main__ import main
 from titok_hf.training.configs import GeneratorRecipe, PixelLossConfig, Stage1Recipe, Stage2Recipe, VQGANRecipe
 from titok_hf.training.recipes import RECIPES_FOLDER
 from titok_hf.training.start import load_training_recipe
+from training_runs import train_command
 
 CLASSIFIERS = ["fashion_classifier", "fashion_judge"]
 RECIPES = sorted(path.stem for path in RECIPES_FOLDER.glob("*.yaml") if path.stem not in CLASSIFIERS)
@@ -134,7 +134,7 @@ def run(name: str, folder: Path, pictures: Path, output: Path, batch_size: int) 
     overrides = [*reduced(name, folder, pictures, batch_size), f"output_dir={output / name}"]
     try:
         with recorded_gaps() as gaps:
-            main([name, *(argument for override in overrides for argument in ("--set", override))])
+            train_command([name, *(argument for override in overrides for argument in ("--set", override))])
         (output / f"{name}.gaps.json").write_text(json.dumps(gaps))
     except (Exception, SystemExit):
         (output / f"{name}.txt").write_text(traceback.format_exc())

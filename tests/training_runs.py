@@ -9,6 +9,7 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import set_seed
 from safetensors.torch import load_file
 
+from titok_hf.cli.application import app
 from titok_hf.training.configs import RECIPES, Recipe
 from titok_hf.training.loop import TrainingLoop
 from titok_hf.training.recipes import build_recipe
@@ -16,6 +17,15 @@ from titok_hf.training.run_folder import RunFolder
 from titok_hf.training.start import make_accelerator, make_task, train
 
 Weights = dict[str, torch.Tensor]
+
+
+def train_command(arguments: list[str]) -> None:
+    """`titok-hf train` in this process: returns after a whole run, else raises SystemExit with the exit code."""
+    try:
+        app(["train", *arguments])
+    except SystemExit as end:
+        if end.code:
+            raise
 
 
 def forget_accelerate() -> None:

@@ -27,14 +27,8 @@ INTERRUPTED = _OF_A_SIGNAL + signal.SIGINT
 _EXPECTED = (ValueError, OSError, FloatingPointError, NotImplementedError, ImportError)
 # Arguments of commands that name what is read: what to look at when an error does not say it.
 _INPUTS = ("source", "model", "codes", "images", "recipe", "folder", "repo_id", "with_tokenizer")
-# Arguments of Python functions that commands offer under another name.
-_OPTIONS = {
-    "exif_transpose": "--exif",
-    "min_crop_area": "--min-crop-area",
-    "num_inference_steps": "--steps",
-    "original_variant": "--variant",
-    "push_to_hub": "--push-to-hub",
-}
+# Arguments of Python functions that some commands offer under another name.
+_OPTIONS = {"exif_transpose": "--exif", "num_inference_steps": "--steps", "original_variant": "--variant"}
 
 
 def run(program: Callable[[], object]) -> NoReturn:
@@ -104,7 +98,7 @@ def end_with(
 
 def exit_code_of(error: BaseException) -> int:
     """The exit code that tells a shell how a command ended."""
-    return INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
+    return INTERRUPTED if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
 
 
 def sentence_of(error: BaseException, given: Mapping[str, Any], options: Mapping[str, str]) -> str:
@@ -149,7 +143,10 @@ def _reading(given: Mapping[str, Any]) -> str:
 
 def _in_options(text: str, options: Mapping[str, str]) -> str:
     """A message about Python's arguments as one about options: `num_views` is `--num-views` to whoever types it."""
-    options = _OPTIONS | {name: option for name, option in options.items() if "_" in name}
+    renamed = {name: option for name, option in _OPTIONS.items() if option in options.values()}
+    options = renamed | {name: option for name, option in options.items() if "_" in name}
+    if not options:
+        return text
     # Whole words alone, and no parts of paths or of names in quotation marks; "name=" is how Python would pass it.
     words = re.compile(rf"(?<![\w./\\'\"-])({'|'.join(map(re.escape, options))})=?(?![\w/\\'\"-])")
     return words.sub(lambda found: options[found[1]], text)

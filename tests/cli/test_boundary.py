@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from titok_hf.boundary import TRACEBACK_VARIABLE
 from titok_hf.cli.console import report_errors
-from titok_hf.cli.options import Model
+from titok_hf.cli.options import Model, Variant
 
+Size = Annotated[int, typer.Option("--size")]
 COMMAND = [sys.executable, "-m", "titok_hf.cli"]
 
 
@@ -31,7 +32,7 @@ def raising(error):
 
     @app.command()
     @report_errors
-    def command(model: Model = None, image_size: Annotated[int, typer.Option("--size")] = 256) -> None:
+    def command(model: Model = None, variant: Variant = None, image_size: Size = 256) -> None:
         raise error
 
     return CliRunner().invoke(app, ["--model", "some/where", "--size", "8"])
@@ -57,6 +58,8 @@ def test_an_error_that_nobody_foresaw_is_one_line_that_names_what_was_read(error
     [
         (ValueError("image_size is 8, not in a/image_size."), "error: --size is 8, not in a/image_size."),
         (ValueError("Name it with original_variant=, please."), "error: Name it with --variant, please."),
+        # The command has no --steps: the name is one of a recipe, say.
+        (ValueError("num_inference_steps is 0."), "error: num_inference_steps is 0."),
         (ValueError("two\n  lines"), "error: two lines"),
         (PermissionError(13, "Permission denied", "a.txt"), "error: a.txt cannot be used (Permission denied)."),
         (MemoryError(), "error: there is not enough memory."),

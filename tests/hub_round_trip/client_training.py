@@ -15,7 +15,7 @@ import yaml
 from hub_client import failing
 from hub_server import Fault
 from titok_hf.bundled import example_images
-from titok_hf.training.__main__ import main
+from training_runs import train_command
 
 SIZES = {"encoder_hidden_size": 16, "encoder_num_hidden_layers": 1, "encoder_num_attention_heads": 2}
 SIZES |= {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2}
@@ -46,10 +46,10 @@ def recipe(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("repo_id", "token", "message"),
     [
-        ("someone-else/model", None, "push_to_hub: .*someone-else/model"),
-        ("stranger/theirs", None, "push_to_hub: .*stranger/theirs"),  # which is there, and may be read
-        ("user/model", "hf_wrong", "push_to_hub: .*user/model"),
-        ("user/model/of/mine", None, "push_to_hub: .*no id of a Hub repository"),
+        ("someone-else/model", None, "--push-to-hub: .*someone-else/model"),
+        ("stranger/theirs", None, "--push-to-hub: .*stranger/theirs"),  # which is there, and may be read
+        ("user/model", "hf_wrong", "--push-to-hub: .*user/model"),
+        ("user/model/of/mine", None, "--push-to-hub: .*no id of a Hub repository"),
     ],
 )
 def test_who_may_not_push_learns_it_before_the_first_step(
@@ -59,7 +59,7 @@ def test_who_may_not_push_learns_it_before_the_first_step(
     if token is not None:
         monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(SystemExit) as refused:
-        main([str(recipe), "--push-to-hub", repo_id])
+        train_command([str(recipe), "--push-to-hub", repo_id])
     assert refused.value.code == 2
     assert re.search(message, capsys.readouterr().err)
     assert not (tmp_path / "run").exists()

@@ -11,9 +11,8 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from transformers import ConvNextConfig, ConvNextForImageClassification, ViTImageProcessor
 
 from titok_hf import TiTokConfig, TiTokModel
-from titok_hf.training.__main__ import main
 from titok_hf.training.start import train
-from training_runs import recipe_of
+from training_runs import recipe_of, train_command
 
 
 @pytest.fixture
@@ -24,7 +23,7 @@ def command(tmp_path: Path, capsys: pytest.CaptureFixture) -> Any:
         path = tmp_path / "recipe.yaml"
         path.write_text(yaml.safe_dump(values))
         with pytest.raises(SystemExit) as exit_:
-            main([str(path), *(part for override in overrides for part in ("--set", override))])
+            train_command([str(path), *(part for override in overrides for part in ("--set", override))])
         error = capsys.readouterr().err
         assert "Traceback" not in error
         return exit_.value.code, error

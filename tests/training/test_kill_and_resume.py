@@ -14,11 +14,10 @@ import yaml
 from titok_hf.data.encoders import ImageEncoder
 from titok_hf.data.pretokenize import pretokenize
 from titok_hf.data.views import PretokenizeSettings
-from titok_hf.training.__main__ import main
 from titok_hf.training.loop import Progress
 from titok_hf.training.recipes import RecipeError
 from titok_hf.training.run_folder import RunFolder
-from training_runs import loop_of
+from training_runs import loop_of, train_command
 
 NUM_STEPS = 10
 KINDS = ["vqgan", "stage1", "stage2", "gan", "kl", "generator", "generator_of_codes"]
@@ -57,7 +56,7 @@ def recipe_file(values_of: Callable[[str], dict[str, Any]], picture_folder: Path
 def start(recipe: Path, output: Path, *overrides: str) -> BaseProcess:
     """The trainer's command in a process of its own."""
     arguments = [str(recipe), *(part for override in overrides for part in ("--set", override))]
-    process = PROCESSES.Process(target=main, args=([*arguments, "--set", f"output_dir={output}"],))
+    process = PROCESSES.Process(target=train_command, args=([*arguments, "--set", f"output_dir={output}"],))
     process.start()
     return process
 

@@ -18,10 +18,9 @@ from typing import Any
 import pytest
 import yaml
 
-from titok_hf.training.__main__ import main
 from titok_hf.training.recipes import RecipeError, recipe_to_yaml
 from titok_hf.training.run_folder import RunFolder
-from training_runs import cut_off, entries_of, equal, loop_of, recipe_of, series, trained
+from training_runs import cut_off, entries_of, equal, loop_of, recipe_of, series, train_command, trained
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 ENVIRONMENT = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
@@ -116,7 +115,7 @@ def test_the_command_reports_what_shells_report(tokenizer_values, tmp_path, monk
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         monkeypatch.setattr("titok_hf.training.loop.EMAModel.step", _signal_once(number))
         with pytest.raises(SystemExit) as stopped:
-            main([str(path)])
+            train_command([str(path)])
         assert stopped.value.code == code
         assert "Traceback" not in capsys.readouterr().err
 

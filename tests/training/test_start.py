@@ -10,11 +10,10 @@ import yaml
 from titok_hf.modeling_maskgit import MaskGitTransformer1DModel
 from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANModel
 from titok_hf.modeling_titok import TiTokModel
-from titok_hf.training.__main__ import main
 from titok_hf.training.configs import Stage2Recipe
 from titok_hf.training.recipes import RecipeError
 from titok_hf.training.start import load_training_recipe, make_accelerator, make_task, train
-from training_runs import entries_of, recipe_of, trained
+from training_runs import entries_of, recipe_of, train_command, trained
 
 
 @pytest.mark.parametrize(
@@ -91,7 +90,7 @@ def test_what_cannot_run_is_refused_and_nothing_is_written(group, change, messag
 )
 def test_the_command_answers_mistakes_with_one_line(arguments, message, capsys, tmp_path):
     with pytest.raises(SystemExit) as exit_:
-        main([argument.format(tmp_path / "run") for argument in arguments])
+        train_command([argument.format(tmp_path / "run") for argument in arguments])
     assert exit_.value.code == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
@@ -101,7 +100,7 @@ def test_the_command_answers_mistakes_with_one_line(arguments, message, capsys, 
 def test_the_command_trains_and_says_where_the_model_is(tokenizer_values, tmp_path, capsys):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(tokenizer_values))
-    main([str(path), "--set", "optimization.num_steps=1"])
+    train_command([str(path), "--set", "optimization.num_steps=1"])
     assert capsys.readouterr().out.endswith(f"The model is in {tokenizer_values['output_dir']}/model\n")
     assert TiTokModel.from_pretrained(f"{tokenizer_values['output_dir']}/model")
 

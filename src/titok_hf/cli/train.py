@@ -1,16 +1,15 @@
-"""`titok-hf train`: what a recipe says."""
+"""`titok-hf train`: a run of training as a recipe describes it."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 import typer
-from rich.panel import Panel
+from rich.markup import escape
 
 from ..extras import check_extra
-from .console import answer, bold
+from .console import answer
 from .options import AsJson
-from .sources import check_push
 
 
 def train(
@@ -33,13 +32,13 @@ def train(
     """
     Train a tokenizer or a generator, or go on where a run stopped.
 
-    For several GPUs: `accelerate launch -m titok_hf.training RECIPE`, with the same options.
+    For several GPUs: `accelerate launch -m titok_hf.cli train RECIPE`, with the same options.
 
     **Examples**
 
     `titok-hf train fashion_tokenizer --set output_dir=runs/first`
 
-    `titok-hf train my_recipe.yaml --set optimization.batch_size=32 --set data.source=pictures`
+    `titok-hf train my_recipe.yaml --set optimization.batch_size=32 --set data.source=images`
     """
     check_extra("train", "datasets", "matplotlib", "pydantic", "torchmetrics", "yaml")
     from titok_hf.training.configs import load_training_recipe
@@ -48,15 +47,14 @@ def train(
     if push_to_hub is not None:
         overrides.append(f"push_to_hub={push_to_hub}")
     filled = load_training_recipe(recipe, overrides)
-    check_push(filled.push_to_hub, "model")
-    # These import torch, which takes seconds: what is wrong above is said before.
+    # These import torch, which takes seconds, so that a wrong recipe is refused before.
     from titok_hf.training.start import speak_of_training_only
     from titok_hf.training.start import train as run
 
     speak_of_training_only()
     folder = run(filled)
     values = {"model": folder, "run": filled.output_dir, "pushed_to": filled.push_to_hub}
-    answer(values, as_json, Panel.fit(f"The model is in {bold(folder)}", title="trained"))
+    answer(values, as_json, f"The model is in {escape(str(folder))}")
 
 
 __all__ = ["train"]

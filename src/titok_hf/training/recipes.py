@@ -46,6 +46,8 @@ _RecipeLoader.add_implicit_resolver(
 class RecipeError(ValueError):
     """A recipe that does not exist, is not readable, or does not fit its dataclass."""
 
+    exit_code = 2  # of a command, as for wrong arguments
+
 
 def load_recipe(cls: type[Recipe], name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe as an instance of `cls`; arguments and errors are those of [`read_recipe`] and [`build_recipe`]."""
