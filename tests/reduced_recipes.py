@@ -25,7 +25,6 @@ from titok_hf.data.pretokenize import pretokenize
 from titok_hf.data.views import PretokenizeSettings
 from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANModel
 from titok_hf.modeling_titok import TiTokModel
-from titok_hf.training import classifier
 from titok_hf.training.configs import GeneratorRecipe, PixelLossConfig, Stage1Recipe, Stage2Recipe, VQGANRecipe
 from titok_hf.training.recipes import RECIPES_FOLDER
 from titok_hf.training.start import load_training_recipe
@@ -150,7 +149,7 @@ def run_classifier(name: str, pictures: Path, output: Path) -> None:
     overrides = [f"output_dir={output}", f"data.source={pictures}", "intervals.trackers=[]"]
     overrides += [f"model.{key}={value}" for key, value in options.items()]
     overrides += [f"optimization.{value}" for value in ("num_steps=2", "batch_size=10", "mixed_precision=no")]
-    classifier.main([name, *(argument for override in overrides for argument in ("--set", override))])
+    train_command([name, *(argument for override in overrides for argument in ("--set", override))])
 
 
 def run_all(folder: Path, pictures: Path, output: Path, batch_size: int) -> None:

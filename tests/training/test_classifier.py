@@ -10,11 +10,11 @@ from PIL import Image
 from transformers import AutoModelForImageClassification
 
 from titok_hf.evaluation.frozen_classifier import FrozenClassifier
-from titok_hf.training.classifier import build_classifier, main, shift_randomly
+from titok_hf.training.classifier import build_classifier, shift_randomly
 from titok_hf.training.configs import load_training_recipe
 from titok_hf.training.recipes import RecipeError, load_recipe
 from titok_hf.training.start import train
-from training_runs import cut_off, entries_of, equal, recipe_of, trained
+from training_runs import cut_off, entries_of, equal, recipe_of, train_command, trained
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_judge_and_perceptual_network_have_nothing_in_common():
 def test_the_command_names_what_is_wrong_and_fails(override, message, red_and_green, capsys):
     values = ["output_dir=unused", f"data.source={red_and_green}", "optimization.batch_size=8", override]
     with pytest.raises(SystemExit) as stop:
-        main(["fashion_classifier", *(argument for value in values for argument in ("--set", value))])
+        train_command(["fashion_classifier", *(argument for value in values for argument in ("--set", value))])
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
     assert not Path("unused").exists()

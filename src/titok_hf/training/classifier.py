@@ -6,6 +6,7 @@ The result is a plain classifier of `transformers` that takes pixel values in [0
 """
 
 from pathlib import Path
+from runpy import run_module
 from typing import Any
 
 import torch
@@ -16,10 +17,8 @@ from torch import nn
 from transformers import AutoModelForImageClassification, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from titok_hf.boundary import run
 from titok_hf.data.run_data import open_image_data
 
-from .__main__ import main
 from .configs import ClassifierRecipe
 from .images import errors_of_section, picture_of, to_pixel_values
 from .recipes import RecipeError
@@ -114,4 +113,4 @@ def shift_randomly(images: torch.Tensor, max_shift: int, draws: torch.Tensor) ->
 
 
 if __name__ == "__main__":
-    run(main)
+    run_module("titok_hf.training", run_name="__main__")
