@@ -1,7 +1,6 @@
 """The names of the ImageNet classes, in the order in which every model of ImageNet counts them."""
 
-from titok_hf.class_names import ClassNames
-from titok_hf.imagenet_classes import IMAGENET_CLASSES, imagenet_id2label
+from titok_hf.class_names import IMAGENET_CLASSES, ClassNames, imagenet_id2label
 
 # Landmarks that anybody who works with ImageNet knows by number.
 KNOWN = {

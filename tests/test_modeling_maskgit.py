@@ -314,7 +314,7 @@ def test_unknown_classes_are_refused(model, label):
 
 @pytest.mark.parametrize("labels", [torch.tensor([0]), torch.tensor([[0], [1]]), torch.tensor(0)])
 def test_one_label_an_image_is_wanted(model, labels):
-    with pytest.raises(ValueError, match="one label an image"):
+    with pytest.raises(ValueError, match="one label for each image"):
         model(torch.zeros(2, 6, dtype=torch.long), labels)
 
 

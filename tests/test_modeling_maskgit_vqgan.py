@@ -321,7 +321,7 @@ def test_decode_of_codes_exports_and_compiles_whole(model):
         (torch.rand(3, 16, 16), r"shape \(3, 16, 16\)"),
         (torch.rand(1, 3, 16, 18), "16 x 18 pixels; both sides must be multiples of 4"),
         (torch.rand(1, 3, 0, 16), "0 x 16 pixels"),
-        (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), "dtype torch.uint8; expected floats"),
+        (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), "dtype torch.uint8, but floats"),
     ],
 )
 def test_wrong_images_are_refused(model, pixel_values, message):
@@ -336,7 +336,7 @@ def test_wrong_images_are_refused(model, pixel_values, message):
         ({"codes": torch.zeros(1, 4).long(), "latents": torch.rand(1, 6, 2, 2)}, "got both"),
         ({"codes": torch.tensor([[0, 1, 2, 32]])}, r"codes span \[0, 32\].*\[0, 32\)"),
         ({"codes": torch.tensor([[0, 1, 2, -1]])}, r"codes span \[-1, 2\]"),
-        ({"codes": torch.zeros(1, 5).long()}, "5 positions an image, which is no square"),
+        ({"codes": torch.zeros(1, 5).long()}, "5 positions for each image, which is no square"),
         ({"codes": torch.zeros(4).long()}, r"shape \(4,\)"),
         ({"codes": torch.zeros(1, 4)}, "dtype torch.float32, but integers"),
         ({"latents": torch.rand(1, 5, 2, 2)}, r"expected \(batch, 6, height, width\)"),

@@ -1,7 +1,9 @@
-"""Classes by number or by name, with suggestions where a name is unknown."""
+"""Classes by number or by name, with suggestions where a name is unknown; the names of the ImageNet classes."""
 
 import difflib
+import json
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from typing import TypeAlias
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from .accepted_values import as_integer
 
 ClassLabels: TypeAlias = int | str | Sequence[int | str] | np.ndarray | torch.Tensor
+IMAGENET_CLASSES = 1000
 
 
 class ClassNames:
@@ -17,9 +20,9 @@ class ClassNames:
     The classes of a model.
 
     Args:
-        id2label: number -> name. Synonyms are separated by commas, as in ImageNet ("tench, Tinca tinca"). Classes that
-            it leaves out have a number only.
-        num_classes: how many classes there are.
+        id2label: number -> name. Synonyms are separated by commas, as in ImageNet ("tench, Tinca tinca"). Some classes
+            may have no name.
+        num_classes: number of classes.
     """
 
     def __init__(self, id2label: Mapping[int, str], num_classes: int) -> None:
@@ -27,7 +30,7 @@ class ClassNames:
         self.num_classes = num_classes
 
     def __contains__(self, name: str) -> bool:
-        """Whether `name` names a class, in full or as one of its synonyms, in any case."""
+        """Whether a class has this name or synonym, in any case."""
         return bool(self._labels_of(name))
 
     def label_ids(self, class_labels: ClassLabels) -> list[int]:
@@ -80,7 +83,7 @@ class ClassNames:
         )
 
     def _labels_of(self, name: str) -> list[int]:
-        """Classes of that full name; if there are none, classes with that synonym. ImageNet has two cranes."""
+        """Classes of that full name; if there are none, classes with that synonym."""
         name = name.strip().casefold()
         full = [label for label, text in self.id2label.items() if text.casefold() == name]
         return full or [
@@ -94,4 +97,11 @@ def _synonyms(text: str) -> list[str]:
     return [synonym.strip() for synonym in text.split(",")]
 
 
-__all__ = ["ClassLabels", "ClassNames"]
+def imagenet_id2label() -> dict[int, str]:
+    """
+    Number of each ImageNet-1k class -> its names, separated by commas, the usual one first ("tench, Tinca tinca").
+
+    Classes are in the order of their WordNet ids, and names are the words of their synset, as timm lists them. First
+    names are unique: where WordNet has two classes of one name (crane, maillot), a word in front distinguishes them.
+    """
+    return dict(enumerate(json.loads(files("titok_hf").joinpath("imagenet_classes.json").read_text(encoding="utf-8"))))

@@ -1,4 +1,4 @@
-"""What a generator may be and read: its published sizes, the values that its fields accept, codes and labels."""
+"""Configuration of the generator: published sizes, and checks of its fields and of its input."""
 
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ _VIT = {
     "intermediate_size": 3072,
     "dropout": 0.1,
 }
-# The published U-ViT names a dropout in its configuration and was trained without one.
+# The published U-ViT has a dropout in its configuration, but was trained without one.
 _UVIT = {
     "architecture": "uvit",
     "hidden_size": 1024,
@@ -34,7 +34,7 @@ MASKGIT_VARIANTS: dict[str, dict[str, Any]] = {
     "l64_512": {**_VIT, "num_latent_tokens": 64},
     "b128_512": {**_UVIT, "num_latent_tokens": 128},
 }
-"""The generators of the TiTok paper, for ImageNet at 256 and at 512 pixels, each named after its tokenizer."""
+"""The generators of the TiTok paper, for ImageNet at 256 and 512 pixels, each named after its tokenizer."""
 
 _LIMITS = {
     "codebook_size": (1, LARGEST_SIZE),
@@ -48,7 +48,7 @@ _LIMITS = {
 
 
 class MaskGitConfig(Protocol):
-    """The fields of a generator's configuration that its input depends on."""
+    """The fields of a generator's configuration that [`checked_ids`] reads."""
 
     codebook_size: int
     num_latent_tokens: int
@@ -57,7 +57,7 @@ class MaskGitConfig(Protocol):
 
 def checked_fields(architecture: str, dropout: float, **sizes: int) -> dict[str, Any]:
     """
-    The fields of a [`MaskGitTransformer1DModel`] as Python's own numbers.
+    The fields of a [`MaskGitTransformer1DModel`] as Python numbers.
 
     Raises:
         ValueError: an unknown architecture, a field of another type or out of range, or sizes that do not fit
@@ -76,8 +76,8 @@ def checked_fields(architecture: str, dropout: float, **sizes: int) -> dict[str,
         )
     if architecture == "uvit" and fields["num_hidden_layers"] % 2:
         raise ValueError(
-            f"num_hidden_layers is {fields['num_hidden_layers']}, but a U-ViT has as many blocks before its middle "
-            "block as behind it. Use an even number."
+            f"num_hidden_layers is {fields['num_hidden_layers']}, but a U-ViT has equal numbers of blocks before and "
+            "after its middle block. Use an even number."
         )
     return fields
 
@@ -90,11 +90,11 @@ def checked_ids(
 
     Args:
         config: of the generator.
-        input_ids: shape (batch, num_latent_tokens), values in [0, codebook_size], the last being the mask token.
-        class_labels: shape (batch,), values in [0, num_classes], the last standing for no class.
+        input_ids: shape (batch, num_latent_tokens), values in [0, codebook_size]; `codebook_size` is the mask token.
+        class_labels: shape (batch,), values in [0, num_classes]; `num_classes` is no class.
 
     Raises:
-        ValueError: no integers, another shape, or values out of range; these are looked at on the CPU only, since on
+        ValueError: no integers, another shape, or values out of range. Ranges are checked on the CPU only, because on
             an accelerator each step of sampling would wait for the device.
     """
     input_ids, class_labels = integer_codes(input_ids, "input_ids"), integer_codes(class_labels, "class_labels")
@@ -102,28 +102,26 @@ def checked_ids(
     if input_ids.ndim != 2 or input_ids.shape[1] != num_latent_tokens:
         raise ValueError(
             f"input_ids has shape {tuple(input_ids.shape)}, but this model reads (batch, {num_latent_tokens}). "
-            f"Give {num_latent_tokens} codes an image, with mask_token_id ({mask_token_id}) where unknown."
+            f"Give {num_latent_tokens} codes for each image, with mask_token_id ({mask_token_id}) where unknown."
         )
     if class_labels.shape != input_ids.shape[:1]:
         raise ValueError(
             f"class_labels has shape {tuple(class_labels.shape)}, but input_ids holds {len(input_ids)} images. "
-            f"Give one label an image, {num_classes} for no class."
+            f"Give one label for each image, {num_classes} for no class."
         )
-    _check_range("input_ids", input_ids, mask_token_id, "the mask token")
-    _check_range("class_labels", class_labels, num_classes, "no class")
+    for name, values, largest, meaning_of_largest in (
+        ("input_ids", input_ids, mask_token_id, "the mask token"),
+        ("class_labels", class_labels, num_classes, "no class"),
+    ):
+        if not can_look_at(values) or not values.numel():
+            continue
+        for value in (values.min().item(), values.max().item()):
+            if not 0 <= value <= largest:
+                raise ValueError(
+                    f"{name} has {value}, which this model does not know. Use integers from 0 to {largest}; "
+                    f"{largest} is {meaning_of_largest}."
+                )
     return input_ids, class_labels
-
-
-def _check_range(name: str, values: torch.Tensor, largest: int, meaning_of_largest: str) -> None:
-    """Raises ValueError if a value is below 0 or above `largest`; tensors on an accelerator pass unread."""
-    if not can_look_at(values) or not values.numel():
-        return
-    for value in (values.min().item(), values.max().item()):
-        if not 0 <= value <= largest:
-            raise ValueError(
-                f"{name} has {value}, which this model does not know. Use integers from 0 to {largest}; "
-                f"{largest} is {meaning_of_largest}."
-            )
 
 
 __all__ = ["ARCHITECTURES", "MASKGIT_VARIANTS", "MaskGitConfig", "checked_fields", "checked_ids"]

@@ -1,9 +1,6 @@
 # Copyright 2026 The titok-hf authors.
 # Licensed under the Apache License, Version 2.0: see the file LICENSE.
-"""
-Configuration of the MaskGIT-VQGAN, the two-dimensional image tokenizer that teaches the two-stage TiTok models: its
-sizes, and the input they allow.
-"""
+"""Configuration of the MaskGIT-VQGAN, the teacher of the two-stage TiTok models: sizes, and checks of its input."""
 
 import math
 
@@ -15,6 +12,7 @@ from .accepted_values import (
     LARGEST_DEPTH,
     LARGEST_SIZE,
     check_code_range,
+    check_pixel_dtype,
     integer_codes,
     is_traced,
     real_number,
@@ -27,26 +25,25 @@ from .checkpoints.remote_code import LoadedByAutoClasses
 class MaskGitVQGANConfig(LoadedByAutoClasses, PreTrainedConfig):
     """
     Architecture of a [`MaskGitVQGANModel`]. The defaults are those of the published ImageNet tokenizer of MaskGIT
-    (arXiv 2202.04200): 16 pixels a code, 1024 codes of 256 numbers, 54.5M parameters.
+    (arXiv 2202.04200): 16 x 16 pixels a code, 1024 codes of 256 numbers, 54.5M parameters.
 
-    The network is convolutional, so the image size is free: any sides divisible by `downsample_factor`.
+    The network is convolutional: it takes images of any size whose sides are divisible by `downsample_factor`.
 
     Args:
         num_channels (`int`, defaults to 3): colour channels of the images.
         base_channels (`int`, defaults to 128): feature channels at full resolution.
         channel_multipliers (`list[int]`, defaults to `(1, 1, 2, 2, 4)`): feature channels of each resolution level,
             finest first, as multiples of `base_channels`. Between two levels the resolution halves.
-        num_resnet_blocks (`int`, defaults to 2): residual blocks a level, and in the middle.
+        num_resnet_blocks (`int`, defaults to 2): residual blocks of each level, and in the middle.
         num_groups (`int`, defaults to 32): groups of every group normalisation; must divide every level's channels.
         group_norm_eps (`float`, defaults to 1e-6): epsilon of every group normalisation.
         codebook_size (`int`, defaults to 1024): number of codes.
         codebook_dim (`int`, defaults to 256): size of a code, and channels of the latent map.
         codebook_loss_weight (`float`, defaults to 0.25): weight of the loss term that pulls codes towards the
-            encoder's output; the commitment term, which pulls the encoder's output towards the codes, has weight 1.
-            (Most VQ models have it the other way round.)
+            encoder's output. The commitment term has weight 1. (Most VQ models have it the other way round.)
 
     Raises:
-        StrictDataclassError: if a field has another type, a size is impossible, or `num_groups` does not divide the
+        StrictDataclassError: a field has another type, a size is impossible, or `num_groups` does not divide the
             channels of some level.
     """
 
@@ -80,11 +77,7 @@ class MaskGitVQGANConfig(LoadedByAutoClasses, PreTrainedConfig):
         return True
 
     def check_pixel_values(self, pixel_values: torch.Tensor) -> None:
-        """
-        Raises:
-            ValueError: images of another shape than (batch, num_channels, height, width) with both sides divisible by
-                `downsample_factor`, or not floats.
-        """
+        """ValueError for another shape than (batch, num_channels, height, width), wrong sides, or not floats."""
         shape, factor = tuple(pixel_values.shape), self.downsample_factor
         if len(shape) != 4 or shape[1] != self.num_channels:
             raise ValueError(f"pixel_values has shape {shape}; expected (batch, {self.num_channels}, height, width).")
@@ -93,13 +86,12 @@ class MaskGitVQGANConfig(LoadedByAutoClasses, PreTrainedConfig):
                 f"pixel_values is {shape[2]} x {shape[3]} pixels; both sides must be multiples of {factor}. "
                 "Resize or crop the images first."
             )
-        if not pixel_values.is_floating_point():
-            raise ValueError(f"pixel_values has dtype {pixel_values.dtype}; expected floats in [0, 1].")
+        check_pixel_dtype(pixel_values)
 
     def checked_codes(self, codes: torch.Tensor) -> torch.Tensor:
         """
-        Codes of any integer dtype as int64, shape (batch, height, width). Waits for the device that holds them; a
-        compiled or exported model does not look at their values.
+        Codes of any integer dtype as int64, shape (batch, height, width). Checks the range, which waits for the
+        device, unless the model is compiled or exported.
 
         Args:
             codes: shape (batch, height, width), or (batch, n) for a square map with height * height = n.
@@ -112,7 +104,7 @@ class MaskGitVQGANConfig(LoadedByAutoClasses, PreTrainedConfig):
             side = math.isqrt(codes.shape[1])
             if side * side != codes.shape[1]:
                 raise ValueError(
-                    f"codes has {codes.shape[1]} positions an image, which is no square. "
+                    f"codes has {codes.shape[1]} positions for each image, which is no square. "
                     "Give codes of other maps the shape (batch, height, width)."
                 )
             codes = codes.unflatten(1, (side, side))
@@ -120,7 +112,7 @@ class MaskGitVQGANConfig(LoadedByAutoClasses, PreTrainedConfig):
             raise ValueError(
                 f"codes has shape {tuple(codes.shape)}; expected (batch, height, width) or (batch, height * width)."
             )
-        # On an accelerator too: there a look-up out of range ends the process's use of the device.
+        # On an accelerator too, where an index out of range makes the device unusable for this process.
         if not is_traced(codes):
             check_code_range(codes, self.codebook_size)
         return codes
@@ -135,7 +127,7 @@ class MaskGitVQGANConfig(LoadedByAutoClasses, PreTrainedConfig):
             raise ValueError(f"latents has dtype {latents.dtype}; expected floats. Integers go to the argument codes.")
 
     def validate_architecture(self) -> None:
-        """Part of `@strict` validation: refuse sizes from which no network can be built."""
+        """Part of `@strict` validation: refuses sizes of which no network can be built."""
         for name in ("num_channels", "base_channels", "num_groups", "codebook_size", "codebook_dim"):
             whole_number(name, getattr(self, name), highest=LARGEST_SIZE)
         whole_number("num_resnet_blocks", self.num_resnet_blocks, highest=LARGEST_DEPTH)
@@ -144,8 +136,8 @@ class MaskGitVQGANConfig(LoadedByAutoClasses, PreTrainedConfig):
         multipliers = self.channel_multipliers
         if not 1 <= len(multipliers) <= 20 or min(multipliers) < 1 or max(multipliers) > 2**10:
             raise ValueError(
-                f"channel_multipliers is {multipliers}; give one integer from 1 to {2**10} a resolution level, "
-                "of which there are at most 20."
+                f"channel_multipliers is {multipliers}; give one integer from 1 to {2**10} for each resolution level, "
+                "and at most 20 levels."
             )
         whole_number("the number of channels of the widest level", max(self.level_channels), highest=LARGEST_SIZE)
         misfits = [channels for channels in self.level_channels if channels % self.num_groups]

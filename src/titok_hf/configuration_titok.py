@@ -1,4 +1,4 @@
-"""Configuration of TiTok, the one-dimensional image tokenizer (arXiv 2406.07550): sizes, and the inputs they allow."""
+"""Configuration of TiTok, the one-dimensional image tokenizer (arXiv 2406.07550): sizes, and checks of its input."""
 
 from typing import Any, Literal, cast
 
@@ -21,9 +21,9 @@ from .checkpoints.remote_code import LoadedByAutoClasses
 from .configuration_maskgit_vqgan import MaskGitVQGANConfig
 from .quantization_titok import QUANTIZERS
 
-# Width, depth and heads of what the paper (section 4.1) and the original call small, base and large.
+VIT_FIELDS = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+# Values of these fields for the sizes of the paper (section 4.1).
 VIT_SIZES = {"small": (512, 8, 8), "base": (768, 12, 12), "large": (1024, 24, 16)}
-
 
 _SIZES = (
     "image_size",
@@ -42,67 +42,35 @@ _SIZES = (
 )
 
 
-def _vit_sizes(encoder: str, decoder: str) -> dict[str, int]:
-    """Fields that give the encoder and the decoder one of the published sizes each."""
-    fields = {}
+# Proxy codes, then the MaskGIT-VQGAN decoder fine-tuned on pixels.
+_TWO_STAGE = {"quantizer": "vq", "codebook_size": 4096, "codebook_dim": 12, "codebook_l2_norm": True}
+_TWO_STAGE |= {"decoder_head": "proxy_codes", "pixel_decoder": {}, "legacy_latent_layout": True}
+# Pixels end to end (arXiv 2501.07730), with a codebook or a diagonal Gaussian.
+_VQ8K = {"quantizer": "vq", "codebook_size": 8192, "codebook_dim": 64, "codebook_l2_norm": False}
+_KL_C16 = {"quantizer": "kl", "codebook_dim": 16}
+
+
+def _variant(encoder: str, decoder: str, num_latent_tokens: int, recipe: dict, image_size: int = 256) -> dict:
+    fields = recipe | {"num_latent_tokens": num_latent_tokens, "image_size": image_size}
     for side, size in (("encoder", encoder), ("decoder", decoder)):
-        hidden_size, num_hidden_layers, num_attention_heads = VIT_SIZES[size]
-        fields[f"{side}_hidden_size"] = hidden_size
-        fields[f"{side}_num_hidden_layers"] = num_hidden_layers
-        fields[f"{side}_num_attention_heads"] = num_attention_heads
+        for name, value in zip(VIT_FIELDS, VIT_SIZES[size], strict=True):
+            fields[f"{side}_{name}"] = value
     return fields
 
 
-def _two_stage(size: str, num_latent_tokens: int, image_size: int = 256) -> dict[str, Any]:
-    """The paper's recipe: proxy codes, then the MaskGIT-VQGAN decoder fine-tuned on pixels."""
-    return _vit_sizes(size, size) | {
-        "image_size": image_size,
-        "num_latent_tokens": num_latent_tokens,
-        "quantizer": "vq",
-        "codebook_size": 4096,
-        "codebook_dim": 12,
-        "codebook_l2_norm": True,
-        "decoder_head": "proxy_codes",
-        "pixel_decoder": {},
-        "legacy_latent_layout": True,
-    }
-
-
-def _single_stage_vq(encoder: str, num_latent_tokens: int) -> dict[str, Any]:
-    """The recipe of arXiv 2501.07730 with a codebook: pixels end to end."""
-    return _vit_sizes(encoder, "large") | {
-        "num_latent_tokens": num_latent_tokens,
-        "quantizer": "vq",
-        "codebook_size": 8192,
-        "codebook_dim": 64,
-        "codebook_l2_norm": False,
-        "decoder_head": "pixels",
-    }
-
-
-def _single_stage_kl(encoder: str, num_latent_tokens: int) -> dict[str, Any]:
-    """The recipe of arXiv 2501.07730 with a diagonal Gaussian of 16 channels in place of the codebook."""
-    return _vit_sizes(encoder, "large") | {
-        "num_latent_tokens": num_latent_tokens,
-        "quantizer": "kl",
-        "codebook_dim": 16,
-        "decoder_head": "pixels",
-    }
-
-
 TITOK_VARIANTS: dict[str, dict[str, Any]] = {
-    "l32": _two_stage("large", 32),
-    "b64": _two_stage("base", 64),
-    "s128": _two_stage("small", 128),
-    "bl64_vq8k": _single_stage_vq("base", 64),
-    "bl128_vq8k": _single_stage_vq("base", 128),
-    "sl256_vq8k": _single_stage_vq("small", 256),
-    "ll32_vae_c16": _single_stage_kl("large", 32),
-    "bl64_vae_c16": _single_stage_kl("base", 64),
-    "bl128_vae_c16": _single_stage_kl("base", 128),
+    "l32": _variant("large", "large", 32, _TWO_STAGE),
+    "b64": _variant("base", "base", 64, _TWO_STAGE),
+    "s128": _variant("small", "small", 128, _TWO_STAGE),
+    "bl64_vq8k": _variant("base", "large", 64, _VQ8K),
+    "bl128_vq8k": _variant("base", "large", 128, _VQ8K),
+    "sl256_vq8k": _variant("small", "large", 256, _VQ8K),
+    "ll32_vae_c16": _variant("large", "large", 32, _KL_C16),
+    "bl64_vae_c16": _variant("base", "large", 64, _KL_C16),
+    "bl128_vae_c16": _variant("base", "large", 128, _KL_C16),
     # The two models of the paper's 512 px table; their weights were never released.
-    "l64_512": _two_stage("large", 64, image_size=512),
-    "b128_512": _two_stage("base", 128, image_size=512),
+    "l64_512": _variant("large", "large", 64, _TWO_STAGE, image_size=512),
+    "b128_512": _variant("base", "base", 128, _TWO_STAGE, image_size=512),
 }
 
 
@@ -132,10 +100,10 @@ class TiTokConfig(LoadedByAutoClasses, PreTrainedConfig):
         proxy_codebook_size: number of proxy codes; used by `"proxy_codes"` only.
         pixel_decoder: the MaskGIT-VQGAN whose decoder turns soft proxy codes into pixels; None in stage 1, where the
             model ends in the logits.
-        legacy_latent_layout: the layout of the 2024 checkpoints l32, b64 and s128, see [`TiTokEncoder`].
-        initializer_range: standard deviation of the initial weights. Tokens and positions have one over the root of
-            their width; the attention's input projections are Xavier uniform, codebooks uniform within one over their
-            size, and the pixel decoder follows PyTorch's law for convolutions.
+        legacy_latent_layout: the layout of the checkpoints l32, b64 and s128, see [`TiTokEncoder`].
+        initializer_range: standard deviation of the initial weights of most linear maps. Tokens and positions have
+            width ** -0.5; the attention's input projections are Xavier uniform, codebooks uniform in
+            +-1 / codebook_size, and the pixel decoder is initialised as PyTorch initialises convolutions.
 
     Raises:
         StrictDataclassError: a field of another type, or sizes that are impossible or do not fit one another.
@@ -205,7 +173,7 @@ class TiTokConfig(LoadedByAutoClasses, PreTrainedConfig):
 
     @property
     def has_codebook(self) -> bool:
-        """Whether tokens are codes, integers in [0, codebook_size), rather than vectors of numbers."""
+        """Whether tokens are codes, integers in [0, codebook_size), rather than vectors of floats."""
         return QUANTIZERS[self.quantizer].has_codes
 
     @property
@@ -225,8 +193,8 @@ class TiTokConfig(LoadedByAutoClasses, PreTrainedConfig):
 
     def checked_codes(self, codes: torch.Tensor, name: str = "codes") -> torch.Tensor:
         """
-        Codes of any integer dtype as int64, shape (batch, num_latent_tokens). Waits for the device that holds them; a
-        compiled or exported model does not look at their values.
+        Codes of any integer dtype as int64, shape (batch, num_latent_tokens). Checks the range, which waits for the
+        device, unless the model is compiled or exported.
 
         Raises:
             ValueError: no integers, another shape, values outside of [0, codebook_size), or a model without codes.
@@ -234,15 +202,14 @@ class TiTokConfig(LoadedByAutoClasses, PreTrainedConfig):
         codes = integer_codes(codes, name)
         if not self.has_codebook:
             raise ValueError(
-                f"This is a {self.quantizer.upper()} model: it has no codebook, so codes mean nothing to it. "
-                "Pass latents."
+                f"This is a {self.quantizer.upper()} model, which has no codebook and takes no codes. Pass latents."
             )
         if codes.ndim != 2 or codes.shape[1] != self.num_latent_tokens:
             raise ValueError(
                 f"{name} has shape {tuple(codes.shape)}, but this model takes integers of shape "
                 f"(batch, {self.num_latent_tokens}). Use what `encode` returns."
             )
-        # On an accelerator too: there a look-up out of range ends the process's use of the device.
+        # On an accelerator too, where an index out of range makes the device unusable for this process.
         if not is_traced(codes):
             check_code_range(codes, self.codebook_size, name)
         return codes
@@ -259,20 +226,19 @@ class TiTokConfig(LoadedByAutoClasses, PreTrainedConfig):
             raise ValueError(f"latents has dtype {latents.dtype}, but floats are expected. Pass codes as codes=.")
 
     def validate_architecture(self) -> None:
-        """Runs when the configuration is made: sizes must be possible and fit one another."""
+        """Part of `@strict` validation: sizes must be possible and fit one another."""
         if self.quantizer not in QUANTIZERS:
             raise ValueError(
-                f"quantizer is {self.quantizer!r}, which does not exist. Use one of {', '.join(QUANTIZERS)}, or enter "
-                "a class of yours in titok_hf.quantization_titok.QUANTIZERS first."
+                f"quantizer is {self.quantizer!r}, which does not exist. Use one of {', '.join(QUANTIZERS)}, or add "
+                "a class of yours to titok_hf.quantization_titok.QUANTIZERS first."
             )
         for name in _SIZES:
             whole_number(name, getattr(self, name), highest=LARGEST_SIZE)
-        for side in ("encoder", "decoder"):
-            whole_number(f"{side}_num_hidden_layers", getattr(self, f"{side}_num_hidden_layers"), 1, LARGEST_DEPTH)
-            real_number("mlp_ratio", self.mlp_ratio, 1 / getattr(self, f"{side}_hidden_size"), 2**10)
         for name in ("layer_norm_eps", "commitment_cost", "initializer_range"):
             real_number(name, getattr(self, name), lowest=0)
         for side in ("encoder", "decoder"):
+            whole_number(f"{side}_num_hidden_layers", getattr(self, f"{side}_num_hidden_layers"), 1, LARGEST_DEPTH)
+            real_number("mlp_ratio", self.mlp_ratio, 1 / getattr(self, f"{side}_hidden_size"), 2**10)
             patch_size = getattr(self, f"{side}_patch_size")
             if self.image_size % patch_size:
                 raise ValueError(
@@ -297,7 +263,7 @@ class TiTokConfig(LoadedByAutoClasses, PreTrainedConfig):
             raise ValueError(
                 f'pixel_decoder needs codes, and quantizer={self.quantizer!r} has none. Set decoder_head="pixels".'
             )
-        pixel_decoder = cast(MaskGitVQGANConfig, self.pixel_decoder)  # a dict became one when the fields were set
+        pixel_decoder = cast(MaskGitVQGANConfig, self.pixel_decoder)  # `__post_init__` converts a dict
         stride, codebook_size = pixel_decoder.downsample_factor, pixel_decoder.codebook_size
         if stride != self.decoder_patch_size:
             raise ValueError(

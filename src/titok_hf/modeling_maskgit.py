@@ -34,15 +34,7 @@ class MaskGitTransformer1DOutput(BaseOutput):
 
 
 class MaskGitAttention(nn.Module):
-    """Multi-head self-attention without a mask, one matrix for queries, keys and values.
-
-    Args:
-        hidden_size: width of the tokens.
-        num_attention_heads: a divisor of `hidden_size`.
-        qkv_bias: whether queries, keys and values have a bias; the output projection always has one.
-        dropout: probability of dropping an attention weight in training.
-        float32_attention: compute the attention itself in float32, whatever the dtype of the tokens.
-    """
+    """Multi-head self-attention over all tokens, if asked for in float32 whatever the dtype of the tokens."""
 
     def __init__(
         self, hidden_size: int, num_attention_heads: int, qkv_bias: bool, dropout: float, float32_attention: bool
@@ -60,23 +52,18 @@ class MaskGitAttention(nn.Module):
         heads = qkv.unflatten(2, (3, self.num_attention_heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, L, d)
         dropout = self.dropout if self.training else 0.0
         if self.float32_attention:
-            with maybe_autocast(heads.device.type, enabled=False):  # which would cast back what is cast here
+            with maybe_autocast(heads.device.type, enabled=False):  # autocast would undo the cast to float32
                 query, key, value = heads.float().unbind()
                 context = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
         else:
             query, key, value = heads.unbind()
             context = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-        # Nothing changes in float32, where the original has no cast; half-precision weights need their dtype back.
+        # For half-precision weights after float32 attention; in float32 this changes nothing.
         return self.out_proj(context.transpose(1, 2).flatten(2).to(qkv.dtype))
 
 
 class MaskGitMLP(nn.Module):
-    """Two linear layers around an exact GELU.
-
-    Args:
-        hidden_size: width of the tokens.
-        intermediate_size: width between the layers.
-    """
+    """Two linear layers around an exact GELU."""
 
     def __init__(self, hidden_size: int, intermediate_size: int) -> None:
         super().__init__()
@@ -89,14 +76,7 @@ class MaskGitMLP(nn.Module):
 
 
 class MaskGitViTLayer(nn.Module):
-    """A BERT layer: normalisation after each residual sum.
-
-    Args:
-        hidden_size: width of the tokens.
-        num_attention_heads: a divisor of `hidden_size`.
-        intermediate_size: width inside the MLP.
-        dropout: probability of dropping an activation or an attention weight in training.
-    """
+    """A BERT layer: normalisation after each residual sum."""
 
     def __init__(self, hidden_size: int, num_attention_heads: int, intermediate_size: int, dropout: float) -> None:
         super().__init__()
@@ -115,15 +95,7 @@ class MaskGitViTLayer(nn.Module):
 
 
 class MaskGitUViTBlock(nn.Module):
-    """A U-ViT block: normalisation before attention and MLP; blocks of the second half also read a skip connection.
-
-    Args:
-        hidden_size: width of the tokens.
-        num_attention_heads: a divisor of `hidden_size`.
-        intermediate_size: width inside the MLP.
-        dropout: probability of dropping an activation or an attention weight in training.
-        skip: whether the block has a skip connection.
-    """
+    """A U-ViT block: normalisation before attention and MLP; blocks of the second half also read a skip connection."""
 
     def __init__(
         self, hidden_size: int, num_attention_heads: int, intermediate_size: int, dropout: float, skip: bool = False
@@ -131,8 +103,7 @@ class MaskGitUViTBlock(nn.Module):
         super().__init__()
         self.skip_proj = nn.Linear(2 * hidden_size, hidden_size) if skip else None
         self.norm1 = nn.LayerNorm(hidden_size)
-        # The published weights were made by a network whose attention ran in float32; in half precision this keeps
-        # that accuracy where it matters, and attention is a small share of the work at a few hundred tokens.
+        # The published weights were trained with attention in float32. It is a small share of the work.
         self.attention = MaskGitAttention(
             hidden_size, num_attention_heads, qkv_bias=False, dropout=dropout, float32_attention=True
         )
@@ -149,7 +120,7 @@ class MaskGitUViTBlock(nn.Module):
 
 
 class MaskGitBackbone(nn.Module):
-    """What both architectures share: the backward pass may compute activations again instead of keeping them."""
+    """What both architectures share: gradient checkpointing."""
 
     gradient_checkpointing = False
     _gradient_checkpointing_func: Callable[..., torch.Tensor]  # set by `enable_gradient_checkpointing`
@@ -162,33 +133,19 @@ class MaskGitBackbone(nn.Module):
 
 
 class MaskGitViTBackbone(MaskGitBackbone):
-    """BERT's encoder, from summed embeddings to hidden states.
-
-    Args:
-        hidden_size: width of the tokens.
-        num_hidden_layers: number of layers.
-        num_attention_heads: a divisor of `hidden_size`.
-        intermediate_size: width inside the MLPs.
-        dropout: probability of dropping an activation or an attention weight in training.
-    """
+    """BERT's encoder, from summed embeddings to hidden states."""
 
     def __init__(
-        self,
-        hidden_size: int,
-        num_hidden_layers: int,
-        num_attention_heads: int,
-        intermediate_size: int,
-        dropout: float,
+        self, hidden_size: int, num_attention_heads: int, intermediate_size: int, dropout: float, num_layers: int
     ) -> None:
         super().__init__()
-        # BERT tells two sentences apart; an image is always the first. The second row is never read: it stays so that
-        # a checkpoint can be exported to the original format without loss.
+        # BERT has an embedding for each of two sentences; an image is always the first. The second row is never read,
+        # and is kept because the original's checkpoints have it.
         self.token_type_embedding = nn.Parameter(torch.empty(2, hidden_size))
         self.embedding_norm = nn.LayerNorm(hidden_size, eps=1e-12)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
-            MaskGitViTLayer(hidden_size, num_attention_heads, intermediate_size, dropout)
-            for _ in range(num_hidden_layers)
+            MaskGitViTLayer(hidden_size, num_attention_heads, intermediate_size, dropout) for _ in range(num_layers)
         )
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -200,27 +157,16 @@ class MaskGitViTBackbone(MaskGitBackbone):
 
 
 class MaskGitUViTBackbone(MaskGitBackbone):
-    """U-ViT, from summed embeddings to hidden states: skip connections link the first half to the second.
-
-    Args:
-        hidden_size: width of the tokens.
-        num_hidden_layers: number of blocks beside the middle one; half of them lie before it, half behind.
-        num_attention_heads: a divisor of `hidden_size`.
-        intermediate_size: width inside the MLPs.
-        dropout: probability of dropping an activation or an attention weight in training.
+    """U-ViT, from summed embeddings to hidden states: skip connections from the first half of `num_layers` blocks to
+    the second, and one more block between them.
     """
 
     def __init__(
-        self,
-        hidden_size: int,
-        num_hidden_layers: int,
-        num_attention_heads: int,
-        intermediate_size: int,
-        dropout: float,
+        self, hidden_size: int, num_attention_heads: int, intermediate_size: int, dropout: float, num_layers: int
     ) -> None:
         super().__init__()
         sizes = (hidden_size, num_attention_heads, intermediate_size, dropout)
-        depth = num_hidden_layers // 2
+        depth = num_layers // 2
         self.in_blocks = nn.ModuleList(MaskGitUViTBlock(*sizes) for _ in range(depth))
         self.middle_block = MaskGitUViTBlock(*sizes)
         self.out_blocks = nn.ModuleList(MaskGitUViTBlock(*sizes, skip=True) for _ in range(depth))
@@ -244,23 +190,21 @@ BACKBONES: dict[str, type[MaskGitBackbone]] = {"vit": MaskGitViTBackbone, "uvit"
 class MaskGitTransformer1DModel(CheckpointMixin, ModelMixin, ConfigMixin):
     """Predicts the codes of an image from those codes that are not masked, and from its class.
 
-    One table embeds everything the network reads. Its rows are the codes `[0, codebook_size)`, the mask token
-    `codebook_size`, the classes, and last the label that stands for no class. The class goes in front of the codes as
-    one more token; its output is dropped.
+    One table embeds codes and classes. Its rows are the codes, the mask token (`codebook_size`), the classes, and last
+    the label for no class. The class is one more token in front of the codes; its output is dropped.
 
-    The model starts from random weights: matrices, tables and tokens from a normal law of standard deviation 0.02,
-    biases 0, normalisations 1 (BERT's initialisation, which the original keeps for both architectures).
+    Initial weights are BERT's: normal with standard deviation 0.02, biases 0, normalisations 1.
 
     Args:
         architecture: `"vit"` (BERT) or `"uvit"`.
         codebook_size: number of codes of the tokenizer.
-        num_latent_tokens: number of codes an image.
-        num_classes: number of classes, the label for no class not counted.
+        num_latent_tokens: number of codes of an image.
+        num_classes: number of classes, without the label for no class.
         hidden_size: width of the tokens.
-        num_hidden_layers: number of layers; U-ViT wants an even number and adds a middle block.
+        num_hidden_layers: number of layers; even for U-ViT, which has one more block in the middle.
         num_attention_heads: a divisor of `hidden_size`.
         intermediate_size: width inside the MLPs.
-        dropout: probability of dropping activations and attention weights in training.
+        dropout: probability of dropping an activation or an attention weight in training.
 
     Raises:
         ValueError: for an unknown architecture, a field of another type or out of range, or sizes that do not fit
@@ -297,11 +241,11 @@ class MaskGitTransformer1DModel(CheckpointMixin, ModelMixin, ConfigMixin):
             intermediate_size=intermediate_size,
             dropout=dropout,
         )
-        self.register_to_config(**fields)  # numbers of other libraries cannot be saved
+        self.register_to_config(**fields)  # as Python numbers: the configuration is saved as JSON
         self.token_embedding = nn.Embedding(codebook_size + 1 + num_classes + 1, hidden_size)
         self.position_embedding = nn.Parameter(torch.empty(1 + num_latent_tokens, hidden_size))
         self.backbone = BACKBONES[architecture](
-            hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, dropout
+            hidden_size, num_attention_heads, intermediate_size, dropout, num_hidden_layers
         )
         self.lm_head = nn.Linear(hidden_size, codebook_size)
         self._initialise()
@@ -314,7 +258,7 @@ class MaskGitTransformer1DModel(CheckpointMixin, ModelMixin, ConfigMixin):
             name: `"l32"`, `"b64"`, `"s128"`, `"l64_512"` or `"b128_512"`.
             overrides: arguments of the class to change.
         Raises:
-            ValueError: if no published generator has that name.
+            ValueError: no published generator has that name.
         """
         if name not in MASKGIT_VARIANTS:
             raise ValueError(f"No published generator is called {name!r}. Use one of {list(MASKGIT_VARIANTS)}.")
@@ -322,18 +266,18 @@ class MaskGitTransformer1DModel(CheckpointMixin, ModelMixin, ConfigMixin):
 
     @property
     def mask_token_id(self) -> int:
-        """The id that marks a code as masked: the first one behind the codebook."""
+        """The id of a masked code: the first one after the codebook."""
         return self.config.codebook_size
 
     @property
     def null_class_label(self) -> int:
-        """The class label that stands for no class, used for guidance."""
+        """The class label for no class, used for guidance."""
         return self.config.num_classes
 
     def forward(
         self, input_ids: torch.LongTensor, class_labels: torch.LongTensor, return_dict: bool = True
     ) -> MaskGitTransformer1DOutput | tuple[torch.FloatTensor]:
-        """Logits of all codes, those of the known positions included.
+        """Logits of all codes, also at positions that are not masked.
 
         Args:
             input_ids: codes, int64, shape (batch, num_latent_tokens), in `[0, codebook_size)`, or `mask_token_id`.
@@ -342,8 +286,8 @@ class MaskGitTransformer1DModel(CheckpointMixin, ModelMixin, ConfigMixin):
         Returns:
             logits, shape (batch, num_latent_tokens, codebook_size), in the model's dtype.
         Raises:
-            ValueError: for wrong shapes or dtypes, and for ids or labels out of range. Ranges are checked on the CPU
-                only: on an accelerator each step of sampling would wait for the device.
+            ValueError: wrong shapes or dtypes, or ids or labels out of range. Ranges are checked on the CPU only: on
+                an accelerator each step of sampling would wait for the device.
         """
         input_ids, class_labels = checked_ids(self.config, input_ids, class_labels)
         class_tokens = self.config.codebook_size + 1 + class_labels

@@ -2,9 +2,8 @@
 # Licensed under the Apache License, Version 2.0: see the file LICENSE.
 """The MaskGIT-VQGAN: image to a map of codes and back, all convolutions.
 
-It has two uses here. As a whole it is the teacher of the first training stage of the two-stage TiTok models, which
-learn to predict its codes ("proxy codes"). Its decoder alone is the last part of the finished two-stage models and
-turns their soft proxy codes into pixels.
+In stage 1 of their training, two-stage TiTok models learn to predict its codes ("proxy codes"). From stage 2 on, its
+decoder is their pixel decoder.
 
 Sources: MaskGIT (arXiv 2202.04200), section 3 and its published tokenizer; VQGAN (arXiv 2012.09841).
 """
@@ -53,20 +52,8 @@ class MaskGitVQGANDecoderOutput(ModelOutput):
 
 
 @dataclass
-class MaskGitVQGANOutput(ModelOutput):
-    """
-    Args:
-        pixel_values (`torch.FloatTensor` of shape `(batch, num_channels, image height, image width)`): reconstructed
-            images, nominally in [0, 1], not clamped.
-        latents (`torch.FloatTensor` of shape `(batch, codebook_dim, height, width)`): quantised latent map.
-        codes (`torch.LongTensor` of shape `(batch, height * width)`): codes of the images.
-        loss (`torch.FloatTensor` of shape `()`, *optional*): quantiser loss, with `return_loss=True`.
-    """
-
-    pixel_values: torch.FloatTensor | None = None
-    latents: torch.FloatTensor | None = None
-    codes: torch.LongTensor | None = None
-    loss: torch.FloatTensor | None = None
+class MaskGitVQGANOutput(MaskGitVQGANEncoderOutput, MaskGitVQGANDecoderOutput):
+    """The fields of [`MaskGitVQGANDecoderOutput`], then those of [`MaskGitVQGANEncoderOutput`]."""
 
 
 class MaskGitVQGANResnetBlock(GradientCheckpointingLayer):
@@ -87,8 +74,7 @@ class MaskGitVQGANResnetBlock(GradientCheckpointingLayer):
         residual = hidden_states
         hidden_states = self.conv1(F.silu(self.norm1(hidden_states)))
         hidden_states = self.conv2(F.silu(self.norm2(hidden_states)))
-        # Where the width changes, the published network feeds the block's own output to the shortcut, not its input,
-        # and the weights were trained so.
+        # The shortcut is applied to the output of the convolutions, not to the input: so the original was trained.
         if self.shortcut is not None:
             residual = self.shortcut(hidden_states)
         return hidden_states + residual
@@ -143,7 +129,7 @@ class MaskGitVQGANUpBlock(nn.Module):
 
 
 class MaskGitVQGANVectorQuantizer(VectorQuantizer):
-    """The codebook of a MaskGIT-VQGAN, whose loss term of the codebook has a weight, and not that of the tokens."""
+    """The codebook of a MaskGIT-VQGAN. The weight is on the codebook's loss term, not on the commitment term."""
 
     def __init__(self, config: MaskGitVQGANConfig) -> None:
         super().__init__(config.codebook_size, config.codebook_dim, codebook_weight=config.codebook_loss_weight)
@@ -156,7 +142,7 @@ class MaskGitVQGANVectorQuantizer(VectorQuantizer):
 
 
 class MaskGitVQGANPreTrainedModel(PreTrainedModel):
-    """Weight initialisation and what `PreTrainedModel` has to know about the networks of this file."""
+    """Weight initialisation and the attributes that `PreTrainedModel` reads."""
 
     config: MaskGitVQGANConfig
     base_model_prefix = "maskgit_vqgan"
@@ -164,7 +150,7 @@ class MaskGitVQGANPreTrainedModel(PreTrainedModel):
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
     _no_split_modules = ["MaskGitVQGANResnetBlock"]
-    # There is no attention here, so a TiTok that holds one of these may have any implementation of its own.
+    # There is no attention here: these let a TiTok model with this decoder choose any implementation.
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -173,7 +159,7 @@ class MaskGitVQGANPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """As the original: PyTorch's law for convolutions, a codebook uniform within one over its size."""
+        """As the original: PyTorch's initialisation of convolutions; codebooks uniform in +-1 / codebook_size."""
         if isinstance(module, nn.Conv2d):
             bound = module.weight[0].numel() ** -0.5
             init.uniform_(module.weight, -bound, bound)
@@ -250,19 +236,17 @@ class MaskGitVQGANDecoder(MaskGitVQGANPreTrainedModel):
 
 
 def convolution_input(features: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """
-    `features` (batch, channels, height, width) in the layout that convolves fastest, and in `dtype`: that of a
-    normalisation, since convolutions may be stored in eight bits.
-    """
-    # Measured on CPU: 1.2 times faster with channels last. CUDA's group normalisation would copy back and forth.
+    """`features` (batch, channels, height, width) in the fastest memory layout and in `dtype`."""
+    # `dtype` is a normalisation's, because convolutions may be stored in 8 bits.
+    # On a CPU, channels last is 1.2 times faster; CUDA's group normalisation would copy to and from it.
     layout = torch.channels_last if features.device.type == "cpu" else torch.preserve_format
     return features.to(dtype=dtype, memory_format=layout)
 
 
 class MaskGitVQGANModel(CheckpointMixin, MaskGitVQGANPreTrainedModel):
     """
-    The MaskGIT-VQGAN: encoder, vector quantiser, decoder. Images go in as floats in [0, 1]; they come out as floats,
-    nominally in [0, 1], which are never clamped here: `TiTokImageProcessor.post_process` does.
+    The MaskGIT-VQGAN: encoder, vector quantiser, decoder. Input images are floats in [0, 1]. Output images are floats,
+    nominally in [0, 1], and not clamped; `TiTokImageProcessor.post_process` clamps them.
 
     ```python
     codes = model.encode(pixel_values).codes             # (batch, height * width)
@@ -278,7 +262,7 @@ class MaskGitVQGANModel(CheckpointMixin, MaskGitVQGANPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The first convolution, whose output adapters need gradients of when the model itself is frozen."""
+        """The first convolution; adapters on a frozen model need gradients of its output."""
         return self.encoder.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
@@ -295,7 +279,7 @@ class MaskGitVQGANModel(CheckpointMixin, MaskGitVQGANPreTrainedModel):
         Returns:
             quantised latents (batch, codebook_dim, h, w) and codes (batch, h * w).
         Raises:
-            ValueError: if `pixel_values` has another shape, or is not float.
+            ValueError: `pixel_values` has another shape, or is not float.
         """
         self.config.check_pixel_values(pixel_values)
         latents = self.encoder(pixel_values)  # (B, D, h, w)
@@ -313,14 +297,12 @@ class MaskGitVQGANModel(CheckpointMixin, MaskGitVQGANPreTrainedModel):
 
         Args:
             codes: integers in [0, codebook_size), shape (batch, h, w), or (batch, n) for a square map with h * h = n.
-                Their range is checked first, which waits for the device that holds them; a compiled or exported model
-                does not check it.
+                The range is checked, which waits for the device, unless the model is compiled or exported.
             latents: code vectors, float, shape (batch, codebook_dim, h, w).
         Returns:
-            images (batch, num_channels, h * downsample_factor, w * downsample_factor), nominally in [0, 1], not
-            clamped.
+            images (batch, num_channels, h * downsample_factor, w * downsample_factor).
         Raises:
-            ValueError: for none or both of the two, another shape or dtype, or codes out of range.
+            ValueError: none or both of the two, another shape or dtype, or codes out of range.
         """
         if (codes is None) == (latents is None):
             given = "neither" if codes is None else "both"
@@ -332,18 +314,7 @@ class MaskGitVQGANModel(CheckpointMixin, MaskGitVQGANPreTrainedModel):
 
     @can_return_tuple
     def forward(self, pixel_values: torch.Tensor, return_loss: bool = False) -> MaskGitVQGANOutput:
-        """
-        Encode and decode.
-
-        Args:
-            pixel_values: images, float, shape (batch, num_channels, H, W), values in [0, 1]; H and W divisible by
-                `config.downsample_factor`.
-            return_loss: also compute the quantiser loss.
-        Returns:
-            reconstructed images first, nominally in [0, 1], not clamped, then latents, codes and the loss.
-        Raises:
-            ValueError: if `pixel_values` has another shape, or is not float.
-        """
+        """Encode and decode. Arguments and errors are those of `encode`."""
         encoded = self.encode(pixel_values, return_loss=return_loss, return_dict=True)
         return MaskGitVQGANOutput(pixel_values=self.decoder(encoded.latents), **encoded)
 

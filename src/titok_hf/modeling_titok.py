@@ -26,7 +26,7 @@ from .quantization_titok import QUANTIZERS, QuantizerOutput
 @dataclass
 class TiTokEncoderOutput(QuantizerOutput):
     """
-    What [`TiTokModel.encode`] makes of a batch of images: the fields of [`QuantizerOutput`], then the encoder's.
+    Output of [`TiTokModel.encode`]: the fields of [`QuantizerOutput`], then the encoder's.
 
     Args:
         hidden_states, attentions (tuples of `torch.FloatTensor`, *optional*): the encoder's, on request.
@@ -39,7 +39,7 @@ class TiTokEncoderOutput(QuantizerOutput):
 @dataclass
 class TiTokDecoderOutput(ModelOutput):
     """
-    What [`TiTokDecoder`] and [`TiTokModel.decode`] make of tokens.
+    Output of [`TiTokDecoder`] and [`TiTokModel.decode`].
 
     Args:
         pixel_values (`torch.FloatTensor` of shape `(batch, num_channels, image_size, image_size)`, *optional*): the
@@ -85,7 +85,7 @@ def eager_attention_forward(
 
 
 class TiTokQueryKeyValue(nn.Linear):
-    """One matrix for queries, keys and values. A class of its own, since its initial weights follow their own law."""
+    """One matrix for queries, keys and values. A class of its own, because it has an initialisation of its own."""
 
 
 class TiTokAttention(nn.Module):
@@ -141,7 +141,7 @@ class TiTokLayer(GradientCheckpointingLayer):
 
 
 class TiTokPreTrainedModel(PreTrainedModel):
-    """What encoder, decoder and the whole have in common: configuration, initialisation, capabilities."""
+    """Weight initialisation and the attributes that `PreTrainedModel` reads."""
 
     config: TiTokConfig
     base_model_prefix = "titok"
@@ -157,12 +157,8 @@ class TiTokPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """
-        The laws of the original. Each rule is for a module that owns the parameters it sets: transformers skips those
-        without any of their own, in models that it does not define itself.
-        """
+        """As the original. Each rule sets parameters of the module itself: transformers skips modules without any."""
         if isinstance(module, (TiTokEncoder, TiTokDecoder)):
-            # Tokens and positions start at the scale of a normalised hidden state divided by its width.
             for parameter in module.parameters(recurse=False):
                 init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
         elif isinstance(module, TiTokQueryKeyValue):
@@ -177,10 +173,10 @@ class TiTokPreTrainedModel(PreTrainedModel):
 
 class TiTokEncoder(TiTokPreTrainedModel):
     """
-    Paper eq. 4: Z = Enc(P (+) L). A ViT over class token, patches and latent tokens, of which only the latents stay.
+    Paper eq. 4: Z = Enc(P (+) L). A ViT over class token, patches and latent tokens, which returns the latent tokens.
 
-    The three checkpoints of 2024 (l32, b64, s128) were trained with a reshape where a transpose was meant: it mixes
-    width and tokens before the last projection, and their weights depend on it. `legacy_latent_layout` keeps it.
+    The checkpoints l32, b64 and s128 were trained with a reshape in place of a transpose before the last projection,
+    which mixes channels and tokens. `legacy_latent_layout` repeats it.
     """
 
     _input_embed_layer = "patch_embedding"
@@ -212,10 +208,10 @@ class TiTokEncoder(TiTokPreTrainedModel):
         Args:
             pixel_values: images, float, shape (batch, num_channels, image_size, image_size), values in [0, 1].
         Returns:
-            `last_hidden_state`, the tokens before quantisation, shape (batch, num_latent_tokens, codebook_dim), twice
-            as many channels for KL models.
+            `last_hidden_state`, the tokens before quantisation, shape (batch, num_latent_tokens, codebook_dim); KL
+            models have twice as many channels.
         """
-        pixel_values = pixel_values.to(self.class_token.dtype)  # matrices may be stored in eight bits, tokens are not
+        pixel_values = pixel_values.to(self.class_token.dtype)  # a weight matrix may be stored in 8 bits
         patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)  # (B, N, D)
         batch_size = patches.shape[0]
         class_token = self.class_token.expand(batch_size, -1, -1)
@@ -233,7 +229,7 @@ class TiTokEncoder(TiTokPreTrainedModel):
 
 
 class TiTokPixelHead(nn.Module):
-    """Head of the single-stage models: each hidden state becomes a patch, then one convolution smooths the seams."""
+    """Head of the single-stage models: each hidden state becomes a patch; a convolution smooths their borders."""
 
     def __init__(self, config: TiTokConfig):
         super().__init__()
@@ -264,7 +260,7 @@ class TiTokProxyCodeHead(nn.Module):
 
 
 class TiTokDecoder(TiTokPreTrainedModel):
-    """Paper eq. 5: Dec(Quant(Z) (+) M). A ViT over class token, one mask token a patch, and the latent tokens."""
+    """Paper eq. 5: Dec(Quant(Z) (+) M). A ViT over class token, one mask token for each patch, and latent tokens."""
 
     main_input_name = "latents"
     _input_embed_layer = "input_projection"
@@ -295,8 +291,7 @@ class TiTokDecoder(TiTokPreTrainedModel):
         Args:
             latents: quantised tokens, float, shape (batch, num_latent_tokens, codebook_dim).
         Returns:
-            what the head makes of the patches' last hidden states: `pixel_values` with the head `"pixels"`, nominally
-            in [0, 1], not clamped, or `logits` with the head `"proxy_codes"`.
+            `pixel_values`, nominally in [0, 1], not clamped, with the head `"pixels"`; `logits` with `"proxy_codes"`.
         """
         latents = self.input_projection(latents.to(self.class_token.dtype))  # (B, K, D)
         latents = latents + self.latent_position_embedding
@@ -326,8 +321,8 @@ class TiTokPixelDecoder(nn.Module):
 
     def forward(self, logits: torch.Tensor) -> torch.Tensor:
         """(batch, num_patches, proxy_codebook_size) -> (batch, num_channels, image_size, image_size), not clamped."""
-        # An expectation over codes rather than the likeliest one, so that gradients reach the logits.
-        # The entries come from the codebook's own forward: offloaded or sharded weights are there at that time alone.
+        # The expectation over codes, not the most likely one, so that gradients reach the logits.
+        # Through the codebook's forward, because only then offloaded or sharded weights are loaded.
         entries = self.codebook(torch.arange(self.codebook.num_embeddings, device=logits.device))
         soft_codes = logits.softmax(dim=-1) @ entries
         return self.decoder(soft_codes.transpose(1, 2).unflatten(2, (self.grid_size, self.grid_size)))
@@ -335,9 +330,9 @@ class TiTokPixelDecoder(nn.Module):
 
 class TiTokModel(CheckpointMixin, TiTokPreTrainedModel):
     """
-    Turns square images into `num_latent_tokens` codes (or continuous tokens) and back. Images go in as floats in
-    [0, 1]; they come out as floats, nominally in [0, 1], which are never clamped here:
-    `TiTokImageProcessor.post_process` does.
+    Turns square images into `num_latent_tokens` codes (or continuous tokens) and back. Input images are floats in
+    [0, 1]. Output images are floats, nominally in [0, 1], and not clamped; `TiTokImageProcessor.post_process` clamps
+    them.
 
     Example:
         >>> model = TiTokModel.from_pretrained(bundled_checkpoint() / "tokenizer")
@@ -359,11 +354,11 @@ class TiTokModel(CheckpointMixin, TiTokPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The map from patches to tokens, whose output adapters need gradients of when the model itself is frozen."""
+        """The patch embedding; adapters on a frozen model need gradients of its output."""
         return self.encoder.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the map from patches to tokens."""
+        """Replace the patch embedding."""
         self.encoder.set_input_embeddings(value)
 
     @can_return_tuple
@@ -380,15 +375,14 @@ class TiTokModel(CheckpointMixin, TiTokPreTrainedModel):
 
         Args:
             pixel_values: float, shape (batch, num_channels, image_size, image_size), values in [0, 1]. The values are
-                not looked at here, which would wait for the device: [`TiTokPipeline.encode`] does.
+                not checked, which would wait for the device; [`TiTokPipeline.encode`] checks them.
             return_loss: whether to compute the quantiser's losses.
             sample_posterior, generator: for KL models, whether the tokens are a sample or the mean, and the source of
-                the noise (a list has one for each image). VQ models have no use for them.
+                the noise (a list has one for each image). VQ models ignore them.
 
         Raises:
-            ValueError: images of another size or number of channels than the model's, or other than floats; or (in
-                evaluation mode on the CPU, where looking costs no wait) tokens that are not finite. Elsewhere
-                `latents` are NaN where tokens are not finite, and the codes there mean nothing.
+            ValueError: images of another size or number of channels than the model's, or not floats; or (in evaluation
+                mode on the CPU, where the check does not wait for a device) tokens that are not finite.
         """
         self.config.check_pixel_values(pixel_values)
         encoded = self.encoder(pixel_values, return_dict=True, **kwargs)
@@ -407,9 +401,8 @@ class TiTokModel(CheckpointMixin, TiTokPreTrainedModel):
         Tokens to images, from either form.
 
         Args:
-            codes: integers, shape (batch, num_latent_tokens), values in [0, codebook_size); VQ models only. Their
-                range is checked first, which waits for the device that holds them; a compiled or exported model does
-                not check it.
+            codes: integers, shape (batch, num_latent_tokens), values in [0, codebook_size); VQ models only. The range
+                is checked, which waits for the device, unless the model is compiled or exported.
             latents: float, shape (batch, num_latent_tokens, codebook_dim), as `encode` returns them.
 
         Raises:
@@ -438,7 +431,7 @@ class TiTokModel(CheckpointMixin, TiTokPreTrainedModel):
     ) -> TiTokOutput:
         """
         Reconstruction: `decode(latents=encode(pixel_values).latents)`. Arguments and errors are those of `encode`;
-        `loss` is the quantiser's alone, since what a reconstruction is compared with belongs to training.
+        `loss` is the quantiser's alone.
         """
         encoded = self.encode(pixel_values, return_loss, sample_posterior, generator, return_dict=True, **kwargs)
         decoded = self.decode(latents=encoded.latents, return_dict=True, **kwargs)

@@ -1,4 +1,4 @@
-"""What a caller of the pipeline may give, brought to one form and checked: images, tokens, generators, callbacks."""
+"""Checks of what a caller gives to the pipeline: images, tokens, generators, callbacks."""
 
 from __future__ import annotations
 
@@ -37,33 +37,21 @@ def list_of_images(images: Images) -> list[Any]:
     return found
 
 
-def checked_codes(tokens: Tokens, config: TiTokConfig, name: str) -> torch.Tensor:
+def checked_tokens(tokens: Tokens, config: TiTokConfig, name: str = "tokens") -> torch.Tensor:
     """
-    Codes in any container as int64, shape (batch, num_latent_tokens). Waits for the device that they are on.
+    Tokens in any container as one tensor: codes, int64, shape (batch, num_latent_tokens); latents of a KL tokenizer,
+    shape (batch, num_latent_tokens, codebook_dim). Waits for their device.
 
     Raises:
-        ValueError: none, another shape, no integers, or codes outside the codebook.
+        ValueError: none, another shape or dtype, codes outside the codebook, or latents that are not finite.
     """
-    return config.checked_codes(_as_tensor(tokens, name), name)
-
-
-def checked_latents(tokens: Tokens, config: TiTokConfig, name: str) -> torch.Tensor:
-    """
-    Latents of a KL tokenizer in any container, shape (batch, num_latent_tokens, codebook_dim). Waits for their device.
-
-    Raises:
-        ValueError: none, another shape, no floats, or values that are not finite.
-    """
-    latents = _as_tensor(tokens, name)
-    expected = (config.num_latent_tokens, config.codebook_dim)
-    if latents.shape[1:] != expected or not latents.is_floating_point():
-        raise ValueError(
-            f"{name} has shape {tuple(latents.shape)} and dtype {latents.dtype}, but latents are floats of shape "
-            f"(batch, {expected[0]}, {expected[1]}). Use what `encode` returns."
-        )
-    if not latents.isfinite().all():
+    tensor = _as_tensor(tokens, name)
+    if config.has_codebook:
+        return config.checked_codes(tensor, name)
+    config.check_latents(tensor)
+    if not tensor.isfinite().all():
         raise ValueError(f"{name} has values that are not finite numbers. Use what `encode` returns.")
-    return latents
+    return tensor
 
 
 def editing_inputs(
@@ -79,7 +67,7 @@ def editing_inputs(
         raise ValueError("init_codes needs exactly one of strength and mask, to say what to resample. Pass one.")
     if strength is not None and not 0 < real_number("strength", strength) <= 1:
         raise ValueError(f"strength is {strength}, but it is a share of the codes. Use a number above 0, up to 1.")
-    codes = checked_codes(init_codes, config, "init_codes")
+    codes = checked_tokens(init_codes, config, "init_codes")
     if mask is None:
         return codes, None
     positions = _as_tensor(mask, "mask").to(codes.device)
@@ -101,7 +89,7 @@ def checked_generators(
     for each in generator:
         check_generator(each)
     if len(generator) != num_images or None in generator:
-        raise ValueError(f"generator is a list of {len(generator)} for {num_images} images. Give one an image.")
+        raise ValueError(f"generator is a list of {len(generator)} for {num_images} images. Give one for each image.")
     return list(generator)
 
 
@@ -128,10 +116,10 @@ def tensors_of_callback(callback: StepCallback | None, names: Sequence[str]) -> 
 
 def codes_from_callback(returned: Any, codes: torch.Tensor) -> torch.Tensor:
     """
-    The codes to go on with after a callback: those that it returned, or the ones before. Values are not looked at.
+    The input of the next step: the codes that a callback returned, or the ones before. Values are not checked.
 
     Raises:
-        ValueError: neither None nor a dictionary, or codes of another type, shape or dtype than the ones before.
+        ValueError: neither None nor a dictionary, or codes of another type, shape or dtype.
     """
     if returned is None:
         return codes
@@ -150,7 +138,7 @@ def codes_from_callback(returned: Any, codes: torch.Tensor) -> torch.Tensor:
 
 
 def _as_tensor(values: Tokens, name: str) -> torch.Tensor:
-    """Values in any container, of at least one image; a list may hold one tensor an image."""
+    """Values in any container, of at least one image; a list may hold one tensor for each image."""
     try:
         if isinstance(values, list | tuple) and values and isinstance(values[0], torch.Tensor):
             tensor = torch.stack(list(values))
@@ -159,22 +147,5 @@ def _as_tensor(values: Tokens, name: str) -> torch.Tensor:
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name} cannot be read as one tensor ({error}). Use what `encode` returns.") from error
     if not tensor.numel():
-        raise ValueError(f"There are no tokens in {name}. Give at least one image's.")
+        raise ValueError(f"There are no tokens in {name}. Give those of at least one image.")
     return tensor
-
-
-__all__ = [
-    "CALLBACK_TENSORS",
-    "Generators",
-    "Images",
-    "OneImage",
-    "StepCallback",
-    "Tokens",
-    "checked_codes",
-    "checked_generators",
-    "checked_latents",
-    "codes_from_callback",
-    "editing_inputs",
-    "list_of_images",
-    "tensors_of_callback",
-]

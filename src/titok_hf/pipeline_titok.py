@@ -1,8 +1,4 @@
-"""TiTokPipeline: class label -> image, image -> codes -> image, and editing in between.
-
-The one place where tokenizer, generator and scheduler meet. Each is a model or a schedule by itself; what happens in
-which order is here.
-"""
+"""TiTokPipeline: class label -> image, image -> codes -> image, and images changed through their codes."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 
-# diffusers finds the loader of a part by the name of its base class, in the module where it finds the part's class.
+# diffusers finds the loader of a component by the name of its base class, in the component's module.
 from diffusers import ModelMixin as ModelMixin
 from diffusers import SchedulerMixin as SchedulerMixin
 from diffusers.utils import BaseOutput
@@ -29,10 +25,9 @@ from . import __version__
 from .accepted_values import check_finite, check_pixel_range, whole_number
 from .checkpoints.layout import VERSION_KEY
 from .checkpoints.pipeline_mixin import PipelineCheckpointMixin
-from .class_names import ClassLabels, ClassNames
+from .class_names import IMAGENET_CLASSES, ClassLabels, ClassNames, imagenet_id2label
 from .image_processing_pil_titok import TiTokImageProcessorPil
 from .image_processing_titok import TiTokImageProcessor
-from .imagenet_classes import IMAGENET_CLASSES, imagenet_id2label
 from .modeling_maskgit import MaskGitTransformer1DModel
 from .modeling_titok import TiTokModel
 from .pipeline_inputs import (
@@ -41,9 +36,8 @@ from .pipeline_inputs import (
     Images,
     StepCallback,
     Tokens,
-    checked_codes,
     checked_generators,
-    checked_latents,
+    checked_tokens,
     codes_from_callback,
     editing_inputs,
     list_of_images,
@@ -54,7 +48,7 @@ from .scheduling_maskgit import LOGITS, MaskGitScheduler
 OutputType = Literal["pil", "np", "pt"]
 
 _OUTPUT_TYPES = ("pil", "np", "pt")
-# A call computes all of its images at once: a number beyond this is a mistake, and is refused before memory is taken.
+# A call computes all of its images at once: a larger number is refused before memory runs out.
 _MAX_IMAGES_PER_CLASS = 100_000
 
 
@@ -64,7 +58,7 @@ class TiTokPipelineOutput(BaseOutput):
     Args:
         images (`list[PIL.Image.Image]`, `np.ndarray` or `torch.Tensor`): the images: RGB; or float in [0, 1] of
             shape (batch, height, width, 3) for `"np"`, (batch, 3, height, width) for `"pt"`; the codes for `"latent"`.
-        codes (`torch.LongTensor` of shape `(batch, num_latent_tokens)`): what the images were decoded from.
+        codes (`torch.LongTensor` of shape `(batch, num_latent_tokens)`): the codes of the images.
     """
 
     images: list[Image.Image] | np.ndarray | torch.Tensor
@@ -74,16 +68,13 @@ class TiTokPipelineOutput(BaseOutput):
 class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
     """
     Images from class labels (TiTok, arXiv 2406.07550, section 3.3), images to codes and back, and images changed
-    through their codes.
-
-    Without `transformer` and `scheduler` it is a tokenizer alone: `encode`, `decode` and `reconstruct` work.
+    through their codes. Without `transformer` and `scheduler`, only `encode`, `decode` and `reconstruct` work.
 
     Args:
         tokenizer: images to tokens and back.
-        image_processor: brings images to the tokenizer's size and range, and back.
+        image_processor: images of any size to the tokenizer's input, and its output to images.
         transformer: predicts masked codes, given a class.
-        scheduler: how many codes are drawn in which step, with which noise and which guidance. Its configuration is
-            saved with the pipeline, so a plain call uses the settings that were published with the weights.
+        scheduler: the sampler, whose configuration has the default settings of a call.
         id2label: names of the classes. Synonyms are separated by commas, as in ImageNet ("tench, Tinca tinca").
 
     Raises:
@@ -113,7 +104,7 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
         self.register_modules(
             tokenizer=tokenizer, image_processor=image_processor, transformer=transformer, scheduler=scheduler
         )
-        # JSON has no integer keys: a saved mapping comes back with strings.
+        # JSON has no integer keys: a saved mapping has strings.
         self.id2label = {int(label): name for label, name in (id2label or {}).items()}
         self.register_to_config(id2label=self.id2label or None, **{VERSION_KEY: __version__})
         self._check_parts()
@@ -131,14 +122,14 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
 
         Args:
             tokenizer, generator: each a folder, a Hub id or a single weights file of the original. Without a generator
-                the pipeline is a tokenizer alone.
-            original_variant: the released checkpoints that they are, such as `"l32"`; needed for single files.
+                the pipeline has a tokenizer only.
+            original_variant: name of the released checkpoints, such as `"l32"`; needed for single files.
             kwargs: `dtype`, and arguments of the download: `cache_dir`, `force_download`, `local_files_only`, `token`,
                 `revision`.
 
         Raises:
-            OSError: nothing there, a damaged file, or a pickle that holds more than tensors.
-            ValueError: checkpoints of another architecture, or that do not belong together.
+            OSError: no checkpoint there, a damaged file, or a pickle that holds more than tensors.
+            ValueError: checkpoints of another architecture, or that do not fit one another.
         """
         named = {"original_variant": original_variant}
         model = TiTokModel.from_pretrained(tokenizer, **named, **kwargs)
@@ -163,12 +154,12 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
 
     def preprocess(self, images: Images) -> torch.Tensor:
         """
-        Images of any size to what the tokenizer takes.
+        Images of any size to the tokenizer's input.
 
         Args:
             images: one or several, as [`TiTokImageProcessor`] takes them: PIL images, arrays, tensors, paths or URLs.
-                Float tensors that already have the tokenizer's shape, (3, image_size, image_size) or a batch of it,
-                are not rounded to 8 bits as all others are; their values have to lie in [0, 1] like everyone's.
+                Float tensors of the tokenizer's shape, (3, image_size, image_size) or a batch of it, with values in
+                [0, 1] are used as they are; all others are rounded to 8 bits.
 
         Returns:
             pixel values, float32 in [0, 1], shape (batch, 3, image_size, image_size).
@@ -204,16 +195,16 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
 
         Args:
             images: as for `preprocess`.
-            batch_size: images that are in the tokenizer at once; memory grows with it, results do not depend on it.
-            generator: for KL tokenizers, the source of a sample (a list has one for each image); without one the mean
-                is taken. VQ tokenizers use no random numbers.
+            batch_size: number of images that are encoded at once; results do not depend on it.
+            generator: for KL tokenizers, the source of a sample (a list has one for each image); without one, tokens
+                are the mean. VQ tokenizers use no random numbers.
 
         Returns:
             codes, int64, shape (batch, num_latent_tokens); for KL tokenizers latents, float, shape
             (batch, num_latent_tokens, codebook_dim). On the device of the pipeline.
 
         Raises:
-            ValueError: as `preprocess`; or the encoder gives values that are not finite.
+            ValueError: as `preprocess`; or the encoder's output is not finite.
         """
         single = list_of_images(images)
         generators = checked_generators(generator, len(single))
@@ -228,7 +219,7 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
                     generator=generators[rows] if isinstance(generators, list) else generators,
                 )
                 tokens.append(encoded.latents if encoded.codes is None else encoded.codes)
-                finite.append(encoded.latents.isfinite().all())  # where the encoder's output is not, these are not
+                finite.append(encoded.latents.isfinite().all())
         check_finite(torch.stack(finite).all(), "The tokens of the encoder")
         return torch.cat(tokens)
 
@@ -243,25 +234,34 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
             tokens: what `encode` returns, in any container: codes, integers of shape (batch, num_latent_tokens); for
                 KL tokenizers latents, floats of shape (batch, num_latent_tokens, codebook_dim).
             output_type: `"pil"`, a list of images; `"np"`, float (batch, height, width, 3); `"pt"`, float
-                (batch, 3, height, width). Values lie in [0, 1].
-            batch_size: images that are in the tokenizer at once.
+                (batch, 3, height, width). Values are in [0, 1].
+            batch_size: number of images that are decoded at once.
 
         Raises:
             ValueError: tokens of a wrong shape or dtype, codes outside the codebook, latents that are not finite, an
                 unknown `output_type`, or a stage-1 tokenizer, which ends in proxy codes.
         """
         _check_output_type(output_type, _OUTPUT_TYPES)
-        check = checked_codes if self.tokenizer.config.has_codebook else checked_latents
-        return self._decode(check(tokens, self.tokenizer.config, "tokens"), output_type, batch_size)
+        return self._decode(checked_tokens(tokens, self.tokenizer.config), output_type, batch_size)
 
     def _decode(
         self, tokens: torch.Tensor, output_type: str, batch_size: int = 32
     ) -> list[Image.Image] | np.ndarray | torch.Tensor:
-        """As `decode`, of tokens that are known to be right."""
+        """As `decode`, without checks of the tokens."""
         batches: list[Any] = []
         with self._tokenizer_at_work() as device:
             for rows in _batches(len(tokens), batch_size):
-                batches.append(self._decode_batch(tokens[rows].to(device), output_type))
+                batch = tokens[rows].to(device)
+                if self.tokenizer.config.has_codebook:
+                    pixel_values = self.tokenizer.decode(codes=batch, return_dict=True).pixel_values
+                else:
+                    latents = batch.to(self.tokenizer.dtype)
+                    pixel_values = self.tokenizer.decode(latents=latents, return_dict=True).pixel_values
+                if pixel_values is None:
+                    raise ValueError(
+                        "This is a stage-1 tokenizer: it ends in proxy codes, not pixels. Use a stage-2 model."
+                    )
+                batches.append(self.image_processor.post_process(pixel_values.float(), output_type=output_type))
         if output_type == "pil":
             return [image for images in batches for image in images]
         return np.concatenate(batches) if output_type == "np" else torch.cat(batches)
@@ -269,27 +269,14 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
     def reconstruct(
         self, images: Images, output_type: OutputType = "pil", batch_size: int = 32
     ) -> list[Image.Image] | np.ndarray | torch.Tensor:
-        """
-        Images to tokens and back: what the tokenizer keeps of them. Arguments are those of `encode` and `decode`.
-        """
+        """Images to tokens and back. Arguments and errors are those of `encode` and `decode`."""
         _check_output_type(output_type, _OUTPUT_TYPES)
         return self.decode(self.encode(images, batch_size), output_type, batch_size)
 
-    def _decode_batch(self, tokens: torch.Tensor, output_type: str) -> list[Image.Image] | np.ndarray | torch.Tensor:
-        if self.tokenizer.config.has_codebook:
-            decoded = self.tokenizer.decode(codes=tokens, return_dict=True)
-        else:
-            decoded = self.tokenizer.decode(latents=tokens.to(self.tokenizer.dtype), return_dict=True)
-        if decoded.pixel_values is None:
-            raise ValueError("This is a stage-1 tokenizer: it ends in proxy codes, not pixels. Use a stage-2 model.")
-        return self.image_processor.post_process(decoded.pixel_values.float(), output_type=output_type)
-
     @contextmanager
     def _tokenizer_at_work(self) -> Iterator[torch.device]:
-        """Gives the device of the tokenizer, which is brought there if models are offloaded to the CPU.
-
-        Offloading hooks act on `forward`, and the tokenizer is used through `encode` and `decode`.
-        """
+        """The device of the tokenizer, which is moved there if models are offloaded to the CPU."""
+        # Offloading hooks act on `forward`, but the tokenizer is used through `encode` and `decode`.
         hook = getattr(self.tokenizer, "_hf_hook", None)
         device = self._execution_device
         if hook is not None:
@@ -304,7 +291,7 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
 
     @property
     def interrupt(self) -> bool:
-        """Whether the current call is to stop: a callback may set `pipe._interrupt = True`, as in diffusers."""
+        """Whether the call ends after this step: a callback may set `pipe._interrupt = True`, as in diffusers."""
         return self._interrupt
 
     @property
@@ -330,9 +317,9 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
         callback_on_step_end_tensor_inputs: Sequence[str] = ("codes",),
     ) -> TiTokPipelineOutput | tuple:
         """
-        Make images of classes, from nothing or from the codes of images.
+        Generate images of classes, or change images through their codes.
 
-        Settings that are None are those of the scheduler's configuration: the ones published with the weights.
+        Settings that are None are those of the scheduler's configuration.
 
         Args:
             class_labels: number or name of a class, or a list of them.
@@ -340,19 +327,19 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
             num_inference_steps: sampling steps, at most 5000.
             guidance_scale: strength of the classifier-free guidance.
             temperature: weight of the Gumbel noise at the first step.
-            generator: source of all random numbers, a `torch.Generator` and not a seed. A list of one generator for
-                each image makes each image independent of the others.
+            generator: source of all random numbers, a `torch.Generator`, not a seed. With a list of one generator for
+                each image, an image does not depend on the others.
             init_codes: codes of images to start from, int64, shape (entries of `class_labels`, num_latent_tokens). One
                 row serves all classes, and one class all rows.
-            strength: the share of `init_codes` that is masked at random and resampled, in (0, 1].
+            strength: share of `init_codes` that is masked at random and resampled, in (0, 1].
             mask: instead of `strength`, the positions to resample: bool, shape of `init_codes`.
-            output_type: as for `decode`, or `"latent"` for the codes alone.
+            output_type: as for `decode`, or `"latent"` for the codes.
             return_dict: whether to return a dataclass rather than a tuple of its fields.
-            callback_on_step_end: called as `callback(pipe, step, timestep, tensors)` after each step; a dictionary
-                that it returns may hold other `codes` to go on with. If it sets `pipe._interrupt = True`, the call
-                ends after this step, with its `predicted_codes` where codes are still masked.
-            callback_on_step_end_tensor_inputs: what `tensors` holds: `"codes"`, with mask tokens for what is unknown,
-                and `"predicted_codes"`, the whole image as this step has it: `pipe.decode` shows it.
+            callback_on_step_end: called as `callback(pipe, step, timestep, tensors)` after each step. It may return a
+                dictionary with other `codes` for the next step. If it sets `pipe._interrupt = True`, the call ends
+                after this step, with its `predicted_codes` where codes are still masked.
+            callback_on_step_end_tensor_inputs: what `tensors` holds: `"codes"`, some of which are the mask token, and
+                `"predicted_codes"`, the prediction of this step for all codes.
 
         Raises:
             ValueError: a pipeline that cannot generate, arguments that do not fit, logits that are not finite, or
@@ -361,10 +348,17 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
         self._check_can_generate()
         _check_output_type(output_type, (*_OUTPUT_TYPES, "latent"))
         callback_tensors = tensors_of_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
-        scheduler = self._scheduler_with(guidance_scale=guidance_scale, temperature=temperature)
+        settings = {"guidance_scale": guidance_scale, "temperature": temperature}
+        given = {name: value for name, value in settings.items() if value is not None}
+        # A scheduler for this call only: the settings must not stay in the pipeline.
+        scheduler = type(self.scheduler).from_config(self.scheduler.config, **given)
         labels, codes, mask = self._inputs(class_labels, num_images_per_class, init_codes, strength, mask)
         generator = checked_generators(generator, len(labels))
-        codes, num_masked = self._masked(codes, strength, mask, scheduler, generator)
+        if strength is not None:
+            codes = scheduler.add_noise(codes, strength, generator=generator)
+        elif mask is not None:
+            codes = codes.masked_fill(mask, self.transformer.mask_token_id)
+        num_masked = None if init_codes is None else (codes == self.transformer.mask_token_id).sum(dim=1).tolist()
         scheduler.set_timesteps(num_inference_steps, device=codes.device, num_masked_tokens=num_masked)
         self._guidance_scale, self._num_timesteps = scheduler.config.guidance_scale, len(scheduler.timesteps)
         codes = self._sample(codes, labels, scheduler, generator, callback_on_step_end, callback_tensors)
@@ -372,23 +366,6 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
         self.maybe_free_model_hooks()
         output = TiTokPipelineOutput(images=images, codes=codes)
         return output if return_dict else output.to_tuple()
-
-    def _masked(
-        self,
-        codes: torch.Tensor,
-        strength: float | None,
-        mask: torch.Tensor | None,
-        scheduler: MaskGitScheduler,
-        generator: torch.Generator | list[torch.Generator] | None,
-    ) -> tuple[torch.Tensor, list[int] | None]:
-        """Codes of which those to resample are masked, and their number in each image; None where all are masked."""
-        if strength is not None:
-            codes = scheduler.add_noise(codes, strength, generator=generator)
-        elif mask is not None:
-            codes = codes.masked_fill(mask, self.transformer.mask_token_id)
-        else:
-            return codes, None
-        return codes, (codes == self.transformer.mask_token_id).sum(dim=1).tolist()
 
     def _sample(
         self,
@@ -399,7 +376,7 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
         callback: StepCallback | None,
         callback_tensors: Sequence[str],
     ) -> torch.Tensor:
-        """All steps, from masked codes to complete ones. Values are looked at once, after the last step."""
+        """All sampling steps. Values are checked once, after the last step, so that no step waits for the device."""
         mask_token_id = self.transformer.mask_token_id
         finite = known = torch.ones((), dtype=torch.bool, device=codes.device)
         self._interrupt = False
@@ -412,7 +389,7 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
                 tensors = {name: available[name] for name in callback_tensors}
                 returned = codes_from_callback(callback(self, index, timestep, tensors), codes)
                 if returned is not codes:
-                    # A code that does not exist would end the CUDA context in the next look-up.
+                    # An index out of range would make a CUDA device unusable for this process.
                     codes = returned.clamp(0, mask_token_id)
                     known = known & (codes == returned).all()
             if self.interrupt:
@@ -423,28 +400,20 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
         if not is_known:
             raise ValueError(
                 "callback_on_step_end returned codes that do not exist, or masked codes after the last step. Codes "
-                f"lie in [0, {mask_token_id}); {mask_token_id} stands for a masked one until then."
+                f"are in [0, {mask_token_id}); {mask_token_id} is the mask token."
             )
         return codes
 
     def _predict(
         self, codes: torch.Tensor, labels: torch.Tensor, scheduler: MaskGitScheduler, timestep: torch.Tensor
     ) -> torch.Tensor:
-        """Logits of one step, (batch, num_latent_tokens, codebook_size).
-
-        Guided ones come from one forward pass of twice the batch; where guidance would change nothing, there is none.
-        """
+        """Logits of one step, (batch, num_latent_tokens, codebook_size); if guided, in one pass of twice the batch."""
         if not scheduler.needs_unconditional(timestep):
             return self.transformer(codes, class_labels=labels).logits
         no_class = torch.full_like(labels, self.transformer.null_class_label)
         logits = self.transformer(codes.repeat(2, 1), class_labels=torch.cat([labels, no_class])).logits
         conditional, unconditional = logits.chunk(2)
         return scheduler.guide(conditional, unconditional, timestep)
-
-    def _scheduler_with(self, **settings: float | None) -> MaskGitScheduler:
-        """A scheduler for this call alone: what a call overrides must not stay behind in the pipeline."""
-        overrides = {name: value for name, value in settings.items() if value is not None}
-        return type(self.scheduler).from_config(self.scheduler.config, **overrides)
 
     def _inputs(
         self,
@@ -461,9 +430,7 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
         num_tokens, mask_token_id = self.tokenizer.config.num_latent_tokens, self.transformer.mask_token_id
         if init_codes is None:
             if strength is not None or mask is not None:
-                raise ValueError(
-                    "strength and mask say what to change of init_codes, and there are none. Pass init_codes."
-                )
+                raise ValueError("strength and mask choose codes of init_codes, which is missing. Pass init_codes.")
             codes = torch.full((len(labels), num_tokens), mask_token_id, device=device)
         else:
             codes, mask = editing_inputs(init_codes, strength, mask, self.tokenizer.config)
@@ -471,7 +438,7 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
         if {len(labels), len(codes)} - {1, rows}:
             raise ValueError(
                 f"class_labels has {len(labels)} entries and init_codes {len(codes)} rows. "
-                "Give equal numbers, or one of either."
+                "Give equal numbers, or one of them."
             )
 
         def spread(tensor: torch.Tensor) -> torch.Tensor:
@@ -481,7 +448,7 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
 
     def _check_parts(self) -> None:
         if (self.transformer is None) != (self.scheduler is None):
-            raise ValueError("transformer and scheduler come together. Pass both, or neither for a tokenizer alone.")
+            raise ValueError("transformer and scheduler need one another. Pass both, or neither for a tokenizer only.")
         if self.tokenizer is None or self.transformer is None:
             return
         config, generator = self.tokenizer.config, self.transformer.config
@@ -505,7 +472,7 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
             raise ValueError("The tokenizer is a KL model: it has no codes to generate. Only encode and decode work.")
         if self.transformer is None:
             raise ValueError(
-                "This pipeline is a tokenizer alone. Give it a transformer and a scheduler to generate images."
+                "This pipeline has a tokenizer only. Give it a transformer and a scheduler to generate images."
             )
 
 

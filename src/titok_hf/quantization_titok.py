@@ -1,8 +1,7 @@
 """
-Quantisers: what makes of the encoder's tokens the tokens that describe an image, and the table of those that exist.
+Quantisers, between encoder and decoder: a codebook (arXiv 2406.07550) and a diagonal Gaussian (arXiv 2501.07730).
 
-A codebook (arXiv 2406.07550) and a diagonal Gaussian (arXiv 2501.07730). To add one, write a subclass of [`Quantizer`]
-and enter it in [`QUANTIZERS`] under the name that `TiTokConfig.quantizer` then takes.
+To add one, write a subclass of [`Quantizer`] and add it to [`QUANTIZERS`] under a name for `TiTokConfig.quantizer`.
 """
 
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from .accepted_values import can_look_at, check_finite, check_generator, is_trac
 
 
 class QuantizerConfig(Protocol):
-    """The fields of a configuration that quantisers read, as [`TiTokConfig`] explains them."""
+    """The fields of [`TiTokConfig`] that quantisers read."""
 
     codebook_size: int
     codebook_dim: int
@@ -29,12 +28,12 @@ class QuantizerConfig(Protocol):
 @dataclass
 class QuantizerOutput(ModelOutput):
     """
-    What a quantiser makes of the encoder's tokens.
+    Output of a quantiser.
 
     Args:
-        latents (`torch.FloatTensor` of shape `(batch, num_latent_tokens, codebook_dim)`): the tokens. Of quantisers
-            with codes the entries of those codes, with the straight-through estimator carrying gradients to the
-            encoder; of KL models the sample of the posterior, or its mean.
+        latents (`torch.FloatTensor` of shape `(batch, num_latent_tokens, codebook_dim)`): the tokens. Of VQ models the
+            codebook entries, with gradients to the encoder by the straight-through estimator; of KL models a sample of
+            the posterior, or its mean.
         codes (`torch.LongTensor` of shape `(batch, num_latent_tokens)`, *optional*): index of each token in the
             codebook, in `[0, codebook_size)`. None for KL models, which have no codebook.
         posterior_mean, posterior_logvar (`torch.FloatTensor` of shape `(batch, num_latent_tokens, codebook_dim)`,
@@ -42,7 +41,7 @@ class QuantizerOutput(ModelOutput):
         loss (`torch.FloatTensor`, scalar, *optional*): the quantiser loss, with `return_loss=True`: the sum of
             `commitment_loss` and `codebook_loss`, or `kl_loss`.
         commitment_loss, codebook_loss (`torch.FloatTensor`, scalars, *optional*): the two terms of a vector quantiser,
-            weights already applied.
+            times their weights.
         kl_loss (`torch.FloatTensor`, scalar, *optional*): KL divergence from the unit Gaussian in nats, summed over an
             image's tokens, averaged over images.
     """
@@ -59,8 +58,7 @@ class QuantizerOutput(ModelOutput):
 
 class Quantizer(nn.Module):
     """
-    The interface of every quantiser. A subclass is made of a configuration, and defines `forward`; one with codes also
-    `lookup` and `num_tokens`.
+    Base class. A subclass takes a configuration and defines `forward`; one with codes also `lookup` and `num_tokens`.
     """
 
     has_codes: ClassVar[bool] = True
@@ -73,7 +71,7 @@ class Quantizer(nn.Module):
 
     @staticmethod
     def encoder_channels(config: QuantizerConfig) -> int:
-        """Channels of each token that the quantiser wants of the encoder."""
+        """Number of channels of the encoder's output."""
         return config.codebook_dim
 
     def forward(
@@ -87,8 +85,8 @@ class Quantizer(nn.Module):
         Args:
             latents: tokens from the encoder, float, shape (batch, num_latent_tokens, encoder_channels).
             return_loss: whether to compute the loss and its terms.
-            sample_posterior, generator: whether tokens are a sample where the quantiser has a distribution of them,
-                and the source of its noise; without a meaning for all others.
+            sample_posterior, generator: for quantisers with a distribution of tokens, whether to draw a sample, and
+                the source of the noise. Others ignore them.
         Returns:
             `latents` in the dtype of the argument, `codes` if there are any, and on request `loss`.
         """
@@ -99,13 +97,7 @@ class Quantizer(nn.Module):
         raise NotImplementedError
 
     def check_finite(self, latents: torch.Tensor) -> None:
-        """
-        Checks in evaluation mode, and only where reading values does not wait for a device. In training, the loss
-        shows that tokens are not finite.
-
-        Raises:
-            ValueError: tokens that are not finite.
-        """
+        """ValueError for tokens that are not finite, on the CPU in evaluation mode; in training the loss shows it."""
         if not self.training and can_look_at(latents):
             check_finite(latents.isfinite().all(), "The tokens of the encoder")
 
@@ -147,18 +139,13 @@ class VectorQuantizer(Quantizer):
         sample_posterior: bool = True,
         generator: torch.Generator | list[torch.Generator] | None = None,
     ) -> QuantizerOutput:
-        """
-        As [`Quantizer.forward`], without a use for `sample_posterior` and `generator`.
-
-        Returns:
-            `latents`, `codes` and, on request, `loss`, `commitment_loss` and `codebook_loss`.
-        """
+        """See [`Quantizer.forward`]. Returns `latents`, `codes` and, on request, the loss and its two terms."""
         with maybe_autocast(latents.device.type, enabled=False):
             tokens = self.normalize(latents.float())
             with torch.no_grad():
                 codes = self.distances(tokens).argmin(dim=-1)
             entries = self.lookup(codes)
-            # The straight-through estimator, written so that the value is the codebook entry to the last bit.
+            # The straight-through estimator. In this order the value equals the codebook entry exactly.
             straight_through = (entries.detach() + (tokens - tokens.detach())).to(latents.dtype)
             output = QuantizerOutput(latents=straight_through, codes=codes)
             if return_loss:
@@ -168,26 +155,18 @@ class VectorQuantizer(Quantizer):
         return output
 
     def normalize(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Vectors on the unit sphere where the model compares them there, else as they are; any shape (..., dim)."""
+        """Vectors of any shape (..., dim), divided by their norm if `l2_norm` is set."""
         return F.normalize(vectors, dim=-1) if self.l2_norm else vectors
 
     def distances(self, tokens: torch.Tensor) -> torch.Tensor:
-        """
-        Squared distance of every token to every entry.
-
-        Args:
-            tokens: float32, shape (batch, num_latent_tokens, codebook_dim), normalised where the model asks for it.
-        Returns:
-            float32, shape (batch, num_latent_tokens, codebook_size).
-        """
+        """Squared distances, float32: (batch, tokens, codebook_dim) -> (batch, tokens, codebook_size)."""
         entries = self.entries(tokens.device)
         squared_norms = tokens.square().sum(-1, keepdim=True) + entries.square().sum(-1)
         return squared_norms - 2 * tokens @ entries.T
 
     def entries(self, device: torch.device) -> torch.Tensor:
-        """All entries as they are compared, float32, shape (codebook_size, codebook_dim)."""
-        # Through the codebook's own forward, never `codebook.weight`: weights that are offloaded or sharded are there
-        # during the forward of their module alone.
+        """All entries, normalised if `l2_norm` is set, float32, shape (codebook_size, codebook_dim)."""
+        # Through the codebook's forward, not `codebook.weight`: only then offloaded or sharded weights are loaded.
         return self.lookup(torch.arange(self.codebook.num_embeddings, device=device))
 
     def lookup(self, codes: torch.Tensor) -> torch.Tensor:
@@ -233,15 +212,14 @@ class TiTokGaussianQuantizer(Quantizer):
             return_loss: whether to compute the KL divergence.
             sample_posterior: whether the tokens are a sample, as in training and in the published evaluation, or
                 the mean.
-            generator: source of the sample's noise, drawn on the generator's device, one image after the other: so a
-                batch has the noise of its images one by one. Or one generator for each image, whose noise does not
-                depend on its position either.
+            generator: source of the noise, which is drawn on the generator's device for one image after the other. A
+                list has one generator for each image.
         Returns:
             `latents`, `posterior_mean`, `posterior_logvar` and, on request, `loss` and `kl_loss`.
         Raises:
-            ValueError: a `generator` that is none, or not one for each image.
+            ValueError: `generator` is something else, or has another length than the batch.
         """
-        mean, logvar = latents.float().chunk(2, dim=-1)  # nothing below is a product that autocast would lower
+        mean, logvar = latents.float().chunk(2, dim=-1)  # no operation below is one that autocast would change
         logvar = logvar.clamp(-30, 20)
         tokens = mean
         if sample_posterior:
@@ -259,14 +237,16 @@ class TiTokGaussianQuantizer(Quantizer):
 
 
 def _noise_like(mean: torch.Tensor, generator: torch.Generator | list[torch.Generator] | None) -> torch.Tensor:
-    """Numbers of the unit Gaussian, shape and device of `mean`, drawn for each image by itself."""
+    """Numbers of the unit Gaussian, shape and device of `mean`, drawn for one image after the other."""
     if generator is None and is_traced(mean):
-        return torch.randn_like(mean)  # a trace holds for every size of batch
+        return torch.randn_like(mean)  # a graph for any batch size
     generators = list(generator) if isinstance(generator, (list, tuple)) else [generator] * len(mean)
     for source in generators:
         check_generator(source)
     if len(generators) != len(mean):
-        raise ValueError(f"There are {len(generators)} generators for {len(mean)} images. Give one, or one an image.")
+        raise ValueError(
+            f"There are {len(generators)} generators for {len(mean)} images. Give one, or one for each image."
+        )
     draws = [
         torch.randn(mean.shape[1:], generator=source, device=mean.device if source is None else source.device)
         for source in generators
@@ -275,14 +255,4 @@ def _noise_like(mean: torch.Tensor, generator: torch.Generator | list[torch.Gene
 
 
 QUANTIZERS: dict[str, type[Quantizer]] = {"vq": TiTokVectorQuantizer, "kl": TiTokGaussianQuantizer}
-"""The quantisers of TiTok by the names that `TiTokConfig.quantizer` takes. Each is made of the configuration alone."""
-
-__all__ = [
-    "QUANTIZERS",
-    "Quantizer",
-    "QuantizerConfig",
-    "QuantizerOutput",
-    "TiTokGaussianQuantizer",
-    "TiTokVectorQuantizer",
-    "VectorQuantizer",
-]
+"""The quantisers of TiTok, by the names that `TiTokConfig.quantizer` takes. Each is called with the configuration."""

@@ -1,7 +1,7 @@
 """The sampler: from masked codes to an image's codes in a few steps, the most confident codes first.
 
-MaskGIT (arXiv 2202.04200, section 3.2) with the choices of TiTok (arXiv 2406.07550): Gumbel noise that fades on the
-choice of codes and on their confidences, and guidance that may vary from step to step.
+MaskGIT (arXiv 2202.04200, section 3.2) as in TiTok (arXiv 2406.07550): decreasing Gumbel noise on the logits and on
+the confidences, and a guidance scale that may vary from step to step.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ MASK_SCHEDULES = ("arccos", "cosine", "linear", "root")
 GUIDANCE_SCHEDULES = ("constant", "linear", "power-cosine")
 LOGITS = "The logits of the transformer, guided,"
 MAX_INFERENCE_STEPS = 5000
-"""More steps than tokens have nothing to do. With more than these, neighbouring timesteps of the cosine schedule are
-the same float32 number."""
+"""With more steps, neighbouring timesteps of the cosine schedule are the same float32 number."""
 
 SAMPLER_VARIANTS: dict[str, dict[str, Any]] = {
     "l32": {"num_inference_steps": 8, "temperature": 9.5, "guidance_scale": 4.5, "guidance_schedule": "linear"},
@@ -44,12 +43,12 @@ models were not published."""
 class MaskGitSchedulerOutput(BaseOutput):
     """
     Args:
-        prev_sample (`torch.LongTensor` of shape `(batch, num_latent_tokens)`): the codes to go on with, the less
-            confident ones masked again.
-        pred_original_sample (`torch.LongTensor` of shape `(batch, num_latent_tokens)`): all codes as this step would
-            have them, none masked: a preview of the image.
-        pred_logits (`torch.FloatTensor` of shape `(batch, num_latent_tokens, codebook_size)`): the logits after the
-            softmax temperature, from which the codes were drawn.
+        prev_sample (`torch.LongTensor` of shape `(batch, num_latent_tokens)`): input of the next step, with the less
+            confident codes masked again.
+        pred_original_sample (`torch.LongTensor` of shape `(batch, num_latent_tokens)`): the prediction of this step
+            for all codes: a preview of the image.
+        pred_logits (`torch.FloatTensor` of shape `(batch, num_latent_tokens, codebook_size)`): the logits, divided by
+            the softmax temperature, from which the codes were drawn.
     """
 
     prev_sample: torch.LongTensor
@@ -58,7 +57,7 @@ class MaskGitSchedulerOutput(BaseOutput):
 
 
 def mask_ratio(progress: torch.Tensor, mask_schedule: str = "arccos") -> torch.Tensor:
-    """Share of tokens that are masked at a point of the way from noise to image (MaskGIT, section 3.3).
+    """Share of masked tokens at a given progress of sampling (MaskGIT, section 3.3).
 
     Args:
         progress: from 0 (all masked) to 1 (none), float, any shape.
@@ -66,7 +65,7 @@ def mask_ratio(progress: torch.Tensor, mask_schedule: str = "arccos") -> torch.T
     Returns:
         the shares, falling from 1 to 0, in the shape and dtype of `progress`.
     Raises:
-        ValueError: for an unknown schedule.
+        ValueError: an unknown schedule.
     """
     if mask_schedule == "arccos":
         return progress.arccos() / (math.pi / 2)
@@ -85,7 +84,7 @@ def num_masked(shares: torch.Tensor, num_tokens: int) -> torch.Tensor:
 
 
 def gumbel(uniforms: torch.Tensor) -> torch.Tensor:
-    """Standard Gumbel noise from uniform draws in [0, 1); the floors keep both logarithms finite."""
+    """Standard Gumbel noise from uniform numbers in [0, 1); clamping keeps both logarithms finite."""
     return -(-uniforms.clamp(min=1e-20).log()).clamp(min=1e-20).log()
 
 
@@ -93,32 +92,31 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
     """Confidence-based parallel decoding of masked codes.
 
     Each step draws a code for every masked position, keeps the most confident ones and masks the rest again, fewer
-    from step to step. What depends on the number of a step alone (`timesteps`, `mask_ratios`, `temperatures`,
-    `softmax_temperatures`, `guidance_scales`) is computed by `set_timesteps` as plain Python numbers; `step` and
-    `guide` never wait for the device.
+    from step to step. `set_timesteps` computes the values of all steps (`timesteps`, `mask_ratios`, `temperatures`,
+    `softmax_temperatures`, `guidance_scales`) as Python numbers, so that `step` and `guide` never wait for the device.
 
-    A timestep is the scheduled share of masked tokens when its step begins, in (0, 1], decreasing from 1. Timesteps
-    stay on the CPU, so that reading one does not wait either.
+    A timestep is the share of masked tokens when its step begins, in (0, 1], decreasing from 1. Timesteps stay on the
+    CPU, where reading one does not wait.
 
     Args:
         mask_token_id: id of the mask token, outside the codebook.
         mask_schedule: how the share of masked tokens falls: `"arccos"` (TiTok's), `"cosine"`, `"linear"` or `"root"`.
-        num_inference_steps: number of steps of a plain call, at most 5000.
+        num_inference_steps: default number of steps, at most 5000.
         temperature: weight of the Gumbel noise on logits and on confidences, at least 0; it falls linearly to 0 in
             the last step.
-        softmax_temperature_annealing: divide the logits by 0.5 + 0.8 (1 - progress), so from about 1.3 down to 0.5.
+        softmax_temperature_annealing: divide the logits by 0.5 + 0.8 (1 - progress), from about 1.3 down to 0.5.
         guidance_scale: strength of the classifier-free guidance. `"constant"` and `"linear"` compute
             `conditional + scale (conditional - unconditional)`, where 0 is no guidance; `"power-cosine"` computes
             `unconditional + scale (conditional - unconditional)`, where 1 is none.
         guidance_schedule: `"constant"`; `"linear"`, rising from 0 at the first step towards the scale; or
             `"power-cosine"`, rising from 1 along half a cosine wave (MDT, arXiv 2303.14389).
-        guidance_power: exponent of the progress in `"power-cosine"`; the larger, the later guidance sets in.
-        guidance_interval: first and last progress, in [0, 1], of the steps with guidance (arXiv 2404.07724). None
-            guides all of them. The progress of step i of n is i / n.
+        guidance_power: exponent of the progress in `"power-cosine"`; with a larger one, guidance begins later.
+        guidance_interval: first and last progress, in [0, 1], of the steps with guidance (arXiv 2404.07724); None for
+            all steps. The progress of step i of n is i / n.
 
     Raises:
-        ValueError: for an unknown schedule, a number of steps outside of [1, 5000], a negative temperature, an
-            interval that is not two rising numbers in [0, 1], or a value of another type, NaN and infinity included.
+        ValueError: an unknown schedule, a number of steps outside of [1, 5000], a negative temperature, an interval
+            that is not two rising numbers in [0, 1], or a value of another type, NaN and infinity included.
     """
 
     order = 1
@@ -144,7 +142,7 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
             )
         if not isinstance(softmax_temperature_annealing, bool):
             raise ValueError(f"softmax_temperature_annealing is {softmax_temperature_annealing!r}. Use True or False.")
-        # As plain Python numbers, whatever library they come from: the configuration is saved as JSON.
+        # As Python numbers: the configuration is saved as JSON.
         self.register_to_config(
             mask_token_id=whole_number("mask_token_id", mask_token_id, lowest=0),
             num_inference_steps=whole_number("num_inference_steps", num_inference_steps, highest=MAX_INFERENCE_STEPS),
@@ -168,7 +166,7 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
             mask_token_id: id of the mask token; the published generators have 4096.
             overrides: arguments of the class to change.
         Raises:
-            ValueError: if no settings were published under that name.
+            ValueError: no settings were published under that name.
         """
         if name not in SAMPLER_VARIANTS:
             raise ValueError(
@@ -183,16 +181,15 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
         device: str | torch.device | None = None,
         num_masked_tokens: int | Sequence[int] | torch.Tensor | None = None,
     ) -> None:
-        """Compute all that the steps need to know.
+        """Compute the values of all steps.
 
         Args:
-            num_inference_steps: number of steps; None takes the configured one.
-            device: where the codes will be.
-            num_masked_tokens: for editing, how many tokens are masked at the start: one number, or one an image. The
-                schedule then runs over those tokens alone, so that each step fills the same share of them as it would
-                fill of a whole image, and every step has work to do. None means all tokens.
+            num_inference_steps: number of steps; by default the configured one.
+            device: device of the codes.
+            num_masked_tokens: for editing, how many tokens are masked at the start: one number, or one for each image.
+                The schedule then applies to these tokens only. None means all tokens.
         Raises:
-            ValueError: if the number of steps is not an integer in [1, 5000].
+            ValueError: the number of steps is not an integer in [1, 5000].
         """
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
         steps = whole_number("num_inference_steps", steps, highest=MAX_INFERENCE_STEPS)
@@ -215,15 +212,11 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
             self._mask_lengths = (ratios[:, None, None] * tokens).floor().long().to(device)  # (steps, B or 1, 1)
 
     def scale_model_input(self, sample: torch.LongTensor, timestep: float | torch.Tensor) -> torch.LongTensor:
-        """The codes as they are: codes have no scale. For interchangeability with other schedulers."""
+        """The codes as they are. For interchangeability with other schedulers."""
         return sample
 
     def needs_unconditional(self, timestep: float | torch.Tensor) -> bool:
-        """Whether guidance changes the logits of this step; where not, the conditional forward pass is enough.
-
-        Raises:
-            ValueError: if `timestep` is none of `timesteps`.
-        """
+        """Whether this step is guided, so that it needs unconditional logits. ValueError for an unknown timestep."""
         return self.guidance_scales[self._index(timestep)] != self._neutral_guidance_scale
 
     def guide(
@@ -236,9 +229,9 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
             unconditional: its logits given no class, same shape.
             timestep: one of `timesteps`.
         Returns:
-            guided logits, same shape, at least float32: a large scale would magnify the rounding of half precision.
+            guided logits, same shape, at least float32: a large scale would amplify the rounding of half precision.
         Raises:
-            ValueError: if `timestep` is none of `timesteps`.
+            ValueError: `timestep` is none of `timesteps`.
         """
         scale = self.guidance_scales[self._index(timestep)]
         conditional, unconditional = _at_least_float32(conditional), _at_least_float32(unconditional)
@@ -256,25 +249,24 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
     ) -> MaskGitSchedulerOutput | tuple[torch.LongTensor, torch.LongTensor, torch.Tensor]:
         """Draw a code for every masked position and mask the less confident ones again; the last step keeps all.
 
-        Codes are drawn by adding Gumbel noise to the logits. A code's confidence is its logit plus fresh noise;
-        positions whose confidence is not above the n-th smallest are masked again. n is the scheduled number, but at
-        least one and less than are masked now, counted for each image by itself. Known codes never change.
+        Codes are drawn by adding Gumbel noise to the logits. A code's confidence is its logit plus new noise. The n
+        least confident codes of each image (with ties, more) are masked again; n is the scheduled number, but at least
+        1, and less than the number of masked tokens now. Codes that were not masked never change.
 
         Args:
-            model_output: logits, guided if need be, float, shape (batch, num_latent_tokens, codebook_size). The
-                arithmetic runs in float32 at least.
+            model_output: logits after guidance, float, shape (batch, num_latent_tokens, codebook_size). Computation is
+                in float32 at least.
             timestep: one of `timesteps`.
             sample: codes, int64, shape (batch, num_latent_tokens), `mask_token_id` where unknown.
-            generator: source of the noise. A list of one generator an image makes each image independent of the others
-                in its batch. Noise is drawn on the generator's device.
-            noise: uniform draws in [0, 1) to use instead, float32: shape of `model_output` for the codes, and shape of
-                `sample` for the confidences.
+            generator: source of the noise, which is drawn on the generator's device. With a list of one generator for
+                each image, an image does not depend on the others in its batch.
+            noise: uniform numbers in [0, 1) to use instead, float32: shape of `model_output` for the codes, and shape
+                of `sample` for the confidences.
             return_dict: whether to return a dataclass rather than a tuple.
         Raises:
-            ValueError: if shapes do not fit, `timestep` is none of `timesteps`, `generator` is something else or not
-                as long as the batch, or (on the CPU, where looking costs no wait) logits are not finite. On an
-                accelerator look at `pred_logits` after the last step, as the pipeline does: the most likely code of
-                NaN logits is code 0.
+            ValueError: shapes do not fit, `timestep` is none of `timesteps`, `generator` is something else or has
+                another length than the batch, or (on the CPU, where the check does not wait) logits are not finite. On
+                an accelerator check `pred_logits` after the last step, as the pipeline does.
         """
         index = self._index(timestep)
         self._check_shapes(model_output, sample)
@@ -317,13 +309,13 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
             original_samples: codes, int64, shape (batch, num_latent_tokens).
             timesteps: share of tokens to mask, in (0, 1], one number or float of shape (batch,). The number of tokens
                 is rounded, half to even, and at least 1.
-            generator: source of the choice, as in `step`.
-            noise: uniform draws of the codes' shape to use instead; their order gives the positions.
+            generator: source of randomness, as in `step`.
+            noise: uniform numbers of the codes' shape to use instead; the smallest ones are masked.
         Returns:
             the codes with `mask_token_id` at the chosen positions.
         Raises:
-            ValueError: if a share is not in (0, 1] (tensors on an accelerator are not looked at), or the list of
-                generators is not as long as the batch.
+            ValueError: a share is not in (0, 1] (not checked for tensors on an accelerator), or the list of generators
+                has another length than the batch.
         """
         if not isinstance(timesteps, torch.Tensor) and not 0 < real_number("The share to mask", timesteps) <= 1:
             raise ValueError(f"The share of tokens to mask is {timesteps}. Use a number above 0 and up to 1.")
@@ -353,7 +345,7 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
             return scale
         if self.config.guidance_schedule == "linear":
             return scale * progress
-        # float32 as in the original: it rounds the first of many steps to exactly 1, which is no guidance.
+        # float32 as in the original, where the scale of the first of many steps is exactly 1.
         angle = torch.tensor(progress**self.config.guidance_power * math.pi, dtype=torch.float32, device="cpu")
         return (1 + (scale - 1) * (1 - angle.cos()) / 2).item()
 
@@ -383,7 +375,7 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
         if self._mask_lengths is not None and self._mask_lengths.shape[1] not in (1, len(sample)):
             raise ValueError(
                 f"sample has {len(sample)} images, but set_timesteps was given {self._mask_lengths.shape[1]} "
-                "num_masked_tokens. Give one number an image."
+                "num_masked_tokens. Give one number for each image."
             )
 
 
@@ -410,11 +402,11 @@ def _gumbel_like(
 def _uniforms(
     shape: torch.Size, device: torch.device, generator: torch.Generator | list[torch.Generator] | None
 ) -> torch.Tensor:
-    """float32 draws in [0, 1) of a shape (batch, ...), each image's from its own generator where there is a list."""
+    """float32 numbers in [0, 1) of shape (batch, ...); from a list of generators, one for each image."""
     if isinstance(generator, list | tuple):
         if len(generator) != shape[0]:
             raise ValueError(
-                f"generator is a list of {len(generator)}, but the batch has {shape[0]} images. Give one an image."
+                f"generator is a list of {len(generator)}, but the batch has {shape[0]} images. Give one for each."
             )
         return torch.cat([_uniforms(torch.Size([1, *shape[1:]]), device, each) for each in generator])
     check_generator(generator)

@@ -20,11 +20,11 @@ from transformers import Pipeline
 
 from .accepted_values import check_finite
 from .image_processing_pil_titok import single_images
-from .pipeline_inputs import checked_codes
+from .pipeline_inputs import checked_tokens
 
 
 class _TokenizerTask(Pipeline):
-    """What all tasks load: the model and its image processor."""
+    """Base class: a task loads the model and its image processor."""
 
     needs_codes: ClassVar[bool] = True
 
@@ -48,7 +48,7 @@ class _TokenizerTask(Pipeline):
 
 
 class _ImageTask(_TokenizerTask):
-    """Images in, and what the encoder makes of each out."""
+    """Encodes images."""
 
     def __call__(self, images: "str | os.PathLike | Image.Image | list | Iterable", **kwargs: Any) -> Any:
         """
@@ -58,7 +58,7 @@ class _ImageTask(_TokenizerTask):
             kwargs: `batch_size`, `num_workers`.
 
         Returns:
-            what the class says, of one image; for several images a list of it.
+            the result of the class for one image; for several images a list.
 
         Raises:
             ValueError, TypeError: something that is not an image, or values outside of the range of their type.
@@ -98,8 +98,8 @@ class ImageToCodesPipeline(_ImageTask):
 
 class ImageToLatentsPipeline(_ImageTask):
     """
-    Images to latents: of each image `num_latent_tokens` lists of `codebook_dim` floats. They are entries of the
-    codebook, or for KL models the mean.
+    Images to latents: of each image `num_latent_tokens` lists of `codebook_dim` floats: codebook entries, or for KL
+    models the mean.
 
     Example:
         >>> latents = torch.tensor(pipeline("image-to-latents", model="user/tokenizer")("cat.jpg"))
@@ -141,7 +141,7 @@ class CodesToImagePipeline(_TokenizerTask):
 
     def preprocess(self, codes: "list[int] | np.ndarray | torch.Tensor") -> dict[str, torch.Tensor]:
         row = codes[None] if isinstance(codes, np.ndarray | torch.Tensor) else [codes]
-        return {"codes": checked_codes(row, self.model.config, "codes")}
+        return {"codes": checked_tokens(row, self.model.config, "codes")}
 
     def _forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         pixel_values = self.model.decode(codes=inputs["codes"], return_dict=True).pixel_values

@@ -238,8 +238,14 @@ def tiny_adapter() -> tuple[StateDictAdapter, dict[str, torch.Tensor]]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda tensors: tensors["lm_head.bias"][0].copysign_(torch.tensor(-1.0)), "lm_head.bias came back changed"),
-        (lambda tensors: tensors.update({"lm_head.bias": tensors["lm_head.bias"].double()}), "came back changed"),
+        (
+            lambda tensors: tensors["lm_head.bias"][0].copysign_(torch.tensor(-1.0)),
+            "lm_head.bias differs after its conversion",
+        ),
+        (
+            lambda tensors: tensors.update({"lm_head.bias": tensors["lm_head.bias"].double()}),
+            "differs after its conversion",
+        ),
         (lambda tensors: tensors.pop("lm_head.bias"), "1 tensors were not written, model.lm_head.bias"),
         (lambda tensors: tensors.update(extra=torch.zeros(1)), "extra was written"),
     ],

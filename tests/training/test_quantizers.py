@@ -115,7 +115,7 @@ def test_files_of_codes_and_the_pipeline_take_it(tmp_path):
 
 
 def test_a_name_without_a_class_is_refused():
-    with pytest.raises(Exception, match=r"quantizer is 'lfq', which does not exist. Use one of vq, kl, fsq, or enter"):
+    with pytest.raises(Exception, match=r"quantizer is 'lfq', which does not exist. Use one of vq, kl, fsq, or add"):
         TiTokConfig(quantizer="lfq")
 
 

@@ -1,8 +1,7 @@
 """Checkpoints of the original implementations, bytedance/1d-tokenizer and google-research/maskgit: to ours and back.
 
-`from_pretrained` of the models reads them through [`loading.read`]. What is known of the two formats stands in
-`key_maps` and `configs`; [`StateDictAdapter`] applies the tables in either direction, to the bit. `conversion` writes
-whole folders and is imported by its own name, since it needs everything else.
+`from_pretrained` of the models reads them through [`loading.read`]. `key_maps` and `configs` describe the two formats;
+[`StateDictAdapter`] translates in both directions. `conversion` converts whole folders.
 """
 
 from .configs import (

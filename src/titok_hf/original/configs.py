@@ -1,8 +1,7 @@
 """Configurations of the original implementation to ours and back.
 
-The original keeps one nested file for tokenizer, generator and data set, in which values may be references to others
-(`${model.vq_model.num_latent_tokens}`). Files of all ages are read: older ones lack keys, whose values were fixed
-then, and any may have keys that say nothing about a network.
+The original has one nested file for tokenizer, generator and data set, in which values may be references to others
+(`${model.vq_model.num_latent_tokens}`). In older files some keys are missing, whose values were fixed then.
 """
 
 import re
@@ -12,10 +11,10 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
-from titok_hf.configuration_titok import VIT_SIZES, TiTokConfig
+from titok_hf.configuration_titok import VIT_FIELDS, VIT_SIZES, TiTokConfig
 
 _REFERENCE = re.compile(r"\$\{([^{}]*)\}")
-# Real configurations have a few hundred values and chains of two references.
+# Configurations have a few hundred values and chains of two references.
 _MOST_VALUES, _LONGEST_CHAIN = 10_000, 100
 _TOO_LARGE = (
     f"The references (${{...}}) in the original configuration grow into more than {_MOST_VALUES:,} values, or into "
@@ -25,27 +24,23 @@ _TOO_LARGE = (
 _QUANTIZERS = {"vq": "vq", "vae": "kl"}
 _ARCHITECTURES = {"ViT": "vit", "UViT": "uvit"}
 
-# Fields that do not change a trained network. `patch_size` only was the default of the encoder's and the decoder's.
+# Fields that do not change a trained network. `patch_size` is only the default of the encoder's and the decoder's.
 _NOT_OF_THE_NETWORK = {"initializer_range", "patch_size"}
 _OF_THE_CODEBOOK = {"codebook_size", "codebook_l2_norm", "commitment_cost"}
 
 
 def is_original_config(config: Any) -> bool:
-    """Whether the content of a `config.json` is the original's: it nests the tokenizer under `model.vq_model`."""
+    """Whether the content of a `config.json` is the original's: the tokenizer is under `model.vq_model`."""
     model = config.get("model") if isinstance(config, Mapping) else None
     return isinstance(model, Mapping) and isinstance(model.get("vq_model"), Mapping)
 
 
 def resolve_references(value: Any, config: Mapping[str, Any] | None = None) -> Any:
     """
-    A copy of a configuration, or of a value in it, with its `${...}` replaced by what they refer to.
-
-    Args:
-        value: a mapping, list or single value.
-        config: the whole configuration, in which references are looked up; by default `value`.
+    A copy of `value` with its references `${...}` resolved in `config`, by default in `value` itself.
 
     Raises:
-        ValueError: a reference to nothing or to itself, or references that grow into more than a configuration is.
+        ValueError: a reference to nothing or to itself, or references to too many values.
     """
     root = value if config is None else config
     steps = 0
@@ -53,7 +48,7 @@ def resolve_references(value: Any, config: Mapping[str, Any] | None = None) -> A
     def resolve(value: Any, under_way: tuple[str, ...] = ()) -> Any:
         nonlocal steps
         steps += 1
-        # A kilobyte of references to references to references can stand for gigabytes.
+        # A small file of nested references can grow to gigabytes.
         if steps > _MOST_VALUES or len(under_way) > _LONGEST_CHAIN:
             raise ValueError(_TOO_LARGE)
         if isinstance(value, Mapping):
@@ -86,7 +81,7 @@ def resolve_references(value: Any, config: Mapping[str, Any] | None = None) -> A
 
 
 class _Section(Mapping[str, Any]):
-    """A part of a configuration whose references are resolved where they are read: others say nothing of a network."""
+    """A section of a configuration; references are resolved when they are read, because unused ones may be invalid."""
 
     def __init__(self, config: Mapping[str, Any], *path: str) -> None:
         section: Any = config
@@ -118,14 +113,13 @@ class _Section(Mapping[str, Any]):
             )
 
     def flag(self, key: str, default: bool) -> bool:
-        """A value that is true or false."""
         value = self.get(key, default)
         if not isinstance(value, bool):
             raise ValueError(f"{key} is {value!r} in the original configuration. It has to be true or false.")
         return value
 
     def choice(self, key: str, choices: Mapping[str, Any], default: Any = None) -> Any:
-        """What one of a few known names stands for."""
+        """The value in `choices` of the name in the configuration."""
         if key not in self._section and default is not None:
             return default
         value = self[key]
@@ -142,7 +136,7 @@ def tokenizer_config(original: Mapping[str, Any]) -> TiTokConfig:
         original: the content of its `config.json` or YAML file.
 
     Raises:
-        ValueError: not a configuration of a TiTok tokenizer, or of one that cannot work.
+        ValueError: not a configuration of a TiTok tokenizer, or an invalid one.
     """
     section = _Section(original, "model", "vq_model")
     section.require("token_size", "vit_enc_model_size", "vit_dec_model_size", "num_latent_tokens")
@@ -180,12 +174,8 @@ def tokenizer_config(original: Mapping[str, Any]) -> TiTokConfig:
             "commitment_cost": section.get("commitment_cost", 0.25),
         }
     for side, key in (("encoder", "vit_enc_model_size"), ("decoder", "vit_dec_model_size")):
-        width, depth, heads = section.choice(key, VIT_SIZES)
-        fields |= {
-            f"{side}_hidden_size": width,
-            f"{side}_num_hidden_layers": depth,
-            f"{side}_num_attention_heads": heads,
-        }
+        sizes = section.choice(key, VIT_SIZES)
+        fields |= {f"{side}_{name}": size for name, size in zip(VIT_FIELDS, sizes, strict=True)}
     try:
         return TiTokConfig(**fields)
     except StrictDataclassError as error:
@@ -193,12 +183,7 @@ def tokenizer_config(original: Mapping[str, Any]) -> TiTokConfig:
 
 
 def original_tokenizer_config(config: TiTokConfig) -> dict[str, Any]:
-    """
-    The original's configuration of one of our tokenizers, the inverse of [`tokenizer_config`].
-
-    Raises:
-        ValueError: a model that the original cannot describe, such as one of another width.
-    """
+    """The inverse of [`tokenizer_config`]; ValueError for a model that the original's format cannot describe."""
     section: dict[str, Any] = {"quantize_mode": "vae" if config.quantizer == "kl" else "vq"}
     if config.quantizer == "vq":
         section |= {
@@ -217,24 +202,18 @@ def original_tokenizer_config(config: TiTokConfig) -> dict[str, Any]:
         "is_legacy": config.decoder_head == "proxy_codes",
     }
     original = {"model": {"vq_model": section}, "dataset": {"preprocessing": {"crop_size": config.image_size}}}
-    _check_described(config, tokenizer_config(original))
+    unused = _OF_THE_CODEBOOK if config.quantizer == "kl" else set()
+    ours, theirs = network_fields(config), network_fields(tokenizer_config(original))
+    lost = [f"{name} {value!r}" for name, value in ours.items() if name not in unused and value != theirs[name]]
+    if lost:
+        raise ValueError(
+            f"The original format cannot say {', '.join(lost)}. Only models of the published design can be exported."
+        )
     return original
 
 
-def _check_described(config: TiTokConfig, described: TiTokConfig) -> None:
-    """Refuse a model of which its original configuration tells only a part."""
-    unused = _OF_THE_CODEBOOK if config.quantizer == "kl" else set()
-    ours, theirs = network_fields(config), network_fields(described)
-    lost = [name for name in ours if name not in unused and ours[name] != theirs[name]]
-    if lost:
-        raise ValueError(
-            f"The original format cannot say {', '.join(f'{name} {ours[name]!r}' for name in lost)}. "
-            "Only models of the published design can be exported."
-        )
-
-
 def network_fields(config: PreTrainedConfig) -> dict[str, Any]:
-    """What a configuration of ours says about its network, without what every configuration of transformers has."""
+    """The fields of a configuration of ours that describe its network."""
     fields: dict[str, Any] = {}
     for name in type(config).__annotations__.keys() - _NOT_OF_THE_NETWORK:
         value = getattr(config, name)
@@ -245,12 +224,7 @@ def network_fields(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def generator_config(original: Mapping[str, Any]) -> dict[str, Any]:
-    """
-    Arguments of our `MaskGitTransformer1DModel` for an original generator.
-
-    Raises:
-        ValueError: not a configuration of a MaskGIT generator.
-    """
+    """Arguments of `MaskGitTransformer1DModel` for an original generator; ValueError if it is none."""
     section, tokenizer = _Section(original, "model", "generator"), _Section(original, "model", "vq_model")
     tokenizer.require("codebook_size")
     section.require("condition_num_classes")
@@ -269,18 +243,13 @@ def generator_config(original: Mapping[str, Any]) -> dict[str, Any]:
         "num_hidden_layers": section.get("num_hidden_layers", 24),
         "num_attention_heads": section.get("num_attention_heads", 16),
         "intermediate_size": section.get("intermediate_size", 3072),
-        # The original's U-ViT has no dropout, whatever its configuration says.
+        # The original's U-ViT ignores the dropout in its configuration.
         "dropout": section.get("dropout", 0.1) if architecture == "vit" else 0.0,
     }
 
 
 def scheduler_config(original: Mapping[str, Any]) -> dict[str, Any]:
-    """
-    Arguments of our `MaskGitScheduler` that repeat the published benchmark of an original generator.
-
-    Raises:
-        ValueError: no sampler settings in the configuration.
-    """
+    """Arguments of `MaskGitScheduler` for the published benchmark; ValueError if there are no sampler settings."""
     section, tokenizer = _Section(original, "model", "generator"), _Section(original, "model", "vq_model")
     section.require("num_steps", "randomize_temperature", "guidance_scale", "guidance_decay")
     tokenizer.require("codebook_size")
@@ -290,19 +259,13 @@ def scheduler_config(original: Mapping[str, Any]) -> dict[str, Any]:
         "temperature": section["randomize_temperature"],
         "guidance_scale": section["guidance_scale"],
         "guidance_schedule": section["guidance_decay"],
-        # The benchmark anneals; it is an argument of the original's sampler and not part of its files.
+        # The benchmark uses it, but the original's files do not say so.
         "softmax_temperature_annealing": True,
     }
 
 
 def original_generator_config(config: Mapping[str, Any], scheduler: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """
-    The original's configuration of one of our generators, the inverse of [`generator_config`].
-
-    Args:
-        config: that of the `MaskGitTransformer1DModel`.
-        scheduler: that of the `MaskGitScheduler`, if its settings are to be exported as well.
-    """
+    """The inverse of [`generator_config`], and with a scheduler's configuration of [`scheduler_config`]."""
     original_name = {ours: original for original, ours in _ARCHITECTURES.items()}
     section: dict[str, Any] = {"model_type": original_name[config["architecture"]]}
     section |= {
@@ -327,7 +290,6 @@ def original_generator_config(config: Mapping[str, Any], scheduler: Mapping[str,
 
 
 def _image_size(original: Mapping[str, Any]) -> Any:
-    """Side of the images; the original's default where the configuration does not say."""
     dataset = original.get("dataset")
     if not isinstance(dataset, Mapping) or "preprocessing" not in dataset:
         return 256
@@ -335,14 +297,11 @@ def _image_size(original: Mapping[str, Any]) -> Any:
 
 
 def _names(section: Mapping[str, Any], shown: int = 20) -> str:
-    """The first keys of a section."""
     return ", ".join([*map(str, list(section)[:shown]), *(["..."] if len(section) > shown else [])])
 
 
 def _vit_size(config: TiTokConfig, side: str) -> str:
-    sizes = tuple(
-        getattr(config, f"{side}_{name}") for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")
-    )
+    sizes = tuple(getattr(config, f"{side}_{name}") for name in VIT_FIELDS)
     for name, known in VIT_SIZES.items():
         if sizes == known:
             return name

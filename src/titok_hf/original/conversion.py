@@ -1,4 +1,4 @@
-"""Whole checkpoints to our format and back, as folders. Each run proves to itself that nothing changed."""
+"""Converts whole checkpoints to our format and back, as folders, and verifies each conversion."""
 
 import importlib
 import json
@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 
 from titok_hf.checkpoints.layout import INDEX_NAME, checkpoint_atomically, read_index, read_json
 from titok_hf.checkpoints.push import push_folder
+from titok_hf.class_names import IMAGENET_CLASSES, imagenet_id2label
 from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig
 from titok_hf.configuration_titok import TiTokConfig
 from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
-from titok_hf.imagenet_classes import IMAGENET_CLASSES, imagenet_id2label
 from titok_hf.modeling_maskgit import MaskGitTransformer1DModel
 from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANModel
 from titok_hf.modeling_titok import TiTokModel
@@ -41,27 +41,24 @@ from .verification import (
 Source = str | os.PathLike
 
 EXPORT_FORMS = ("safetensors", "bin", "flax")
-"""How [`export_to_original`] writes weights: as on the Hub, as a pickle of tensors, or as Flax (MaskGIT-VQGAN)."""
+"""Formats of weights that [`export_to_original`] writes; Flax for the MaskGIT-VQGAN only."""
 
 
 def convert_tokenizer(
     source: Source, output: Source, variant: str | None = None, push_to_hub: str | None = None
 ) -> Verification:
     """
-    One original tokenizer to a folder of ours: model, image processor, card.
+    Convert an original tokenizer to a folder of ours: model, image processor, card.
 
     Args:
         source: a folder, a Hub id or a bare weights file of the original.
-        output: the folder to write. It appears when everything is written and verified.
-        variant: the released checkpoint that `source` is; needed for a bare file.
+        output: the folder to write, created after the conversion has been verified.
+        variant: name of the released checkpoint; needed for a bare file.
         push_to_hub: id of a repository to upload the folder to.
 
-    Returns:
-        what was found equal.
-
     Raises:
-        OSError: files that are missing, damaged or refused, or a place that cannot be written.
-        ValueError: weights that do not fit, or a conversion that changed something. Nothing is written then.
+        OSError: files that are missing, damaged or refused, or a folder that cannot be written.
+        ValueError: weights that do not fit, or a conversion that changed something.
     """
     with checkpoint_atomically(output) as folder:
         verification = _convert_model(TiTokModel, source, variant, folder)
@@ -85,7 +82,7 @@ def convert_all_tokenizers(
     output: Source, source: Source | None = None, push_to_hub: str | None = None
 ) -> dict[str, Verification]:
     """
-    The nine released tokenizers, one after the other, to `output/titok-<variant>`.
+    Convert the nine released tokenizers to `output/titok-<variant>`.
 
     Args:
         output: the folder above them.
@@ -105,7 +102,7 @@ def convert_all_tokenizers(
 
 
 def convert_vqgan(source: Source, output: Source, push_to_hub: str | None = None) -> Verification:
-    """The MaskGIT-VQGAN, from its PyTorch or Flax file. Arguments and errors are those of [`convert_tokenizer`]."""
+    """Convert the MaskGIT-VQGAN, from its PyTorch or Flax file; arguments and errors as [`convert_tokenizer`]."""
     variant = None if Path(source).is_file() else next(iter(RELEASED_VQGANS))
     with checkpoint_atomically(output) as folder:
         verification = _convert_model(MaskGitVQGANModel, source, variant, folder)
@@ -130,21 +127,15 @@ def convert_generator(
     push_to_hub: str | None = None,
 ) -> list[Verification]:
     """
-    One original generator to a folder of ours. With its tokenizer, the folder is a complete pipeline: tokenizer,
-    transformer, scheduler with the benchmark's settings, image processor and the names of the ImageNet classes.
+    Convert an original generator to a folder of ours. With its tokenizer, the folder is a complete pipeline:
+    tokenizer, transformer, scheduler with the benchmark's settings, image processor and class names.
 
     Args:
-        source: a folder, a Hub id or a bare weights file of the original generator.
-        output: the folder to write. It appears when everything is written and verified.
-        tokenizer: the same of its original tokenizer. Without it, transformer and scheduler alone are written.
-        variant: the released checkpoint that `source` (and `tokenizer`) is; needed for bare files.
-        push_to_hub: id of a repository to upload the folder to.
+        source, output, variant, push_to_hub: as for [`convert_tokenizer`], with the same errors.
+        tokenizer: the original tokenizer. Without it, only transformer and scheduler are written.
 
     Returns:
-        what was found equal: of the generator, then of the tokenizer.
-
-    Raises:
-        as [`convert_tokenizer`].
+        the verification of the generator, then of the tokenizer.
     """
     name = _released_name(RELEASED_GENERATORS, source, variant)
     with checkpoint_atomically(output) as folder:
@@ -174,37 +165,34 @@ def convert_generator(
 
 def export_to_original(model: Source, output: Source, form: str = "safetensors") -> list[Verification]:
     """
-    A model of ours to the original's format, which the original implementation loads strictly.
+    Convert a model of ours to the original's format, which the original implementation loads with `strict=True`.
 
     Args:
         model: a folder or Hub id of a tokenizer, a generator, a MaskGIT-VQGAN, or a pipeline, of which tokenizer and
             generator are written to folders of these names.
-        output: the folder to write. It appears when everything is written and verified.
+        output: the folder to write, created after the conversion has been verified.
         form: one of `EXPORT_FORMS`.
 
-    Returns:
-        what was found equal, for each model.
-
     Raises:
-        OSError: files that are missing or damaged, or a place that cannot be written.
-        ValueError: a model that the original cannot describe, or a form that does not exist for it.
+        OSError: files that are missing or damaged, or a folder that cannot be written.
+        ValueError: a model that the original's format cannot describe, or a form that does not exist for it.
     """
     if form not in EXPORT_FORMS:
         raise ValueError(f"form is {form!r}. Use one of {', '.join(EXPORT_FORMS)}.")
     if form == "flax":
-        importlib.import_module("msgpack")  # the extra `convert` brings it; better missed now than after the work
+        importlib.import_module("msgpack")  # of the extra `convert`: fails before the work if it is missing
     source = _local_folder(model)
     with checkpoint_atomically(output) as folder:
         if not (source / INDEX_NAME).exists():
             return [_export_model(source, folder, form, _original_config(source))]
-        # The index tells, not the folders: one of an earlier pipeline may still lie there.
+        # Parts that the index does not name may be of an earlier pipeline.
         parts = {"tokenizer": "tokenizer"}
         configs = [_original_config(source / "tokenizer")]
         if read_index(source).get("transformer", [None])[0] is not None:
             parts["transformer"] = "generator"
             configs.append(_original_config(source / "transformer", source / "scheduler"))
         verifications = []
-        # As the original does, both folders tell everything about both models.
+        # As in the original, the configuration of each model describes both.
         config = {"model": {}, **configs[0]}
         for other in reversed(configs):
             config["model"] = config["model"] | other["model"]
@@ -214,7 +202,7 @@ def export_to_original(model: Source, output: Source, form: str = "safetensors")
 
 
 def _convert_model(cls: Any, source: Source, variant: str | None, folder: Path) -> Verification:
-    """Read an original, write ours, and read both again; the weights are in memory twice at most."""
+    """Read an original checkpoint, write ours, and compare both; at most two copies of the weights are in memory."""
     checkpoint = _located(cls, source, variant)
     model = load(cls, checkpoint)
     before = trial_run(model)
@@ -237,7 +225,7 @@ def _located(cls: Any, source: Source, variant: str | None) -> Any:
 
 
 def _write_pipeline(folder: Path, scheduler: MaskGitScheduler) -> None:
-    """The rest of a pipeline around two models that are there already, whose weights are not read again."""
+    """The rest of a pipeline whose models are saved already."""
     tokenizer_config = TiTokConfig.from_pretrained(folder / "tokenizer")
     transformer_config = MaskGitTransformer1DModel.load_config(folder / "transformer")
     with torch.device("meta"):
@@ -251,13 +239,13 @@ def _write_pipeline(folder: Path, scheduler: MaskGitScheduler) -> None:
         id2label=imagenet_id2label() if transformer.config.num_classes == IMAGENET_CLASSES else None,
     )
     pipe.scheduler.save_pretrained(folder / "scheduler")
-    for part in ("image_processor", "tokenizer"):  # the second for `transformers.pipeline`
+    for part in ("image_processor", "tokenizer"):  # `transformers.pipeline` needs it beside the tokenizer
         pipe.image_processor.save_pretrained(folder / part)
     pipe.save_config(folder)
 
 
 def _export_model(source: Path, folder: Path, form: str, config: Mapping[str, Any]) -> Verification:
-    """Write one model of ours in the original's format, read that again, and compare with ours."""
+    """Write a model in the original's format, read that and compare."""
     model = _class_of(source).from_pretrained(source)
     is_vqgan = isinstance(model, MaskGitVQGANModel)
     if form == "flax" and not is_vqgan:
@@ -273,9 +261,9 @@ def _export_model(source: Path, folder: Path, form: str, config: Mapping[str, An
     verification = Verification.of(original)
     changed = [name for name, tensor in adapter.to_ours(original, path).items() if not same_bits(tensor, ours[name])]
     if changed:
-        raise VerificationError(f"{len(changed)} tensors came back changed, {changed[0]} the first.")
+        raise VerificationError(f"{len(changed)} tensors differ after the conversion, {changed[0]} the first.")
     cls = type(model)
-    del model, ours, original  # the largest is to be in memory twice at most
+    del model, ours, original  # to have at most two copies of the weights in memory
     verify_outputs(before, trial_run(load(cls, _located(cls, path if is_vqgan else folder, None))))
     return verification.with_check("both formats compute the same to the bit")
 
@@ -296,20 +284,20 @@ def _write_weights(tensors: dict[str, torch.Tensor], folder: Path, form: str) ->
 
 
 def _original_config(folder: Path, scheduler: Path | None = None) -> dict[str, Any]:
-    """The original's configuration of a model of ours; empty for a MaskGIT-VQGAN, which has none there."""
+    """The original's configuration of a model of ours; empty for a MaskGIT-VQGAN, which has none."""
     cls = _class_of(folder)
     if cls is TiTokModel:
         return original_tokenizer_config(TiTokConfig.from_pretrained(folder))
     if cls is MaskGitVQGANModel:
         if network_fields(MaskGitVQGANConfig.from_pretrained(folder)) != network_fields(MaskGitVQGANConfig()):
-            raise ValueError("The original knows one size of the MaskGIT-VQGAN, and this is another.")
+            raise ValueError("The original's MaskGIT-VQGAN has one size, and this model has another.")
         return {}
     settings = None if scheduler is None else MaskGitScheduler.load_config(scheduler)
     return original_generator_config(MaskGitTransformer1DModel.load_config(folder), settings)
 
 
 def _class_of(folder: Path) -> Any:
-    """Which of our classes wrote a folder."""
+    """The class of the model in a folder."""
     path = folder / "config.json"
     if not path.is_file():
         raise OSError(f"{folder} is not a model of ours: it has no config.json.")
@@ -332,26 +320,15 @@ def _local_folder(model: Source) -> Path:
 
 
 def _released_name(released: Mapping[str, Any], source: Source, variant: str | None) -> str | None:
-    """Which released checkpoint a source is: the one that the caller names, or whose repository it is."""
-    named = [name for name, entry in released.items() if name == variant or entry.repository == str(source)]
-    return named[0] if named else None
+    """Name of the released checkpoint that the caller names, or whose repository the source is."""
+    return next((name for name, it in released.items() if name == variant or it.repository == str(source)), None)
 
 
 def _name_of(source: Source) -> str:
-    """What to call a source in public: a Hub id, or the last part of a path."""
+    """Name of a source in a card: a Hub id, or the last part of a path."""
     return Path(source).name if Path(source).exists() else str(source)
 
 
 def _push(folder: Source, repository: str | None) -> None:
     if repository is not None:
         push_folder(folder, repository, message="Upload converted checkpoint")
-
-
-__all__ = [
-    "EXPORT_FORMS",
-    "convert_all_tokenizers",
-    "convert_generator",
-    "convert_tokenizer",
-    "convert_vqgan",
-    "export_to_original",
-]

@@ -44,12 +44,7 @@ def read_flax(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def read_flax_tensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """
-    The arrays under the top-level map `params`: a network's parameters. Other maps hold the state of training.
-
-    Raises:
-        OSError: see [`read_flax`], or no `params`.
-    """
+    """The arrays under the top-level map `params`. OSError as [`read_flax`], or if there are none."""
     leaves = read_flax(path)
     tensors = {
         name: torch.from_numpy(leaf)
@@ -57,17 +52,13 @@ def read_flax_tensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         if name.startswith("params/") and isinstance(leaf, np.ndarray)
     }
     if not tensors:
-        raise OSError(f"{path} has no arrays under the key 'params'. Its top-level keys: {sorted(_tops(leaves))}.")
+        tops = sorted({leaf.partition("/")[0] for leaf in leaves})
+        raise OSError(f"{path} has no arrays under the key 'params'. Its top-level keys: {tops}.")
     return tensors
 
 
 def flax_bytes(leaves: Mapping[str, np.ndarray]) -> bytes:
-    """
-    What `flax.serialization.to_bytes` makes of a tree of arrays, none larger than 2^30 bytes.
-
-    Args:
-        leaves: "/"-joined path and array of each leaf. The order of the file is that of the sorted paths.
-    """
+    """As `flax.serialization.to_bytes`, of arrays of at most 2^30 bytes by their "/"-joined paths, in sorted order."""
     tree: dict[str, Any] = {}
     for path in sorted(leaves, key=lambda path: path.split("/")):
         *levels, leaf = path.split("/")
@@ -119,10 +110,3 @@ def _join_chunks(chunked: Mapping[str, Any]) -> np.ndarray:
     if joined.size != math.prod(shape):
         raise OSError(f"A chunked array has {joined.size} values for the shape {tuple(shape)}: the file is damaged.")
     return joined.reshape(shape)
-
-
-def _tops(leaves: Mapping[str, Any]) -> set[str]:
-    return {path.partition("/")[0] for path in leaves}
-
-
-__all__ = ["flax_bytes", "read_flax", "read_flax_tensors"]

@@ -1,6 +1,6 @@
-"""What the original implementations call our parameters: one table a model.
+"""The original names of our parameters: a table for each model.
 
-A table names modules where both sides use the same parameter names below (`weight`, `bias`), else single tensors.
+An entry is a module if both sides have the same parameter names in it (`weight`, `bias`), else a single tensor.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from titok_hf.configuration_titok import TiTokConfig
 
 from .state_dict_adapter import BATCHED, FLAX_KERNEL, POINTWISE, STACKED, KeyMap, Layout, Original
 
-# Ours on the left, the original on the right, here and below.
+# Our name: the original name.
 _VIT = {
     "class_token": "class_embedding",
     "position_embedding": "positional_embedding",
@@ -46,7 +46,7 @@ _TITOK_POINTWISE = {
 
 
 def titok_keys(config: TiTokConfig) -> KeyMap:
-    """The tokenizers of both recipes and stages; a model has only some of the modules."""
+    """The tokenizers of all kinds; a model has some of these modules."""
     names = dict(_TITOK)
     for side, num_layers in (
         ("encoder", config.encoder_num_hidden_layers),
@@ -90,12 +90,12 @@ _UVIT_BLOCK = {
     "mlp.fc2": "mlp.fc2",
 }
 
-# Older releases of transformers saved this buffer, which holds 0, 1, 2, ..., with a BERT; newer ones do not.
+# A buffer with 0, 1, 2, ..., which older releases of transformers saved with a BERT.
 GENERATOR_IGNORED = ("model.embeddings.position_ids",)
 
 
 def generator_keys(architecture: str, num_hidden_layers: int) -> KeyMap:
-    """The MaskGIT generators: a BERT for `"vit"`, whose projections are stacked here, and a `"uvit"`."""
+    """The MaskGIT generators. For `"vit"`, a BERT, our layers stack query, key and value projections."""
     if architecture == "vit":
         names, stacked = dict(_BERT), {}
         for layer in range(num_hidden_layers):
@@ -130,7 +130,7 @@ def _vqgan_encoder(config: MaskGitVQGANConfig) -> dict[str, str]:
 
 
 def _vqgan_decoder(config: MaskGitVQGANConfig) -> dict[str, str]:
-    """The original counts the decoder's levels from the finest, ours in the order in which they run."""
+    """The original numbers the decoder's levels from the finest, we in the order of computation."""
     names = {"conv_in": "conv_in", "norm_out": "norm_out", "conv_out": "conv_out"}
     levels = len(config.channel_multipliers)
     for block in range(config.num_resnet_blocks):
@@ -162,9 +162,8 @@ _FLAX_RESNET = {
 
 def maskgit_vqgan_flax_keys(config: MaskGitVQGANConfig) -> KeyMap:
     """
-    The MaskGIT-VQGAN in its first, Flax form; levels of the tree are joined by slashes.
-
-    Flax numbers the submodules of a class in the order in which they run: `ResBlock_10` follows `ResBlock_9`.
+    The MaskGIT-VQGAN in Flax form; levels of the tree are joined by slashes. Flax numbers the submodules of a class in
+    the order of computation.
     """
     levels, blocks = len(config.channel_multipliers), config.num_resnet_blocks
     convolutions = {
@@ -189,7 +188,7 @@ def maskgit_vqgan_flax_keys(config: MaskGitVQGANConfig) -> KeyMap:
 
 
 def _flax_resnets(levels: int, blocks: int) -> Iterator[tuple[str, str]]:
-    """Residual blocks in the order in which they run: the middle comes last in the encoder, first in the decoder."""
+    """Residual blocks in the order of computation: the middle is last in the encoder, first in the decoder."""
     middle = [f"mid_blocks.{block}" for block in range(blocks)]
     down = [f"down_blocks.{level}.resnets.{block}" for level in range(levels) for block in range(blocks)]
     up = [f"up_blocks.{level}.resnets.{block}" for level in range(levels) for block in range(blocks)]
@@ -204,5 +203,5 @@ def below(names: dict[str, str], ours: str, original: str) -> dict[str, str]:
 
 
 def key_map(names: dict[str, str], *layout: Layout) -> KeyMap:
-    """A table whose tensors correspond one to one and share a layout."""
+    """A table of single originals with one layout."""
     return {ours: Original((original,), *layout) for ours, original in names.items()}

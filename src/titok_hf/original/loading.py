@@ -1,4 +1,4 @@
-"""Reads original checkpoints into our models. `from_pretrained` of the models asks [`read`] first."""
+"""Reads original checkpoints into our models. `from_pretrained` of the models calls [`read`] first."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,13 +26,12 @@ from .state_dict_adapter import StateDictAdapter
 
 def read(cls: type, source: Any, original_variant: str | None = None, **kwargs: Any) -> Any | None:
     """
-    An instance of one of our classes from an original checkpoint: the reader that
-    `titok_hf.checkpoints.mixin` asks.
+    An instance of one of our classes from an original checkpoint; see `titok_hf.checkpoints.mixin.add_reader`.
 
     Args:
         cls: `TiTokModel`, `MaskGitTransformer1DModel`, `MaskGitVQGANModel`, `MaskGitScheduler`, or a subclass.
         source: a folder, a Hub id or a weights file.
-        original_variant: the released checkpoint that it is; needed where no configuration tells.
+        original_variant: name of the released checkpoint; needed if there is no configuration.
         kwargs: other arguments of `from_pretrained`.
 
     Returns:
@@ -50,7 +49,7 @@ def read(cls: type, source: Any, original_variant: str | None = None, **kwargs: 
 def locate(
     cls: type, source: Any, original_variant: str | None = None, **hub_arguments: Any
 ) -> OriginalCheckpoint | None:
-    """The files of an original checkpoint for one of our classes. Arguments and errors are those of [`read`]."""
+    """The files of an original checkpoint for one of our classes; arguments and errors as [`read`]."""
     kind = _kind(cls)
     if original_variant is not None and original_variant not in kind.variants:
         raise ValueError(
@@ -72,12 +71,12 @@ def locate(
 
 
 def load(cls: type, checkpoint: OriginalCheckpoint, **kwargs: Any) -> Any:
-    """An instance of one of our classes from the files that [`locate`] found. Errors are those of [`read`]."""
+    """An instance of one of our classes from the files that [`locate`] found; errors as [`read`]."""
     return _kind(cls).load(cls, checkpoint, kwargs)
 
 
 def titok_adapter(config: TiTokConfig, ours: Mapping[str, torch.Tensor]) -> StateDictAdapter:
-    """The adapter of a tokenizer, given its configuration and its state dict (on the meta device is enough)."""
+    """The adapter of a tokenizer, given its configuration and its state dict (the meta device is enough)."""
     return StateDictAdapter(titok_keys(config), ours)
 
 
@@ -120,7 +119,7 @@ def _from_state_dict(
     checkpoint: OriginalCheckpoint,
     kwargs: dict[str, Any],
 ) -> Any:
-    """Translate the state dict, then let transformers load it as it would load a file of ours."""
+    """Translate the state dict and pass it to transformers."""
     with checkpoint.naming_config(), torch.device("meta"):
         adapter = make_adapter(config, cls(config).state_dict())
     tensors = adapter.to_ours(checkpoint.state_dict(), checkpoint.weights)
@@ -128,7 +127,7 @@ def _from_state_dict(
 
 
 def _load_generator(cls: Any, checkpoint: OriginalCheckpoint, kwargs: dict[str, Any]) -> Any:
-    """diffusers loads from files alone, so the model is made here, of tensors that are never copied."""
+    """diffusers loads from files only, so this function makes the model."""
     dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
     if kwargs:
         raise TypeError(
@@ -161,7 +160,7 @@ def _load_scheduler(cls: Any, checkpoint: OriginalCheckpoint, kwargs: dict[str, 
 
 @dataclass(frozen=True)
 class _Kind:
-    """How one of our classes is read, and what was released of it."""
+    """How to load one of our classes, and its released checkpoints."""
 
     load: Callable[..., Any]
     released: dict[str, Any]
@@ -169,7 +168,7 @@ class _Kind:
 
     @property
     def variants(self) -> list[str]:
-        """What `original_variant` may say."""
+        """Values of `original_variant`."""
         two_stage = (name for name in ("l32", "b64", "s128") if self.released is RELEASED_TOKENIZERS)
         return [*self.released, *(name + STAGE_1_SUFFIX for name in two_stage)]
 

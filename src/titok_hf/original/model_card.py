@@ -1,4 +1,4 @@
-"""Model cards of converted checkpoints. What was published is called published; nothing was measured again here."""
+"""Model cards of converted checkpoints. Their results are the published ones."""
 
 import os
 from collections.abc import Sequence
@@ -6,14 +6,14 @@ from pathlib import Path
 
 from titok_hf.checkpoints.cards import CardContent, Measured, write_model_card
 
-from .released import ReleasedGenerator, ReleasedTokenizer
+from .released import Released
 from .verification import Verification
 
 _IMAGENET = {"dataset": "ILSVRC/imagenet-1k", "dataset_name": "ImageNet-1k 256 x 256"}
 _LIMITS = (
-    "Square pictures of the kind that ImageNet has: single objects, animals and scenes in photographs. Faces, text "
-    "and fine patterns suffer most when a picture is described by so few tokens. Generated images repeat what "
-    "ImageNet shows, its biases included. Its terms allow research that is not commercial."
+    "Square images like those of ImageNet: photographs of single objects, animals and scenes. With so few tokens, "
+    "faces, text and fine patterns lose most. Generated images have the biases of ImageNet, whose terms allow "
+    "non-commercial research only."
 )
 
 
@@ -25,20 +25,20 @@ def write_card(
     source: str,
     verifications: Sequence[Verification],
     variant: str | None = None,
-    tokenizer: ReleasedTokenizer | None = None,
-    generator: ReleasedGenerator | None = None,
+    tokenizer: Released | None = None,
+    generator: Released | None = None,
 ) -> Path:
     """
     Write the card of a converted checkpoint, unless a person edited the one at its destination.
 
     Args:
         folder: the converted checkpoint.
-        destination: the folder that it is going to become.
-        repo_id: where it will be on the Hub, if anywhere.
-        source: what was converted, as people know it: a Hub id or a file's name.
-        verifications: what was found equal, of each model.
-        variant: the released checkpoint that it is, if it is one.
-        tokenizer, generator: what is known of the released checkpoints in it.
+        destination: its final folder.
+        repo_id: its repository on the Hub, if any.
+        source: what was converted: a Hub id or a file's name.
+        verifications: of each model.
+        variant: name of the released checkpoint, if it is one.
+        tokenizer, generator: the released checkpoints in it.
     """
     released = [checkpoint for checkpoint in (tokenizer, generator) if checkpoint is not None]
     name = (repo_id or Path(destination).resolve().name).split("/")[-1]
@@ -56,25 +56,21 @@ def write_card(
 
 
 def _source(source: str, verifications: Sequence[Verification], has_sampler: bool) -> str:
-    text = f"Converted from {source} to the format of titok-hf, without a change of any number."
+    text = f"Converted from {source} to the format of titok-hf. All weights are unchanged."
     if has_sampler:
         text += " The sampler settings are those of the original's benchmark."
     return text + "\n\n" + "\n".join(f"- verified: {verification}" for verification in verifications)
 
 
-def _published(tokenizer: ReleasedTokenizer | None, generator: ReleasedGenerator | None) -> list[Measured]:
-    """The published numbers: of 50,000 images each."""
+def _published(tokenizer: Released | None, generator: Released | None) -> list[Measured]:
     results = []
     if tokenizer is not None:
         name, split = "FID of reconstructions (rFID)", "validation"
-        results.append(Measured(name, tokenizer.rfid, "fid", split=split, published_in=tokenizer.paper, **_IMAGENET))
+        results.append(Measured(name, tokenizer.fid, "fid", split=split, published_in=tokenizer.paper, **_IMAGENET))
     if generator is not None:
         name, paper = "FID of generated images (gFID)", generator.paper
-        results.append(Measured(name, generator.gfid, "fid", published_in=paper, **_IMAGENET))
+        results.append(Measured(name, generator.fid, "fid", published_in=paper, **_IMAGENET))
         if generator.inception_score is not None:
             name, score = "Inception Score of generated images", generator.inception_score
             results.append(Measured(name, score, "inception_score", published_in=paper, **_IMAGENET))
     return results
-
-
-__all__ = ["write_card"]

@@ -1,4 +1,4 @@
-"""Finds the files of an original checkpoint, on disk or on the Hub, and reads them without running what is in them."""
+"""Finds the files of an original checkpoint, on disk or on the Hub, and reads them without running code in them."""
 
 import json
 import os
@@ -22,7 +22,7 @@ _PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
 _WEIGHTS_NAMES = ["model.safetensors", "pytorch_model.bin"]
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-"""Arguments of `from_pretrained` that say where and how to download."""
+"""Arguments of `from_pretrained` for the download."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,8 @@ class OriginalCheckpoint:
     The files of an original checkpoint.
 
     Args:
-        weights: its state dict; None where only its configuration was asked for.
-        config: content of its `config.json`; None where the caller names the variant, or the file is all there is.
-        config_path: where that lies.
+        weights: its weights file; None if only the configuration is needed.
+        config, config_path: its `config.json`; None if the caller names the variant, or for a single file.
         variant: the caller's name for the architecture.
     """
 
@@ -70,17 +69,17 @@ def find_original(
 
     Args:
         source: a weights file, a folder, or the id of a Hub repository.
-        variant: the caller's name for the architecture. Without one, only what carries an original `config.json`, and
-            any single file, is taken for original.
-        released_file: name under which this variant's weights were published.
-        needs_weights: whether to look for the weights too.
+        variant: the caller's name for the architecture. Without one, a folder or repository needs the original's
+            `config.json`.
+        released_file: published name of this variant's weights file.
+        needs_weights: whether to find the weights too.
         hub_arguments: those of `HUB_ARGUMENTS` that the caller gave.
 
     Returns:
-        None if `source` is not original, or not there: then it is another's to judge.
+        None if `source` is not an original checkpoint, or does not exist.
 
     Raises:
-        OSError: an original checkpoint without weights, or a variant that is not to be had there.
+        OSError: an original checkpoint without weights.
     """
     if not isinstance(source, (str, os.PathLike)):
         return None
@@ -89,7 +88,7 @@ def find_original(
         return OriginalCheckpoint(path, variant=variant)
     config, config_path = None, None
     if variant is None:
-        # Every load of a model passes here: a copy in the cache tells as well as the Hub whose format it is.
+        # Every load of a model comes here. A cached copy is enough to recognise the format.
         config_path = _find(source, ["config.json"], hub_arguments, prefer_cache=True)
         config = _read_json(config_path)
         if not is_original_config(config):
@@ -113,16 +112,10 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, not a weights file.")
     if path.suffix in _PICKLES:
-        tensors = _read_pickle(path)
-    elif path.suffix == ".safetensors":
+        return _read_pickle(path)
+    if path.suffix == ".safetensors":
         with naming(path, "is damaged, or not a safetensors file"):
-            tensors = load_file(path)
-    else:
-        tensors = _read_flax(path)
-    return tensors
-
-
-def _read_flax(path: Path) -> dict[str, torch.Tensor]:
+            return load_file(path)
     try:
         from .flax_checkpoint import read_flax_tensors
     except ModuleNotFoundError as error:
@@ -141,7 +134,7 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
             f"{path} is refused: it is damaged, or holds more than tensors, and anything else in a pickle could run "
             f"code ({_first_line(error)})."
         ) from error
-    except Exception as error:  # torch has no common one for the two formats that it reads, zip and tar
+    except Exception as error:  # torch raises exceptions of many kinds
         raise OSError(f"{path} is damaged, or not a PyTorch file ({_first_line(error)}). Get it again.") from error
     if not isinstance(content, Mapping):
         raise OSError(f"{path} holds a {type(content).__name__}, not a state dict.")
@@ -173,7 +166,7 @@ def _find(
                     return Path(cached)
             return Path(hf_hub_download(str(source), path, **hub_arguments))
         except LocalEntryNotFoundError:
-            hub_arguments["local_files_only"] = True  # the Hub cannot be reached: only the cache is left
+            hub_arguments["local_files_only"] = True  # the Hub cannot be reached
         except EntryNotFoundError:
             continue
         except (OSError, HFValidationError):
@@ -182,7 +175,7 @@ def _find(
 
 
 def _checkpoint_names(config: dict[str, Any] | None) -> list[str]:
-    """Names of bare files that an original configuration itself tells."""
+    """Names of weights files in an original configuration."""
     experiment = (config or {}).get("experiment")
     if not isinstance(experiment, Mapping):
         return []
@@ -191,7 +184,7 @@ def _checkpoint_names(config: dict[str, Any] | None) -> list[str]:
 
 
 def _read_json(path: Path | None) -> dict[str, Any] | None:
-    """None where there is no file or it is not JSON, which `from_pretrained` reports better than we could."""
+    """None if there is no file or it is not JSON, which `from_pretrained` then reports."""
     try:
         return None if path is None else json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
@@ -200,6 +193,3 @@ def _read_json(path: Path | None) -> dict[str, Any] | None:
 
 def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).strip().splitlines()[0]
-
-
-__all__ = ["HUB_ARGUMENTS", "OriginalCheckpoint", "find_original", "read_state_dict"]

@@ -1,4 +1,4 @@
-"""What the original project released, and what was published about it (arXiv 2406.07550, arXiv 2501.07730)."""
+"""The released checkpoints, with their published results (arXiv 2406.07550, arXiv 2501.07730)."""
 
 from dataclasses import dataclass
 
@@ -7,49 +7,32 @@ TITOK_PAPER, SINGLE_STAGE_PAPER, MASKGIT_PAPER = "2406.07550", "2501.07730", "22
 
 
 @dataclass(frozen=True)
-class ReleasedTokenizer:
+class Released:
     """
-    A released tokenizer, for ImageNet at 256 x 256.
+    A released tokenizer or class-conditional generator, for ImageNet at 256 x 256.
 
     Args:
         repository: id of its Hub repository.
         file: name of the same weights as a bare pickle.
-        rfid: published FID of reconstructions of the 50,000 validation images.
+        fid: published FID of reconstructions of the 50,000 validation images, or of 50,000 generated images.
+        inception_score: of 50,000 generated images; None where none was published.
         paper: arXiv number of the paper that published it.
     """
 
     repository: str
     file: str
-    rfid: float
+    fid: float
+    inception_score: float | None = None
     paper: str = TITOK_PAPER
 
 
-@dataclass(frozen=True)
-class ReleasedGenerator:
-    """
-    A released class-conditional generator, for ImageNet at 256 x 256.
-
-    Args:
-        repository, file: as for tokenizers.
-        gfid, inception_score: published quality of 50,000 images; None where no number is known.
-        paper: arXiv number of the paper that published it.
-    """
-
-    repository: str
-    file: str
-    gfid: float
-    inception_score: float | None
-    paper: str = TITOK_PAPER
-
-
-def _tokenizer(name: str, rfid: float, file: str = "tokenizer_titok_{}.bin") -> ReleasedTokenizer:
+def _tokenizer(name: str, fid: float, file: str = "tokenizer_titok_{}.bin") -> Released:
     paper = SINGLE_STAGE_PAPER if name.endswith(("vq8k", "vae_c16")) else TITOK_PAPER
-    return ReleasedTokenizer(f"yucornetto/tokenizer_titok_{name}_imagenet", file.format(name), rfid, paper)
+    return Released(f"yucornetto/tokenizer_titok_{name}_imagenet", file.format(name), fid, paper=paper)
 
 
-def _generator(name: str, gfid: float, inception_score: float | None) -> ReleasedGenerator:
-    repository, file = f"yucornetto/generator_titok_{name}_imagenet", f"generator_titok_{name}.bin"
-    return ReleasedGenerator(repository, file, gfid, inception_score)
+def _generator(name: str, fid: float, inception_score: float | None) -> Released:
+    return Released(f"yucornetto/generator_titok_{name}_imagenet", f"generator_titok_{name}.bin", fid, inception_score)
 
 
 RELEASED_TOKENIZERS = {
@@ -73,14 +56,9 @@ RELEASED_GENERATORS = {
 """The three generators, each named after its tokenizer."""
 
 STAGE_1_SUFFIX = "_stage1"
-"""`"l32_stage1"` names the tokenizer before its second training stage: without the convolutional pixel decoder."""
-
-BARE_FILES_REPOSITORY = "fun-research/TiTok"
-"""The Hub repository that holds the bare pickles, the MaskGIT-VQGAN's among them."""
+"""`"l32_stage1"` is the tokenizer before its second training stage, without the pixel decoder."""
 
 RELEASED_VQGANS = {
-    "imagenet256": ReleasedTokenizer(
-        BARE_FILES_REPOSITORY, "maskgit-vqgan-imagenet-f16-256.bin", 2.28, paper=MASKGIT_PAPER
-    )
+    "imagenet256": Released("fun-research/TiTok", "maskgit-vqgan-imagenet-f16-256.bin", 2.28, paper=MASKGIT_PAPER)
 }
 """The MaskGIT-VQGAN, teacher of the two-stage tokenizers (MaskGIT, arXiv 2202.04200)."""

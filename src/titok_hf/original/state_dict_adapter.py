@@ -1,4 +1,4 @@
-"""State dicts of the original implementation to ours and back, to the bit, from one table."""
+"""Translates state dicts of the original implementation to ours and back, exactly, by one table."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -9,18 +9,12 @@ State = dict[str, torch.Tensor]
 
 
 class CheckpointMismatchError(ValueError):
-    """A checkpoint does not hold what the model needs. The message names the first differences and counts them all."""
+    """A checkpoint does not fit the model. The message counts the differences and names the first ones."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """
-    How the tensors of one original parameter lie in ours. Nothing is computed, so both directions are exact.
-
-    Args:
-        to_ours: makes our tensor of the original ones.
-        to_original: makes the original ones, a tuple, of our tensor.
-    """
+    """Rearranges original tensors to one tensor of ours, and that to the tuple of the original ones."""
 
     to_ours: Callable[..., torch.Tensor]
     to_original: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
@@ -35,7 +29,7 @@ POINTWISE = Layout(
 # Query, key and value projections, one after the other along the output axis.
 STACKED = Layout(
     lambda *tensors: torch.cat(tensors),
-    # Memory of their own, which the writer of safetensors asks for.
+    # Copies, because safetensors does not write tensors that share memory.
     lambda tensor: tuple(part.clone() for part in tensor.chunk(3)),
 )
 # A leading axis for the batch.
@@ -61,12 +55,12 @@ class StateDictAdapter:
     Translates whole state dicts of one architecture.
 
     Args:
-        key_map: our tensors and modules, and what the original calls them.
-        ours: names and shapes of our state dict; a model on the meta device is enough.
-        ignored: original names that may be in a checkpoint and say nothing.
+        key_map: our names of tensors and modules, with the original's.
+        ours: our state dict; a model on the meta device is enough.
+        ignored: names in a checkpoint that are not used.
 
     Raises:
-        KeyError: a tensor of ours that is not in the table, which is a defect of the table.
+        KeyError: a tensor of ours that is not in the table.
     """
 
     def __init__(self, key_map: KeyMap, ours: Mapping[str, torch.Tensor], ignored: Iterable[str] = ()) -> None:
@@ -81,7 +75,7 @@ class StateDictAdapter:
 
     @staticmethod
     def _original(key_map: KeyMap, name: str) -> Original:
-        """The table's entry for a tensor, or that of its module with the tensor's own name put behind."""
+        """The table's entry for a tensor, or that of its module with the tensor's name appended."""
         if name in key_map:
             return key_map[name]
         module, _, leaf = name.rpartition(".")
@@ -89,12 +83,7 @@ class StateDictAdapter:
         return Original(tuple(f"{key}.{leaf}" for key in original.names), original.layout)
 
     def check(self, state_dict: Mapping[str, torch.Tensor], source: object = "The checkpoint") -> None:
-        """
-        Compare an original state dict with what the architecture needs.
-
-        Raises:
-            CheckpointMismatchError: missing, unexpected or misshapen tensors, or integers where numbers should be.
-        """
+        """CheckpointMismatchError for missing or unexpected tensors, another shape, or tensors that are not float."""
         given = {name: tensor for name, tensor in state_dict.items() if name not in self.ignored}
         shared = [name for name in self.expected_shapes if name in given]
         differences = {
@@ -116,12 +105,7 @@ class StateDictAdapter:
             )
 
     def to_ours(self, state_dict: Mapping[str, torch.Tensor], source: object = "The checkpoint") -> State:
-        """
-        Our state dict, in our order. Tensors share memory with the original's wherever the layout allows.
-
-        Raises:
-            CheckpointMismatchError: see [`StateDictAdapter.check`].
-        """
+        """Our state dict, in our order, sharing memory with the original's if possible; errors as `check`."""
         self.check(state_dict, source)
         return {
             name: original.layout.to_ours(*(state_dict[key] for key in original.names)).contiguous()
@@ -138,7 +122,7 @@ class StateDictAdapter:
 
 
 def describe(differences: Mapping[str, list[str]], shown: int = 3) -> str:
-    """`"2 missing (a, b), 40 unexpected (c, d, e, ...)"`: each kind of difference with its count and first names."""
+    """`"2 missing (a, b); 40 unexpected (c, d, e, ...)"`: the count and the first names of each kind."""
     kinds = []
     for kind, names in differences.items():
         if names:

@@ -1,4 +1,4 @@
-"""Proof that a conversion changed nothing: every tensor compared bit by bit, every network run from both formats."""
+"""Verification of conversions: every tensor is compared bit by bit, and both formats must compute the same."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,18 +17,17 @@ from .state_dict_adapter import StateDictAdapter
 
 
 class VerificationError(ValueError):
-    """A conversion did not give back what it was given. Nothing was written."""
+    """A conversion changed something. Nothing was written."""
 
 
 @dataclass(frozen=True)
 class Verification:
     """
-    What was found equal.
+    The result of a verification that succeeded.
 
     Args:
-        num_tensors, num_parameters: size of the original state dict.
-        dtypes: data types that occur in it.
-        checks: what was compared, in words.
+        num_tensors, num_parameters, dtypes: of the original state dict.
+        checks: descriptions of what was compared.
     """
 
     num_tensors: int
@@ -38,7 +37,7 @@ class Verification:
 
     @classmethod
     def of(cls, tensors: Mapping[str, torch.Tensor]) -> "Verification":
-        """For a state dict whose tensors were all compared."""
+        """Of a state dict whose tensors were all compared."""
         return cls(
             num_tensors=len(tensors),
             num_parameters=sum(tensor.numel() for tensor in tensors.values()),
@@ -66,12 +65,7 @@ def adapter_of(model: Any, flax: bool = False) -> StateDictAdapter:
 
 @torch.no_grad()
 def trial_run(model: Any) -> list[torch.Tensor]:
-    """
-    Everything that a model says of one fixed input.
-
-    Raises:
-        VerificationError: numbers that are not finite, or codes outside the codebook.
-    """
+    """All outputs of a model for one fixed input; VerificationError if they are not finite, or for unknown codes."""
     if isinstance(model, MaskGitTransformer1DModel):
         masked = torch.full((1, model.config.num_latent_tokens), model.mask_token_id)
         outputs = [model(masked, class_labels=torch.zeros(1, dtype=torch.long)).logits]
@@ -79,9 +73,9 @@ def trial_run(model: Any) -> list[torch.Tensor]:
         outputs = _reconstruct(model)
     for output in outputs:
         if not output.isfinite().all():
-            raise VerificationError("The network gives numbers that are not finite. The checkpoint is damaged.")
+            raise VerificationError("The network's output is not finite. The checkpoint is damaged.")
         if not output.is_floating_point() and not 0 <= output.min() <= output.max() < model.config.codebook_size:
-            raise VerificationError(f"The network gives codes from {output.min()} to {output.max()}.")
+            raise VerificationError(f"The network's codes are from {output.min()} to {output.max()}.")
     return outputs
 
 
@@ -89,7 +83,7 @@ def _reconstruct(model: TiTokModel | MaskGitVQGANModel) -> list[torch.Tensor]:
     image_size = getattr(model.config, "image_size", 256)
     shape = (1, model.config.num_channels, image_size, image_size)
     image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    # The mean of KL models: a sample would differ from run to run.
+    # KL models: the mean, because samples differ.
     choices = {"sample_posterior": False} if isinstance(model, TiTokModel) else {}
     encoded = model.encode(image, **choices, return_dict=True)
     decoded = model.decode(latents=encoded.latents, return_dict=True)
@@ -99,26 +93,22 @@ def _reconstruct(model: TiTokModel | MaskGitVQGANModel) -> list[torch.Tensor]:
 
 def verify_tensors(adapter: StateDictAdapter, original: Mapping[str, torch.Tensor], folder: Path) -> Verification:
     """
-    Read a folder that was just written, translate it back tensor by tensor, and compare with where it came from.
-
-    Args:
-        adapter: of this architecture.
-        original: the original state dict.
-        folder: where `save_pretrained` wrote; its tensors are in memory one at a time.
+    Read a folder that `save_pretrained` wrote, one tensor at a time, translate it back and compare it with the
+    original state dict.
 
     Raises:
-        VerificationError: a tensor that is missing, left over, or differs in shape, dtype or any bit.
+        VerificationError: a tensor that is missing, unexpected, or differs in shape, dtype or any bit.
     """
     compared: dict[str, torch.Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - it is no dict
+            for name in file.keys():
                 if name not in adapter.originals:
                     raise VerificationError(f"{name} was written, but the model has no such tensor.")
                 names, layout = adapter.originals[name].names, adapter.originals[name].layout
                 for key, tensor in zip(names, layout.to_original(file.get_tensor(name)), strict=True):
                     if not same_bits(tensor, original[key]):
-                        raise VerificationError(f"{key} came back changed from {name}.")
+                        raise VerificationError(f"{key} differs after its conversion to {name} and back.")
                     compared[key] = original[key]
     missing = [key for key in adapter.expected_shapes if key not in compared]
     if missing:
@@ -127,12 +117,7 @@ def verify_tensors(adapter: StateDictAdapter, original: Mapping[str, torch.Tenso
 
 
 def verify_outputs(before: list[torch.Tensor], after: list[torch.Tensor]) -> None:
-    """
-    Compare what the network said when loaded from the original with what it says when loaded from our format.
-
-    Raises:
-        VerificationError: any difference.
-    """
+    """VerificationError unless the outputs of both formats are equal."""
     if len(before) != len(after) or not all(map(torch.equal, before, after)):
         raise VerificationError("The network computes something else after the conversion.")
 
@@ -143,14 +128,3 @@ def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
         return False
     integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]
     return torch.equal(one.contiguous().view(integers), other.contiguous().view(integers))
-
-
-__all__ = [
-    "Verification",
-    "VerificationError",
-    "adapter_of",
-    "same_bits",
-    "trial_run",
-    "verify_outputs",
-    "verify_tensors",
-]
