@@ -1,10 +1,10 @@
-"""Contact sheets: many images in one, large enough to see."""
+"""Contact sheets: many images in one."""
 
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-# Small images are enlarged to cells of about this many pixels: one of 32 pixels is shown four times as large.
+# Small images are enlarged to cells of about this many pixels.
 _COMFORTABLE_CELL = 128
 _GAP = 4
 _FONT_SIZE = 14
@@ -61,6 +61,3 @@ def contact_sheet(
             middle = _GAP + row * (height + _GAP) + height // 2
             draw.text((_GAP, middle), label, fill=_INK, font=font, anchor="lm")
     return sheet
-
-
-__all__ = ["contact_sheet"]

@@ -1,4 +1,4 @@
-"""Which device to compute on by default, and what Apple GPUs lack."""
+"""The default device, and the device for float64."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import torch
 
 def default_device(local_rank: int | None = None) -> str:
     """
-    The accelerator of this machine ("cuda", "mps", "xpu"), "cpu" if it has none.
+    The accelerator of this machine ("cuda", "mps", "xpu"), or "cpu".
 
     Args:
-        local_rank: number of this process on the machine under a launcher, which gives each process a device of its
-            own: "cuda:1". An Apple GPU is always one.
+        local_rank: of this process under a launcher; selects one of several accelerators ("cuda:1").
     """
     if not torch.accelerator.is_available():
         return "cpu"
@@ -20,9 +19,6 @@ def default_device(local_rank: int | None = None) -> str:
 
 
 def float64_device(device: torch.device | str) -> torch.device:
-    """Where to add numbers up in float64: on `device`, but beside an Apple GPU, which has no float64, on the CPU."""
+    """The device for sums in float64: `device`, or the CPU for an Apple GPU, which has no float64."""
     device = torch.device(device)
     return torch.device("cpu") if device.type == "mps" else device
-
-
-__all__ = ["default_device", "float64_device"]

@@ -1,10 +1,10 @@
-"""Which extra brings a library that is not installed, as the metadata of this package says it."""
+"""Names the extra of this package that installs a missing library, from the package's metadata."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
 
-# Modules that are called otherwise than what is installed.
+# Modules whose name differs from that of their distribution.
 _DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml"}
 
 
@@ -17,12 +17,7 @@ def how_to_install(module: str) -> str:
 
 
 def check_extra(extra: str, *modules: str) -> None:
-    """
-    Look for the modules that a command cannot do without, before anything slow is imported.
-
-    Raises:
-        ValueError: one of them is not installed; says which extra brings it.
-    """
+    """ValueError if a command lacks one of these modules, before anything slow is imported; names the extra."""
     missing = [distribution_of(module) for module in modules if find_spec(module) is None]
     if missing:
         raise ValueError(
@@ -32,14 +27,14 @@ def check_extra(extra: str, *modules: str) -> None:
 
 
 def distribution_of(module: str) -> str:
-    """What to install for a module."""
+    """The distribution that installs a module."""
     top = module.partition(".")[0]
     return _DISTRIBUTIONS.get(top, top).replace("_", "-").lower()
 
 
 def extra_with(distribution: str) -> str | None:
-    """The first extra of this package that brings a distribution; None if none does."""
-    # These take longer to import than most commands take to fail.
+    """The first extra of this package that installs a distribution; None if none does."""
+    # Here, because these imports are slow.
     from importlib.metadata import PackageNotFoundError, requires
 
     from packaging.requirements import Requirement
@@ -55,6 +50,3 @@ def extra_with(distribution: str) -> str | None:
             if extra:
                 return extra.strip("\"' )")
     return None
-
-
-__all__ = ["check_extra", "distribution_of", "extra_with", "how_to_install"]

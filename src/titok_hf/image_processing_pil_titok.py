@@ -1,7 +1,7 @@
 """Images to model input and back, with Pillow and NumPy alone.
 
-Whatever form an image has, it first becomes an 8-bit RGB array; then it is resized, cropped and scaled to [0, 1].
-TiTok uses no mean and no standard deviation.
+Each image is converted to an 8-bit RGB array, then resized, cropped and scaled to [0, 1]. TiTok uses no mean and no
+standard deviation.
 """
 
 import base64
@@ -36,7 +36,6 @@ from .image_transforms import (
     BACKGROUND,
     MAX_PIXELS,
     Box,
-    background_colour,
     black_margins,
     box_within_aspect_limit,
     center_box,
@@ -51,14 +50,7 @@ URL_PREFIXES = ("http://", "https://")
 
 class TiTokImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]  # mypy does not read the base
     """
-    The arguments of every image processor of transformers, and:
-
-    do_exif_transpose (`bool`, *optional*, defaults to `True`):
-        Whether to turn an image upright as its EXIF orientation says. The original implementation never does.
-    do_enlarge (`bool`, *optional*, defaults to `True`):
-        Whether to enlarge an image whose shorter edge is below `size`. If not, it gets black margins.
-    background (`str`, *optional*, defaults to `"white"`):
-        The colour behind transparent pixels; `"none"` drops alpha and shows the hidden colours, as the original does.
+    The arguments of every image processor of transformers, and those of [`TiTokImageProcessorPil`].
     """
 
     do_exif_transpose: bool | None
@@ -67,7 +59,7 @@ class TiTokImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call
 
 
 class TiTokImageProcessorMixin(LoadedByAutoClasses, BaseImageProcessor):
-    """All of TiTok's image processing but the resampling, which is the part of the backend."""
+    """TiTok's image processing, except resampling, which the backend does."""
 
     valid_kwargs = TiTokImageProcessorKwargs
     auto_classes = {"AutoImageProcessor": ["titok.TiTokImageProcessorPil", "titok.TiTokImageProcessor"]}
@@ -94,12 +86,12 @@ class TiTokImageProcessorMixin(LoadedByAutoClasses, BaseImageProcessor):
             `pixel_values`: float32 in [0, 1], one array (3, height, width) an image; with `return_tensors="pt"` one
             tensor (batch, 3, height, width).
         Raises:
-            ValueError: for an empty list, an unreadable file, an array without a colour axis, sample values outside of
-                the range of their type, or an image smaller than the crop.
-            TypeError: for anything that is not an image.
+            ValueError: an empty list, an unreadable file, an array without a colour axis, sample values outside of the
+                range of their type, or an image smaller than the crop.
+            TypeError: something that is not an image.
         """
         if "size" in kwargs:
-            kwargs.setdefault("crop_size", None)  # a size of this call brings its own crop
+            kwargs.setdefault("crop_size", None)  # then the crop has this size too
         return super().preprocess(images, *args, **kwargs)
 
     def post_process(
@@ -107,17 +99,16 @@ class TiTokImageProcessorMixin(LoadedByAutoClasses, BaseImageProcessor):
     ) -> list[Image.Image] | np.ndarray | torch.Tensor:
         """
         Model output to images. Values are clamped to [0, 1]. PIL images are rounded to 8 bits; the original
-        implementation rounds for its evaluation of reconstructions, but truncates the images that it samples.
+        implementation rounds in its evaluation of reconstructions, but truncates the images that it samples.
 
         Args:
-            pixel_values: float, shape (batch, channels, height, width), about [0, 1]; channels is 3, or 1 for grey.
+            pixel_values: float, shape (batch, 3 or 1 channels, height, width), nominally in [0, 1].
             output_type: `"pil"`, `"np"` or `"pt"`.
         Returns:
             a list of PIL images; or a float32 array (batch, height, width, channels) in [0, 1]; or a float32 tensor
             (batch, channels, height, width) in [0, 1] on the device of `pixel_values`.
         Raises:
-            ValueError: for another output type, shape or dtype, or (PIL images and arrays) for values that are not
-                finite.
+            ValueError: another output type, shape or dtype, or (PIL images and arrays) values that are not finite.
         """
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f'output_type is {output_type!r}; expected "pil", "np" or "pt".')
@@ -147,7 +138,7 @@ class TiTokImageProcessorMixin(LoadedByAutoClasses, BaseImageProcessor):
         if isinstance(image_url_or_urls, str) and image_url_or_urls.startswith(URL_PREFIXES):
             return read_url(image_url_or_urls)
         if isinstance(image_url_or_urls, bytes | bytearray):
-            return open_image(bytes(image_url_or_urls), "The data")
+            return decoded(bytes(image_url_or_urls), "The data")
         if isinstance(image_url_or_urls, str | os.PathLike):
             return read_image(image_url_or_urls)
         return image_url_or_urls
@@ -174,11 +165,14 @@ class TiTokImageProcessorMixin(LoadedByAutoClasses, BaseImageProcessor):
         if not array.size:
             raise ValueError(f"Got an image without pixels, shape {array.shape}.")
         if do_convert_rgb and len(array) != 3:
-            array = np.repeat(array, 3, axis=0) if len(array) == 1 else rgba_to_rgb(array, background or BACKGROUND)
+            grey_or_rgba = Image.fromarray(
+                array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0))
+            )
+            array = pil_to_array(grey_or_rgba, True, False, background or BACKGROUND)
         return array
 
     def center_crop(self, image: Any, size: SizeDict, **kwargs: Any) -> Any:
-        """Cut `size` from the centre of an array or tensor (..., height, width); half pixels go to the even side."""
+        """Cut `size` from the centre of an array or tensor (..., height, width), see `center_box`."""
         width, height = width_and_height(image)
         if height < size.height or width < size.width:
             raise ValueError(
@@ -222,9 +216,9 @@ class TiTokImageProcessorPil(TiTokImageProcessorMixin, PilBackend):
     an array (B, ...) of these or a (nested) list. Transparent pixels are laid on `background`. Sample values mean:
 
     * 8 bits, and all integers that are not named below: 0 to 255;
-    * 16 bits (arrays of uint16, PIL modes `I;16` and `I`): 0 to 65535, scaled to 8 bits. (The original implementation
-      leaves them to Pillow's `convert("RGB")`, which turns all above 255 white.);
-    * floats: 0 to 1; PIL mode `F`: 0 to 255, as Pillow has it;
+    * 16 bits (arrays of uint16, PIL modes `I;16` and `I`): 0 to 65535, scaled to 8 bits. (The original uses Pillow's
+      `convert("RGB")`, which makes all values above 255 white.);
+    * floats: 0 to 1; PIL mode `F`: 0 to 255, as in Pillow;
     * booleans: black and white.
 
     Args:
@@ -233,11 +227,11 @@ class TiTokImageProcessorPil(TiTokImageProcessorMixin, PilBackend):
         crop_size (`int` or `dict[str, int]`, *optional*): what is cut from the centre; default: a square of `size`.
         resample (`PILImageResampling`, defaults to bicubic): resampling filter, antialiased.
         do_exif_transpose (`bool`, defaults to `True`): turn PIL images and files upright as their EXIF orientation
-            says.
-        do_enlarge (`bool`, defaults to `True`): enlarge an image whose shorter edge is below `size`; False leaves its
-            pixels as they are, in the middle of a black image, which is how Fashion-MNIST's 28 pixels become 32.
-        background (`str`, defaults to `"white"`): the colour behind transparent pixels; `"none"` drops alpha, as the
-            original does.
+            says. The original does not.
+        do_enlarge (`bool`, defaults to `True`): enlarge an image whose shorter edge is below `size`. If False, it gets
+            black margins, as Fashion-MNIST's images of 28 pixels do to become 32.
+        background (`str`, defaults to `"white"`): the colour behind transparent pixels; `"none"` drops alpha and shows
+            the stored colours, as the original does.
         kwargs: the other arguments of transformers' image processors.
 
     ```python
@@ -259,12 +253,12 @@ def read_image(source: str | os.PathLike) -> Image.Image:
         ValueError: an unreadable image.
     """
     if os.path.isfile(source):
-        return open_image(Path(source).read_bytes(), os.fspath(source))
+        return decoded(Path(source).read_bytes(), os.fspath(source))
     text = os.fspath(source)
     try:
         content = base64.b64decode("".join(text.rpartition(",")[2].split()), validate=True)
-        return open_image(content, f"{text[:60]!r}")
-    except (binascii.Error, ValueError) as error:  # the path of a missing file may be letters of base64 by accident
+        return decoded(content, f"{text[:60]!r}")
+    except (binascii.Error, ValueError) as error:  # the path of a missing file may be valid base64
         name = text if len(text) <= 200 else f"{text[:60]}... ({len(text)} characters)"
         raise FileNotFoundError(f"{name} is no file, nor the base64 text of an image ({error}).") from error
 
@@ -276,34 +270,24 @@ def read_url(url: str) -> Image.Image:
             content = response.read()
     except OSError as error:
         raise OSError(f"{url} cannot be fetched: {error}") from error
-    return open_image(content, url)
+    return decoded(content, url)
 
 
-def open_image(content: bytes, name: str) -> Image.Image:
+def decoded(image: bytes | Image.Image, name: str) -> Image.Image:
     """Decode an image completely; ValueError if Pillow can't, or if it has more pixels than `MAX_PIXELS`."""
     try:
-        image = Image.open(BytesIO(content))
-    # Pillow's many formats answer damaged data with whatever exception their arithmetic ends in.
-    except Exception as error:
-        raise _unreadable(name, error) from error
-    return load_completely(image, name)
-
-
-def load_completely(image: Image.Image, name: str) -> Image.Image:
-    """Decode an image that Pillow may only have opened yet; errors are those of `open_image`."""
-    if image.width * image.height > MAX_PIXELS:
+        opened = image if isinstance(image, Image.Image) else Image.open(BytesIO(image))
+        too_large = opened.width * opened.height > MAX_PIXELS
+        if not too_large:
+            opened.load()
+    except Exception as error:  # for damaged data Pillow raises exceptions of many kinds
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{name} is not an image that Pillow can read: {reason}") from error
+    if too_large:
         raise ValueError(
-            f"{name} has {image.width} x {image.height} pixels; the limit is {MAX_PIXELS:,}. Make it smaller."
+            f"{name} has {opened.width} x {opened.height} pixels; the limit is {MAX_PIXELS:,}. Make it smaller."
         )
-    try:
-        image.load()
-    except Exception as error:  # as above
-        raise _unreadable(name, error) from error
-    return image
-
-
-def _unreadable(name: str, error: Exception) -> ValueError:
-    return ValueError(f"{name} is not an image that Pillow can read: {str(error) or type(error).__name__}")
+    return opened
 
 
 def single_images(images: Any) -> Iterator[Any]:
@@ -318,21 +302,11 @@ def single_images(images: Any) -> Iterator[Any]:
 
 def pil_to_array(image: Image.Image, convert_rgb: bool, exif_transpose: bool, background: str) -> np.ndarray:
     """PIL image to uint8, shape (channels, height, width); 3 channels with `convert_rgb`."""
-    load_completely(image, getattr(image, "filename", "") or "The PIL image")
+    decoded(image, getattr(image, "filename", "") or "The PIL image")
     if exif_transpose:
         image = upright(image)
     array = to_8_bits(to_rgb(image, background) if convert_rgb else image)
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
-
-
-def rgba_to_rgb(array: np.ndarray, background: str) -> np.ndarray:
-    """Array of uint8 (4, height, width) in front of a colour, rounded as Pillow does it."""
-    colour = background_colour(background)
-    if colour is None:
-        return array[:3]
-    alpha = array[3].astype(np.int32)
-    mixed = array[:3] * alpha + np.array(colour).reshape(3, 1, 1) * (255 - alpha) + 128
-    return ((mixed + (mixed >> 8)) >> 8).astype(np.uint8)
 
 
 def channels_first(image: np.ndarray | torch.Tensor, data_format: str | ChannelDimension | None) -> np.ndarray:
@@ -363,7 +337,7 @@ def channels_first(image: np.ndarray | torch.Tensor, data_format: str | ChannelD
 
 
 def center_on_black(image: Any, size: int) -> Any:
-    """Surround an array or tensor (channels, height, width) with zeros until both edges measure at least `size`."""
+    """Pad an array or tensor (channels, height, width) with zeros until both edges are at least `size`."""
     left, top, right, bottom = black_margins(*width_and_height(image), size)
     if isinstance(image, torch.Tensor):
         return torch.nn.functional.pad(image, (left, right, top, bottom))

@@ -1,8 +1,6 @@
 """
-Image transforms with Pillow and NumPy alone, shared by the image processors and by everything that reads data sets.
-
-Without torch, a worker process starts quickly. Rounding follows the original implementation to the pixel: each
-function says where, and tests compare the results bit for bit.
+Image transforms of the image processors and of the data sets, with Pillow and NumPy alone: without torch, a worker
+process starts quickly. Rounding is that of the original implementation; tests compare the results bit for bit.
 """
 
 import random
@@ -17,14 +15,13 @@ Box = tuple[int, int, int, int]
 # "resize": the shorter edge is resized to the size of the crop; "pad": pixels are kept and centred on black.
 ResizeMode = Literal["resize", "pad"]
 
-# Pillow warns from this size on (89 megapixels): such a file is more often an attack than a photo.
+# Above this size Pillow warns of a decompression bomb.
 MAX_PIXELS = 89_478_485
 
-# Of an image whose long edge is more than this many times its short edge, only the middle section is resized: a row of
-# 100,000 pixels would otherwise become 256 x 25,600,000.
+# Of an image with a larger aspect ratio only the middle is resized: 100,000 x 1 pixels would become 25,600,000 x 256.
 MAX_ASPECT_RATIO = 32
 
-# The colour behind transparent pixels. The file has colours there too, but no viewer shows them.
+# The colour behind transparent pixels.
 BACKGROUND = "white"
 NO_BACKGROUND = "none"
 
@@ -110,7 +107,7 @@ def to_rgb(image: Image.Image, background: str = BACKGROUND, scale_16_bits: bool
 
 
 def has_deep_samples(image: Image.Image) -> bool:
-    """Whether samples are integers of more than 8 bits or floats; Pillow's own conversion cuts these off at 255."""
+    """Whether samples are floats or integers of more than 8 bits, which Pillow's conversion to RGB clips at 255."""
     return image.mode.startswith("I") or image.mode == "F"
 
 
@@ -151,13 +148,13 @@ def box_within_aspect_limit(width: int, height: int) -> Box:
 
 
 def black_margins(width: int, height: int, size: int) -> Box:
-    """How many pixels are missing at the left, top, right and bottom until both edges measure at least `size`."""
+    """Pixels to add at the left, top, right and bottom so that both edges are at least `size`."""
     columns, rows = max(0, size - width), max(0, size - height)
     return columns // 2, rows // 2, columns - columns // 2, rows - rows // 2
 
 
 def resize_shorter_edge(image: Image.Image, size: int) -> Image.Image:
-    """Bicubic, antialiased; the longer edge is truncated to whole pixels, as in the original's evaluation."""
+    """Bicubic, antialiased; the longer edge is rounded down, as in the original's evaluation."""
     image = _within_aspect_limit(image)
     short, long = sorted(image.size)
     longer = int(size * long / short)
@@ -223,16 +220,14 @@ def random_resized_crop(
             left, top = _random_offsets(image.width - width, image.height - height, rng)
             box = (left, top, left + width, top + height)
             return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
-    return center_crop(image, size)  # such a section is unlikely to fit into a thin image
+    return center_crop(image, size)  # in an image of a large aspect ratio
 
 
-def mirror(image: Image.Image) -> Image.Image:
-    """Left and right exchanged."""
-    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+mirror = ImageOps.mirror
 
 
 def center_on_black(image: Image.Image, size: int) -> Image.Image:
-    """The image with its own pixels, with black margins where an edge is below `size`; larger edges stay."""
+    """The image, not resized, with black margins where an edge is below `size`."""
     left, top, right, bottom = black_margins(*image.size, size)
     if not any((left, top, right, bottom)):
         return image
@@ -243,7 +238,7 @@ def center_on_black(image: Image.Image, size: int) -> Image.Image:
 
 def pad(image: Image.Image, size: int) -> Image.Image:
     """
-    The image with its own pixels, centred on `size` x `size` pixels of black.
+    The image, not resized, centred on `size` x `size` black pixels.
 
     Raises:
         ValueError: an edge is longer than `size`.
@@ -279,33 +274,3 @@ def _random_offsets(spare_width: int, spare_height: int, rng: random.Random) -> 
     """Whole numbers in [0, spare_width] and [0, spare_height]."""
     left = int(rng.random() * (spare_width + 1))
     return left, int(rng.random() * (spare_height + 1))
-
-
-__all__ = [
-    "BACKGROUND",
-    "MAX_ASPECT_RATIO",
-    "MAX_PIXELS",
-    "NO_BACKGROUND",
-    "ResizeMode",
-    "TEN_CROP_ENLARGEMENT",
-    "adm_center_crop",
-    "background_colour",
-    "black_margins",
-    "box_within_aspect_limit",
-    "center_box",
-    "center_crop",
-    "center_on_black",
-    "check_resize_mode",
-    "has_deep_samples",
-    "is_transparent",
-    "mirror",
-    "pad",
-    "random_crop",
-    "random_resized_crop",
-    "resize_shorter_edge",
-    "scale_to_8_bits",
-    "ten_crop",
-    "to_8_bits",
-    "to_rgb",
-    "upright",
-]
