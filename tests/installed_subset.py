@@ -101,6 +101,8 @@ def commands(folder: Path, extras: tuple[str, ...]) -> dict[str, list[str]]:
         "pull": ["pull", "not an id"],
         "train": ["train", "fashion_tokenizer", "--set", "data.source=./nowhere", "--set", "output_dir=run"],
         "linear-probe": ["evaluate", "linear-probe", "tiny", "images", *on_cpu],
+        "rate": ["evaluate", "rate", "tiny", "images", "-n", "2", *on_cpu],
+        "token-map": ["evaluate", "token-map", "tiny", "images", "-n", "2", *on_cpu],
         "sweep": ["sweep", "tiny", "images", "--network", "./nowhere", "--temperature", "1", *on_cpu],
     }
     if "convert" in extras:
@@ -119,6 +121,8 @@ NEEDS = {
     "pretokenize": "titok-hf[data]",
     "train": "titok-hf[train]",
     "linear-probe": "titok-hf[eval]",
+    "rate": "titok-hf[eval]",
+    "token-map": "titok-hf[eval]",
     "sweep": "titok-hf[eval]",
     "a Flax file": "titok-hf[convert]",
     "export to Flax": "titok-hf[convert]",
@@ -127,8 +131,8 @@ NEEDS = {
 BROUGHT = {
     "convert": ("a Flax file", "export to Flax"),
     "data": ("prepare", "pretokenize"),
-    "eval": ("prepare", "pretokenize", "linear-probe", "sweep"),
-    "train": ("prepare", "pretokenize", "linear-probe", "sweep", "train"),
+    "eval": ("prepare", "pretokenize", "linear-probe", "rate", "token-map", "sweep"),
+    "train": ("prepare", "pretokenize", "linear-probe", "rate", "token-map", "sweep", "train"),
 }
 # What these say to what they are given, where nothing is missing.
 REFUSED = {

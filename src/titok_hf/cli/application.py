@@ -16,6 +16,7 @@ from .prepare import prepare
 from .pretokenize import pretokenize
 from .pull import pull
 from .push import push
+from .rate import rate, token_map
 from .reconstruct import reconstruct
 from .sweep import sweep
 from .train import train
@@ -31,7 +32,7 @@ app = typer.Typer(
 )
 for command in (generate, reconstruct, encode, decode, info, prepare, pretokenize, train, sweep, push, pull):
     app.command()(report_errors(command))
-for command in (linear_probe,):
+for command in (linear_probe, rate, token_map):
     evaluate.command()(report_errors(command))
 app.add_typer(convert, name="convert")
 app.add_typer(evaluate, name="evaluate")

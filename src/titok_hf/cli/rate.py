@@ -1,0 +1,204 @@
+"""`titok-hf evaluate rate` and `token-map`: quality at the size of the codes, and what each token draws."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from ..checkpoints.atomic_files import write_atomically
+from ..extras import check_extra
+from .console import answer, bold, progress_bar
+from .images import check_can_be_written, make_output_folder, save_sheet
+from .linear_probe import Data, ResizeMode
+from .models import load_pipeline, model_name
+from .options import AsJson, BatchSize, Device
+
+if TYPE_CHECKING:
+    import torch
+
+    from titok_hf.evaluation.rate import RatePoint
+
+_MAP_COLUMNS = 8
+_Split = Annotated[str, typer.Option(help="Split of the images.")]
+
+
+def rate(
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL...", help="Tokenizers or pipelines of one image size.", show_default=False),
+    ],
+    data: Data,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            help="The network of the Fréchet distance: a file of Inception weights, or the folder or Hub id of an "
+            "image classifier. Without one the distance is left out.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the numbers and the plot.")] = Path("rate"),
+    split: _Split = "test",
+    num_images: Annotated[int, typer.Option("--num-images", "-n", min=2, help="Evenly spaced over the split.")] = 1000,
+    resize_mode: ResizeMode = "resize",
+    batch_size: BatchSize = 50,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Plot the bits of an image against PSNR, SSIM and distance, for tokenizers beside JPEG and WebP.
+
+    JPEG and WebP code the same images at the same size; theirs is the size of the whole file, its header included.
+
+    **Example**
+
+    `titok-hf evaluate rate titok-32 titok-64 titok-128 my-images --network my-classifier -o rate`
+    """
+    check_extra("eval", "datasets", "matplotlib", "torchmetrics")
+    make_output_folder(output)
+    from titok_hf.evaluation.frechet import FrechetDistance
+    from titok_hf.evaluation.rate import QUALITIES, measure_rates, pillow_codec, tokenizer_codec
+
+    pipes = [load_pipeline(model, device) for model in models]
+    sizes = {pipe.tokenizer.config.image_size for pipe in pipes}
+    if len(sizes) > 1:
+        raise ValueError(f"The models take images of {sorted(sizes)} pixels. Compare models of one image size.")
+    codecs = {name: tokenizer_codec(pipe) for name, pipe in zip(_distinct_names(models), pipes, strict=True)}
+    codecs |= {f"{name} {quality}": pillow_codec(name, quality) for name in ("JPEG", "WebP") for quality in QUALITIES}
+    distance = None if network is None else FrechetDistance(network, pipes[0].device)
+    images = _images(data, split, num_images, sizes.pop(), resize_mode)
+    with progress_bar() as bar:
+        task = bar.add_task("images", total=len(images) * len(codecs))
+        points = measure_rates(images, codecs, distance, batch_size, lambda count: bar.advance(task, count))
+    convention = {
+        "images": f"{len(images)} of split {split} of {model_name(data)}, evenly spaced, {resize_mode}",
+        "image_size": images.shape[-1],
+        "bits": "codes of equal length; whole files of JPEG and WebP with their headers",
+        "network": None if distance is None else distance.network.name,
+        "pillow": _pillow_version(),
+    }
+    plot = _draw(points, output / "rate.png")
+    values: dict[str, Any] = {"points": [asdict(point) for point in points], "convention": convention, "plot": plot}
+    text = json.dumps(values | {"plot": plot.name}, indent=2)
+    write_atomically(output / "rate.json", f"{text}\n".encode())
+    lines = [escape(f"{name.replace('_', ' ')}: {value}") for name, value in convention.items() if value is not None]
+    answer(values, as_json, _table(points), f"plot: {bold(plot)}", *lines)
+
+
+def token_map(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A tokenizer or a pipeline.", show_default=False)],
+    data: Data,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The image of the maps.")] = Path("token-map.png"),
+    split: _Split = "test",
+    num_images: Annotated[int, typer.Option("--num-images", "-n", min=2, help="Evenly spaced over the split.")] = 50,
+    replacements: Annotated[int, typer.Option(min=1, help="Other images that each token is taken from.")] = 4,
+    resize_mode: ResizeMode = "resize",
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Show what each token draws: a map of the pixels that change when it is replaced by that of another image.
+
+    White is the largest change that this token makes; the table says how large the changes are.
+
+    **Example**
+
+    `titok-hf evaluate token-map my-tokenizer my-images -o token-map.png`
+    """
+    check_extra("eval", "datasets", "torchmetrics")
+    check_can_be_written(output)
+    pipe = load_pipeline(model, device)
+    from PIL import Image
+
+    from titok_hf.evaluation.rate import covered_area, token_influence
+
+    images = _images(data, split, num_images, pipe.tokenizer.config.image_size, resize_mode)
+    with progress_bar() as bar:
+        task = bar.add_task("tokens", total=pipe.tokenizer.config.num_latent_tokens)
+        maps = token_influence(pipe.tokenizer, images, replacements, lambda count: bar.advance(task, count))
+    scaled = (255 * maps / maps.amax(dim=(1, 2), keepdim=True).clamp(min=1e-9)).round().byte().numpy()
+    columns = min(len(maps), _MAP_COLUMNS)
+    labels = [str(first) for first in range(0, len(maps), columns)]
+    save_sheet([Image.fromarray(each) for each in scaled], output, columns, labels)
+    influences, areas = maps.mean(dim=(1, 2)).tolist(), covered_area(maps).tolist()
+    table = Table()
+    for name in ("token", "mean change of a pixel", "area"):
+        table.add_column(name, justify="right")
+    for position, (influence, area) in enumerate(zip(influences, areas, strict=True)):
+        table.add_row(str(position), f"{influence:.4f}", f"{area:.0%}")
+    values = {
+        "tokens": [{"influence": influence, "area": area} for influence, area in zip(influences, areas, strict=True)],
+        "image": output,
+        "convention": {
+            "images": f"{len(images)} of split {split} of {model_name(data)}, evenly spaced, {resize_mode}",
+            "replacements": replacements,
+        },
+    }
+    answer(values, as_json, table, f"maps: {bold(output)}")
+
+
+def _images(data: str, split: str, num_images: int, size: int, resize_mode: Any) -> torch.Tensor:
+    """uint8, shape (num_images, 3, size, size)."""
+    import torch
+
+    from titok_hf.data.images import evenly_spaced, pixel_batches
+    from titok_hf.data.training_data import open_images
+
+    dataset: Any = open_images(data, split)  # not a stream
+    return torch.cat(list(pixel_batches(evenly_spaced(dataset, num_images), size, resize_mode, 100)))
+
+
+def _distinct_names(models: list[str]) -> list[str]:
+    """What the models are called in the plot: with the name of the folder above, if that tells them apart."""
+    names = [model_name(model) for model in models]
+    if len(set(names)) < len(names):
+        names = ["/".join(Path(model).resolve().parts[-2:]) if Path(model).exists() else model for model in models]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Two of the models are called alike: {', '.join(names)}. Name each model once.")
+    return names
+
+
+def _pillow_version() -> str:
+    import PIL
+
+    return PIL.__version__
+
+
+def _draw(points: list[RatePoint], path: Path) -> Path:
+    """Quality over bits: a line for JPEG and WebP each, and a point for each model."""
+    from titok_hf.evaluation.plots import Panel, draw_panels
+
+    groups: dict[str, list[RatePoint]] = {}
+    for point in points:
+        codec, _, quality = point.codec.rpartition(" ")
+        groups.setdefault(codec if codec in ("JPEG", "WebP") and quality.isdigit() else point.codec, []).append(point)
+    panels = []
+    for name, label in (("psnr", "PSNR (dB)"), ("ssim", "SSIM"), ("frechet_distance", "Fréchet distance")):
+        if any(getattr(point, name) is None for point in points):
+            continue
+        lines = {
+            codec: ([point.bits_per_image for point in group], [getattr(point, name) for point in group])
+            for codec, group in groups.items()
+        }
+        panels.append(Panel("bits per image", label, lines, logarithmic=True))
+    return draw_panels(panels, path)
+
+
+def _table(points: list[RatePoint]) -> Table:
+    table = Table()
+    table.add_column("codec")
+    for name in ("bits/image", "PSNR", "SSIM", "Fréchet distance"):
+        table.add_column(name, justify="right")
+    for point in points:
+        distance = "" if point.frechet_distance is None else f"{point.frechet_distance:.3f}"
+        cells = f"{point.bits_per_image:,.0f}", f"{point.psnr:.2f} dB", f"{point.ssim:.4f}", distance
+        table.add_row(escape(point.codec), *cells)
+    return table
+
+
+__all__ = ["rate", "token_map"]
