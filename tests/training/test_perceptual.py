@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from titok_hf.training.configs import PerceptualConfig
-from titok_hf.training.perceptual import PerceptualLoss, load_lpips
+from titok_hf.training.perceptual import PerceptualLoss
 from titok_hf.training.recipes import RecipeError
 
 
@@ -141,7 +141,7 @@ def test_missing_weights_of_lpips_say_which_file_belongs_where(tmp_path):
 def test_lpips_without_torchvision_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)  # as if it were not installed
     with pytest.raises(RecipeError, match="torchvision cannot be imported.*belongs to torch"):
-        load_lpips("alex")
+        PerceptualLoss(PerceptualConfig(lpips_weight=1.0, lpips_network="alex"))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -40,12 +41,14 @@ class FeatureNetwork:
     def __init__(self, source: str | Path | nn.Module, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         self.resize: str | None = None
+        self.classifier: FrozenClassifier | None = None
         if isinstance(source, nn.Module):
             network, kind = source.eval(), type(source).__name__
         elif Path(source).is_file() or str(source).endswith(_WEIGHTS_SUFFIXES):
             network, kind = load_inception(source), "Inception of TensorFlow 2015-12-05"
         else:
             network = _ClassifierFeatures(str(source))
+            self.classifier = network.classifier
             kind = type(network.classifier.network).__name__
         self.is_inception = isinstance(network, InceptionNetwork)
         if self.is_inception:
@@ -67,6 +70,20 @@ class FeatureNetwork:
         with torch.autocast(self.device.type, enabled=False):
             output = self.module(images.to(self.device))
         return output if isinstance(output, InceptionFeatures) else InceptionFeatures(output)
+
+    def knows(self, names: Sequence[str]) -> bool:
+        """Whether this is a classifier of the classes of these names, in this order."""
+        if self.classifier is None:
+            return False
+        config = self.classifier.network.config
+        return [config.id2label[label] for label in range(config.num_labels)] == list(names)
+
+    @torch.no_grad()
+    def classify(self, images: torch.Tensor) -> torch.Tensor:
+        """The labels that a classifier gives to uint8 images, int64 on the CPU, shape (batch,)."""
+        if self.classifier is None:
+            raise ValueError(f"{self.name} is no classifier.")
+        return self.classifier(images.to(self.device).float() / 255).logits.argmax(dim=1).cpu()
 
 
 class FeatureSet:

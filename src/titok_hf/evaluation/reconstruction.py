@@ -19,10 +19,9 @@ def peak_signal_to_noise_ratio(images: torch.Tensor, references: torch.Tensor) -
     Returns:
         float, shape (batch,); infinite where the two images are equal.
     Raises:
-        ValueError: anything but floats.
+        ValueError: anything but floats, or shapes that differ.
     """
-    check_pixel_dtype(images, "images")
-    check_pixel_dtype(references, "references")
+    _check_pairs(images, references)
     mean_squared_error = (images - references).square().flatten(1).mean(dim=1)
     return -10 * mean_squared_error.log10()
 
@@ -35,11 +34,20 @@ def structural_similarity(images: torch.Tensor, references: torch.Tensor) -> tor
     Returns:
         float, shape (batch,), at most 1.
     Raises:
-        ValueError: anything but floats.
+        ValueError: anything but floats, or shapes that differ.
     """
+    _check_pairs(images, references)
+    return structural_similarity_index_measure(images, references, data_range=1.0, reduction="none")
+
+
+def _check_pairs(images: torch.Tensor, references: torch.Tensor) -> None:
     check_pixel_dtype(images, "images")
     check_pixel_dtype(references, "references")
-    return structural_similarity_index_measure(images, references, data_range=1.0, reduction="none")
+    if images.shape != references.shape:
+        raise ValueError(
+            f"The images have shape {tuple(images.shape)} and the references {tuple(references.shape)}. Give as many "
+            "references, of the same size."
+        )
 
 
 def center_crop(images: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import pickle
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from titok_hf.evaluation.frozen_classifier import FrozenClassifier
+from titok_hf.evaluation.lpips import load_lpips
 from titok_hf.evaluation.torchvision_convnext import PUBLISHED_CONVNEXT
 
 from .configs import PerceptualConfig
 from .recipes import RecipeError
-
-# The names under which torchvision publishes the networks of LPIPS, at https://download.pytorch.org/models/.
-LPIPS_FILES = {
-    "vgg": "vgg16-397923af.pth",
-    "alex": "alexnet-owt-7be5be79.pth",
-    "squeeze": "squeezenet1_1-b8a52dc0.pth",
-}
 
 
 class PerceptualLoss(nn.Module):
@@ -52,7 +43,7 @@ class PerceptualLoss(nn.Module):
         self.lpips: nn.Module | None = None
         _check_weights(config)
         if config.lpips_weight:
-            lpips = load_lpips(config.lpips_network, config.lpips_weights) if lpips is None else lpips
+            lpips = _load_lpips(config) if lpips is None else lpips
             self.lpips = lpips.eval().requires_grad_(False)
         if config.model is not None:
             self.classifier = _load_classifier(config.model)
@@ -108,47 +99,11 @@ def _normalized_distance(prediction: torch.Tensor, target: torch.Tensor) -> torc
     return difference.square().sum(dim=channels).mean()
 
 
-def load_lpips(network: str, folder: str | None = None) -> nn.Module:
-    """torchmetrics' LPIPS network: its own linear layers, which come with it, over a network of torchvision.
-
-    Args:
-        network: "vgg", "alex" or "squeeze".
-        folder: where torchvision's weights lie, laid out like the cache of `torch.hub`: the file is
-            `checkpoints/<file>` in it. None for that cache itself, into which torchvision downloads what is missing.
-    Returns:
-        a module of two images in [0, 1], shape (batch, 3, height, width), called with `normalize=True`; it returns
-        distances of shape (batch, 1, 1, 1).
-    Raises:
-        RecipeError: weights, torchvision or a network connection are missing.
-    """
-    file = Path(folder or torch.hub.get_dir(), "checkpoints", LPIPS_FILES[network])
-    source = f"https://download.pytorch.org/models/{file.name}"
-    if folder is not None and not file.is_file():
-        raise RecipeError(
-            f"loss.perceptual.lpips_weights is {folder!r}, but there is no file {file}. Download {source} to there."
-        )
+def _load_lpips(config: PerceptualConfig) -> nn.Module:
     try:
-        import torchvision  # noqa: F401 - torchmetrics imports it late, and hides why it cannot
-    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another torch
-        raise RecipeError(
-            f"loss.perceptual.lpips_weight asks for LPIPS, whose network comes from torchvision, and torchvision "
-            f"cannot be imported ({error}). Install the release that belongs to torch {torch.__version__}, or set "
-            "lpips_weight to 0."
-        ) from error
-    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-
-    cache = torch.hub.get_dir()
-    torch.hub.set_dir(str(folder or cache))
-    try:
-        # The metric around it would keep every loss, and wait for the device to check the range of the images.
-        return LearnedPerceptualImagePatchSimilarity(net_type=network).net
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise RecipeError(
-            f"The weights of LPIPS could not be loaded ({error}). Without a network connection, download {source} "
-            f"elsewhere and put it at {file}; replace that file if it is there already."
-        ) from error
-    finally:
-        torch.hub.set_dir(cache)
+        return load_lpips(config.lpips_network, config.lpips_weights)
+    except ValueError as error:
+        raise RecipeError(f"loss.perceptual.lpips_weight asks for LPIPS: {error}") from error
 
 
 def _load_classifier(name: str) -> FrozenClassifier:

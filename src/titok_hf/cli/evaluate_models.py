@@ -1,0 +1,219 @@
+"""`titok-hf evaluate reconstruction`: a model measured on a data set."""
+
+from __future__ import annotations
+
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.markup import escape
+
+from ..checkpoints.atomic_files import write_atomically
+from ..extras import check_extra
+from .console import messages, progress_bar
+from .images import make_output_folder, save_image
+from .models import load_pipeline, model_name
+from .options import AsJson, BatchSize, Device
+
+if TYPE_CHECKING:
+    from titok_hf.evaluation.chunks import Processes
+    from titok_hf.evaluation.features import FeatureNetwork
+    from titok_hf.evaluation.numbers import Report
+    from titok_hf.pipeline_titok import TiTokPipeline
+
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A folder or Hub id of a model.", show_default=False)
+]
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="A folder of images, Parquet files, webdataset shards or the id of a Hub data set.",
+        show_default=False,
+    ),
+]
+Network = Annotated[
+    str | None,
+    typer.Option(
+        "--network",
+        help="The network of the Fréchet distance: the file of Inception weights of torch-fidelity for FID, or a "
+        "folder or Hub id of an image classifier for a distance of its features.",
+        show_default=False,
+    ),
+]
+Folder = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Folder for the numbers and pictures. A run that was stopped goes on from there.",
+        show_default=False,
+    ),
+]
+CropOption = Annotated[
+    Literal["center", "adm", "pad"],
+    typer.Option(help="The published evaluation crop, ADM's, or black margins around smaller images."),
+]
+Lossy = Annotated[
+    bool, typer.Option("--lossy", help="Accept JPEG files of the model's size, which were compressed after the crop.")
+]
+Limit = Annotated[
+    int | None, typer.Option("--limit", min=2, help="Use only so many images, evenly from the whole split.")
+]
+
+
+def reconstruction(
+    model: ModelArgument,
+    data: Data,
+    split: Annotated[str, typer.Option(help="Of the data set; ImageNet's is validation.")] = "test",
+    crop: CropOption = "center",
+    network: Network = None,
+    lpips: Annotated[
+        Literal["vgg", "alex", "squeeze"] | None,
+        typer.Option(help="Measure LPIPS with this network of torchvision.", show_default=False),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="An npz file with other statistics to compare with; not for rFID.", show_default=False),
+    ] = None,
+    training_statistics: Annotated[
+        bool, typer.Option("--training-statistics", help="Say that --reference is of training images.")
+    ] = False,
+    lossy: Lossy = False,
+    limit: Limit = None,
+    output: Folder = None,
+    batch_size: BatchSize = 50,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Measure how well a tokenizer reconstructs images: rFID, Inception score, PSNR, SSIM, LPIPS, codebook usage.
+
+    For several GPUs: `torchrun --nproc-per-node 8 -m titok_hf.cli evaluate reconstruction MODEL DATA -o FOLDER`.
+
+    **Example**
+
+    `titok-hf evaluate reconstruction user/titok imagenet --split validation --network inception.pth -o results`
+    """
+    check_extra("eval", "datasets", "torchmetrics")
+    from titok_hf.evaluation.evaluate_reconstruction import (
+        Measures,
+        evaluate_reconstruction,
+        open_training_statistics,
+    )
+    from titok_hf.evaluation.images import EvaluationImages
+    from titok_hf.evaluation.lpips import load_lpips
+
+    statistics = open_training_statistics(reference, training_statistics)
+    processes = _processes(device, output)
+    features = _network(network, processes)
+    lpips_network = None if lpips is None else (lpips, load_lpips(lpips).to(processes.device).eval())
+    pipeline = load_pipeline(model, str(processes.device))
+    images = EvaluationImages(data, split, pipeline.tokenizer.config.image_size, crop, limit, lossy)
+    plan = {
+        "command": "reconstruction",
+        "model": _identity(pipeline, model),
+        "data": [images.name, split, crop],
+        "network": None if features is None else features.name,
+        "lpips": lpips,
+        "reference": None if statistics is None else statistics.path.name,
+    }
+    with _work(output, plan, len(images), batch_size, processes, "reconstructing") as (folder, progress):
+        measures = Measures(features, lpips_network)
+        found = evaluate_reconstruction(pipeline, images, measures, folder, statistics, progress)
+        if found is None:
+            return
+        report, pictures = found
+        for name, picture in pictures.items():
+            save_image(picture, folder.folder / f"{name}.png")
+        _finish(report, model, plan, processes, folder.folder if output else None, as_json)
+        folder.clear()
+
+
+def _processes(device: str | None, output: Path | None) -> Processes:
+    """Those of the launcher; ValueError if several have no folder to share."""
+    from titok_hf.evaluation.chunks import Processes
+
+    processes = Processes(device)
+    if processes.count > 1 and output is None:
+        raise ValueError("Several processes share their results in a folder. Name one with --output.")
+    return processes
+
+
+def _network(source: str | None, processes: Processes) -> FeatureNetwork | None:
+    from titok_hf.evaluation.features import FeatureNetwork
+    from titok_hf.evaluation.inception import INCEPTION_URL
+
+    if source is not None:
+        return FeatureNetwork(source, processes.device)
+    if processes.rank == 0:
+        messages.print(
+            f"No FID: it needs the Inception weights. Download {escape(INCEPTION_URL)} and name the file with "
+            "--network, or name an image classifier for a distance of its features.",
+            soft_wrap=True,
+        )
+    return None
+
+
+def _identity(pipeline: TiTokPipeline, model: str | None) -> str:
+    """The name of a model and the hash of its weights."""
+    from titok_hf.evaluation.features import weights_digest
+
+    parts = [part for part in (pipeline.tokenizer, pipeline.transformer) if part is not None]
+    return f"{model_name(model)}, weights {' '.join(weights_digest(part) for part in parts)}"
+
+
+@contextmanager
+def _work(
+    output: Path | None, plan: dict[str, Any], num_images: int, batch_size: int, processes: Processes, activity: str
+) -> Iterator[tuple[Any, Any]]:
+    """The folder of intermediate results, a temporary one if none is named, and what a progress bar is told."""
+    from titok_hf.evaluation.chunks import ChunkFolder
+
+    with tempfile.TemporaryDirectory() as temporary, progress_bar() as bar:
+        if output is not None:
+            make_output_folder(output)
+        folder = ChunkFolder(output or Path(temporary), plan, num_images, batch_size, processes)
+        total = sum(len(chunk) for chunk in folder.chunks[processes.rank :: processes.count])
+        task = bar.add_task(activity, total=total, visible=processes.rank == 0)
+        yield folder, lambda count: bar.advance(task, count)
+
+
+def _finish(
+    report: Report, model: str | None, plan: dict[str, Any], processes: Processes, output: Path | None, as_json: bool
+) -> None:
+    """Print the report and write it into the folder, with the command's settings and the versions."""
+    from dataclasses import replace
+    from importlib.metadata import version
+
+    import torch
+
+    from .. import __version__
+    from .evaluate import show
+
+    is_gpu = processes.device.type == "cuda"
+    conditions: dict[str, Any] = {
+        "model": plan["model"],
+        **{name: value for name, value in plan.items() if name in ("seed", "sampler")},
+        "device": torch.cuda.get_device_name() if is_gpu else processes.device.type,
+        "processes": processes.count,
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": {
+            "titok-hf": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "transformers", "diffusers")},
+        },
+    }
+    report = replace(report, conditions={**report.conditions, **conditions})
+    if output is not None:
+        write_atomically(output / "report.json", (json.dumps(report.as_dict(), indent=2) + "\n").encode())
+    show(report, None, as_json)
+
+
+__all__ = ["reconstruction"]
