@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from titok_hf.boundary import TRACEBACK_VARIABLE
+from titok_hf.cli.boundary import TRACEBACK_VARIABLE
 from titok_hf.cli.console import report_errors
 from titok_hf.cli.options import Model, Variant
 

@@ -105,9 +105,9 @@ def test_a_conversion_never_takes_the_place_of_its_source(tmp_path):
 def test_a_data_set_is_never_written_into_its_source(model, tmp_path):
     source = image_folder(tmp_path / "images", 3)
     before = sorted(source.rglob("*"))
-    refused("would write into it", "prepare", source, "-o", source)
-    refused("would write into it", "pretokenize", source, "-o", f"{source}/.", "-m", model)
-    refused("would write into it", "prepare", source / "bag", "-o", source)
+    refused("would be overwritten", "prepare", source, "-o", source)
+    refused("would be overwritten", "pretokenize", source, "-o", f"{source}/.", "-m", model)
+    refused("lies in", "prepare", source / "bag", "-o", source)
     refused("reads the characters", "prepare", source, "-o", tmp_path / "out[1]")
     assert sorted(source.rglob("*")) == before and not (tmp_path / "out[1]").exists()
 

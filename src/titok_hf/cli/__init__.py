@@ -1,17 +1,16 @@
 """
 The command `titok-hf`.
 
-Nothing here imports torch before a command needs it, so that `--help` answers at once; and nothing at all is imported
-before the boundary is in force that turns errors and signals into sentences and exit codes.
+Nothing here imports torch before a command needs it, so that `--help` answers at once. Errors and signals become
+sentences and exit codes in `boundary`, which is in force before anything else is imported.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-if TYPE_CHECKING:
-    from .application import app
+from .boundary import run
 
 
 def main(*command: str) -> NoReturn:
@@ -21,7 +20,6 @@ def main(*command: str) -> NoReturn:
     Args:
         command: words to put in front of those arguments ("convert", "vqgan").
     """
-    from ..boundary import run
 
     def program() -> None:
         from .application import app
@@ -37,6 +35,3 @@ def __getattr__(name: str) -> Any:
 
         return app
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-__all__ = ["app", "main"]

@@ -8,14 +8,12 @@ from .. import __version__
 from .codes import decode, encode
 from .console import report_errors
 from .convert import app as convert
+from .data_sets import prepare, pretokenize
 from .evaluate import app as evaluate
 from .generate import generate
+from .hub import pull, push
 from .info import info
 from .linear_probe import linear_probe
-from .prepare import prepare
-from .pretokenize import pretokenize
-from .pull import pull
-from .push import push
 from .rate import rate, token_map
 from .reconstruct import reconstruct
 from .sweep import sweep
@@ -51,6 +49,3 @@ def _options(
     ] = False,
 ) -> None:
     pass
-
-
-__all__ = ["app"]

@@ -116,6 +116,3 @@ def _files_of(model: str | None) -> list[Path]:
     """The files of a model on this machine."""
     folder = Path(model or "")
     return [path for path in folder.rglob("*") if path.is_file()] if model is not None and folder.is_dir() else []
-
-
-__all__ = ["decode", "encode"]

@@ -137,6 +137,3 @@ def codebook_fingerprint(tokenizer: TiTokModel) -> str:
     """
     weight = next(tokenizer.quantizer.parameters(), tokenizer.encoder.output_projection.weight)
     return hashlib.sha256(weight.detach().float().cpu().numpy().astype("<f4").tobytes()).hexdigest()[:16]
-
-
-__all__ = ["CodesFile", "codebook_fingerprint"]

@@ -1,4 +1,4 @@
-"""How the commands talk: results to stdout, progress and errors of one sentence to stderr."""
+"""What commands print: results to stdout, progress and errors of one sentence to stderr."""
 
 import functools
 import json
@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from typer.models import OptionInfo
 
-from ..boundary import end_with
+from .boundary import end_with
 
 
 class _Stderr:
@@ -123,6 +123,3 @@ def progress_bar() -> Progress:
         console=messages,
         transient=True,
     )
-
-
-__all__ = ["answer", "bold", "is_stdout", "messages", "progress_bar", "report_errors", "results"]

@@ -12,8 +12,8 @@ from rich.markup import escape
 
 from ..checkpoints.locations import check_apart
 from .console import answer, messages, report_errors
+from .models import check_model, check_push
 from .options import AsJson
-from .sources import check_model, check_push
 
 if TYPE_CHECKING:
     from titok_hf.original.verification import Verification
@@ -176,5 +176,3 @@ def _report(output: Path, verifications: Sequence[tuple[str, Verification]], as_
 
 for command in (tokenizer, generator, vqgan, export):
     app.command()(report_errors(command))
-
-__all__ = ["app", "export", "generator", "tokenizer", "vqgan"]

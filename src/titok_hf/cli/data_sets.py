@@ -1,12 +1,14 @@
-"""Options and answers that the commands on data sets share."""
+"""`titok-hf prepare` and `titok-hf pretokenize`: any data set of images as a data set of crops, or of codes."""
 
 from __future__ import annotations
 
 import functools
 import glob
 import inspect
+import os
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
@@ -14,11 +16,11 @@ import typer
 from rich.markup import escape
 from rich.panel import Panel
 
-from ..checkpoints.locations import check_location
+from ..checkpoints.locations import check_apart, check_location
 from ..extras import check_extra
 from .console import answer, bold, progress_bar
-from .options import AsJson
-from .sources import check_push
+from .models import check_model, check_push, model_location
+from .options import AsJson, BatchSize, Device, Model
 
 if TYPE_CHECKING:
     from titok_hf.data.report import Report
@@ -86,17 +88,13 @@ class DataSetOptions:
     ] = None
     as_json: AsJson = False
 
-    def reading(self) -> dict[str, Any]:
-        """Keywords of `ReadingSettings`."""
-        return {
-            "exif_transpose": self.exif,
-            "unusual_modes": self.unusual_modes,
-            "background": self.background,
-            "shard_size": self.shard_size,
-        }
+    def settings(self, cls: Callable[..., Any], **own: Any) -> Any:
+        """The settings of `prepare` or of `pretokenize`: those of the command's own options, and those shared here."""
+        shared = {"unusual_modes": self.unusual_modes, "background": self.background, "shard_size": self.shard_size}
+        return cls(exif_transpose=self.exif, **shared, **own)
 
     def make(self, make_split: Callable[..., Report], output: Path, what: str) -> None:
-        """Makes the split with a progress bar, pushes it if that is wanted, and shows the report."""
+        """Make the split with a progress bar, push it if that is wanted, and show the report."""
         from titok_hf.data.shards import Part
 
         names = ("split", "config_name", "image_column", "label_column", "limit", "streaming", "workers", "on_error")
@@ -105,37 +103,40 @@ class DataSetOptions:
         with progress_bar() as bar:
             task = bar.add_task(what, total=self.limit)
             report = make_split(**options, progress=lambda num_images: bar.advance(task, num_images))
-        if report.num_rows == 0 and is_complete(output, self.split):
+        report_file = output / f"report-{self.split}.json"
+        is_complete = report_file.is_file()  # else other machines have not made their parts yet
+        if report.num_rows == 0 and is_complete:
             first = f"; the first is {report.skipped[0]}" if report.skipped else ""
             raise ValueError(
-                f"None of the {report.num_images:,} images can be used{first}. All of them are listed in "
-                f"{output / f'report-{self.split}.json'}."
+                f"None of the {report.num_images:,} images can be used{first}. All are listed in {report_file}."
             )
-        address = push_if_complete(output, self.split, self.push_to_hub)
-        show_report(report, output, self.split, address, self.as_json)
+        address = None
+        if self.push_to_hub is not None and is_complete:
+            from titok_hf.checkpoints.push import push_folder
+
+            address = push_folder(output, self.push_to_hub, message="Upload the data set").address
+        lines = _summary(report, output, is_complete)
+        if is_complete and (report.skipped or report.converted or report.unused):
+            lines.append(f"all of them: {bold(report_file)}")
+        if address:
+            lines.append(f"on the Hub: {escape(address)}")
+        values = {"folder": output, "split": self.split, "complete": is_complete, "address": address}
+        answer(values | report.as_dict(), self.as_json, Panel.fit("\n".join(lines), title=self.split))
 
 
 def shares_options(command: Callable[..., None]) -> Callable[..., None]:
     """A command whose keyword `options` takes [`DataSetOptions`]: each of its fields becomes an option."""
-    own = get_type_hints(command, include_extras=True)
-    shared = get_type_hints(DataSetOptions, include_extras=True)
-    names = [field.name for field in fields(DataSetOptions)]
+    hints = get_type_hints(DataSetOptions, include_extras=True) | get_type_hints(command, include_extras=True)
+    shared = inspect.signature(DataSetOptions).parameters
 
     @functools.wraps(command)
     def with_options(**values: Any) -> None:
-        options = DataSetOptions(**{name: values.pop(name) for name in names})
-        command(**values, options=options)
+        command(options=DataSetOptions(**{name: values.pop(name) for name in shared}), **values)
 
     parameters = [
-        parameter.replace(annotation=own[name], kind=inspect.Parameter.KEYWORD_ONLY)
-        for name, parameter in inspect.signature(command).parameters.items()
+        parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in (dict(inspect.signature(command).parameters) | dict(shared)).items()
         if name != "options"
-    ]
-    parameters += [
-        inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=shared[field.name]
-        )
-        for field in fields(DataSetOptions)
     ]
     with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads both
     with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -144,11 +145,11 @@ def shares_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def check_before_work(source: str, output: Path, push_to_hub: str | None) -> None:
     """
-    What can be known of a command on data sets before it begins.
+    Check what can be checked before the work of a command on data sets begins.
 
     Raises:
-        ValueError, OSError: a library that is missing, a source that is not there, an output that is the source or
-            that `datasets` could not open, or a repository that cannot be pushed to.
+        ValueError, OSError: a library or the source is missing, the output is the source or lies above it, `datasets`
+            could not open the output, or the repository cannot be pushed to.
     """
     check_extra("data", "datasets", "filelock", "fsspec", "pyarrow")
     if "://" not in source and not glob.glob(str(Path(source).expanduser())):
@@ -156,57 +157,109 @@ def check_before_work(source: str, output: Path, push_to_hub: str | None) -> Non
     path = Path(source).expanduser()
     if path.exists() and not path.is_dir() and not path.is_file():
         raise ValueError(f"The data source {source} is neither a folder nor a file.")
-    written, read = output.resolve(), Path(source).expanduser().resolve()
-    if written == read or written in read.parents and read.exists():
-        raise ValueError(f"{source} is the data source, and {output} would write into it. Choose another --output.")
-    if set(str(written)) & set("*?[]"):
+    check_apart(output, path)
+    if set(str(output.resolve())) & set("*?[]"):
         raise ValueError(
             f"`load_dataset` reads the characters * ? [ ] in a path as a pattern, so it could not open "
-            f"{str(written)!r}. Choose another --output."
+            f"{str(output.resolve())!r}. Choose another --output."
         )
     check_push(push_to_hub, "dataset")
 
 
-def is_complete(output: Path, split: str) -> bool:
-    """Whether all parts of a split are there."""
-    return (output / f"report-{split}.json").is_file()
-
-
-def push_if_complete(output: Path, split: str, repo_id: str | None) -> str | None:
-    """Uploads the data set to the repository that `--push-to-hub` names, once the split is there; its address."""
-    if repo_id is None or not is_complete(output, split):
-        return None
-    from titok_hf.checkpoints.push import push_folder
-
-    return push_folder(output, repo_id, message="Upload the data set").address
-
-
-def show_report(report: Report, output: Path, split: str, address: str | None, as_json: bool) -> None:
-    """Says what was made, what was left out, and where on the Hub it is, if it was pushed."""
-    complete = is_complete(output, split)
+def _summary(report: Report, output: Path, is_complete: bool) -> list[str]:
+    """What was made and what was left out, in lines of Rich markup."""
     lines = [f"{report.num_rows:,} rows of {report.num_images:,} images, {report.num_bytes / 1e6:,.1f} MB"]
-    lines.append(f"in {bold(output)}" if complete else f"in {bold(output)}; other parts are not complete yet")
+    lines.append(f"in {bold(output)}" if is_complete else f"in {bold(output)}; other parts are not complete yet")
     if report.converted:
         lines.append(f"{len(report.converted):,} of unusual modes were converted")
     if report.num_transparent:
         lines.append(f"{report.num_transparent:,} with transparent pixels were laid on the background")
     if report.no_labels:
         lines.append(f"no labels: {escape(report.no_labels)}")
-    if report.unused:
-        lines.append(f"not used of the source ({len(report.unused):,}):")
-        lines += [f"  {escape(str(unused))}" for unused in report.unused[:_EXAMPLES_SHOWN]]
-        lines += ["  ..."] * (len(report.unused) > _EXAMPLES_SHOWN)
-    if report.skipped:
-        lines.append(f"{len(report.skipped):,} left out:")
-        lines += [f"  {escape(str(image))}" for image in report.skipped[:_EXAMPLES_SHOWN]]
-        if len(report.skipped) > _EXAMPLES_SHOWN:
-            lines.append("  ...")
-    if complete and (report.skipped or report.converted or report.unused):
-        lines.append(f"all of them: {bold(output / f'report-{split}.json')}")
-    if address:
-        lines.append(f"on the Hub: {escape(address)}")
-    values = {"folder": output, "split": split, "complete": complete, "address": address, **report.as_dict()}
-    answer(values, as_json, Panel.fit("\n".join(lines), title=split))
+    for entries, title in ((report.unused, "not used of the source ({:,}):"), (report.skipped, "{:,} left out:")):
+        if entries:
+            lines.append(title.format(len(entries)))
+            lines += [f"  {escape(str(entry))}" for entry in entries[:_EXAMPLES_SHOWN]]
+            lines += ["  ..."] * (len(entries) > _EXAMPLES_SHOWN)
+    return lines
 
 
-__all__ = ["DataSetOptions", "Output", "Source", "check_before_work", "shares_options"]
+@shares_options
+def prepare(
+    source: Source,
+    output: Output,
+    image_size: Annotated[int, typer.Option("--size", min=1, help="Height and width of the crops, in pixels.")] = 256,
+    crop: Annotated[
+        Literal["center", "adm", "none"],
+        typer.Option(help="The published evaluation crop, ADM's, or none (for random crops in training)."),
+    ] = "center",
+    image_format: Annotated[
+        Literal["jpeg", "png", "webp"], typer.Option("--format", help="Of the stored images.")
+    ] = "jpeg",
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG and WebP.")] = 95,
+    enlarge: Annotated[bool, typer.Option(help="Enlarge small images, or give them black margins.")] = True,
+    fast_jpeg: Annotated[
+        bool, typer.Option("--fast-jpeg", help="Decode large JPEGs at reduced size: faster, other pixels.")
+    ] = False,
+    *,
+    options: DataSetOptions,
+) -> None:
+    """Make a data set of square crops, ready for training, from any data set of images."""
+    check_before_work(source, output, options.push_to_hub)
+    if image_format == "png" and quality != 95:
+        raise ValueError(
+            "--quality is for JPEG and WebP, and PNG keeps every pixel. Leave it out, or change --format."
+        )
+    from titok_hf.data.prepare import PrepareSettings
+    from titok_hf.data.prepare import prepare as prepare_split
+    from titok_hf.data.sources import silence_loading
+
+    silence_loading()
+    own = {"image_size": image_size, "crop": crop, "image_format": image_format, "quality": quality}
+    settings = options.settings(PrepareSettings, enlarge=enlarge, fast_jpeg=fast_jpeg, **own)
+    options.make(partial(prepare_split, source, output, settings), output, "preparing")
+
+
+@shares_options
+def pretokenize(
+    source: Source,
+    output: Output,
+    model: Model = None,
+    revision: Annotated[str | None, typer.Option(help="Of a Hub model.")] = None,
+    views: Annotated[
+        Literal["center", "flip", "ten-crop", "random"],
+        typer.Option(help="Centre; centre and mirror image; ten crops at 1.1 times the size; random crops."),
+    ] = "center",
+    num_views: Annotated[int, typer.Option(min=1, help="Random crops per image.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of the random crops.")] = 0,
+    min_crop_area: Annotated[float, typer.Option(help="Least share of the image in a random crop.")] = 0.8,
+    crop: Annotated[
+        Literal["center", "adm"], typer.Option(help="The published evaluation crop, or ADM's.")
+    ] = "center",
+    image_size: Annotated[int | None, typer.Option("--size", min=1, help="For a MaskGIT-VQGAN; 256 if unset.")] = None,
+    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of weights and activations.")] = "fp32",
+    batch_size: BatchSize = 32,
+    device: Device = None,
+    *,
+    options: DataSetOptions,
+) -> None:
+    """Make a data set of codes, for the training of a generator, from any data set of images."""
+    check_before_work(source, output, options.push_to_hub)
+    check_model(model, revision)
+    random_options = {"--num-views": num_views != 1, "--seed": seed != 0, "--min-crop-area": min_crop_area != 0.8}
+    unused = [option for option, is_given in random_options.items() if is_given]
+    if views != "random" and unused:
+        raise ValueError(f"{unused[0]} is for random crops, and the views are {views!r}. Use --views random.")
+    from titok_hf.data.encoders import ImageEncoder
+    from titok_hf.data.pretokenize import PretokenizeSettings
+    from titok_hf.data.pretokenize import pretokenize as pretokenize_split
+    from titok_hf.data.sources import silence_loading
+    from titok_hf.devices import default_device
+
+    silence_loading()
+    # Under a launcher, the GPU of this process.
+    device = device or default_device(local_rank=int(os.environ.get("LOCAL_RANK", 0)))
+    encoder = ImageEncoder(model_location(model), revision, precision, device, batch_size, image_size)
+    own = {"views": views.replace("-", "_"), "num_views": num_views, "seed": seed, "min_crop_area": min_crop_area}
+    settings = options.settings(PretokenizeSettings, crop=crop, **own)
+    options.make(partial(pretokenize_split, source, output, encoder, settings), output, "encoding")

@@ -10,9 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from .console import answer, messages
-from .models import model_location, model_name
+from .models import check_model, model_location, model_name
 from .options import AsJson, Revision
-from .sources import check_model
 
 if TYPE_CHECKING:
     from titok_hf.checkpoints.folders import Description, Weights
@@ -143,6 +142,3 @@ def _values(description: Description, variant: str | None, results: list[dict[st
         **{part: description.configurations.get(part) for part in _TITLES},
         "results": results,
     }
-
-
-__all__ = ["info"]

@@ -1,4 +1,4 @@
-"""From what `--model` says to a pipeline that is ready."""
+"""The models that commands name: checks before anything slow begins, and loading. Imports torch only to load."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
+from ..checkpoints.locations import check_location
 from .console import messages
-from .sources import check_model, file_of, is_pipeline
 
 if TYPE_CHECKING:
     from titok_hf.pipeline_titok import TiTokPipeline
@@ -24,18 +24,15 @@ def model_location(model: str | None) -> str:
 
 
 def model_name(model: str | None) -> str:
-    """
-    The name of the model in files and on the screen. For a local model it is the folder's name: a path means nothing
-    on other machines, and can contain private names.
-    """
+    """The name to write and show: of a local model that of its folder, because paths can have private names."""
     location = model_location(model)
     return Path(location).resolve().name if Path(location).exists() else location
 
 
 def load_pipeline(model: str | None, device: str | None) -> TiTokPipeline:
     """
-    Load a pipeline with a spinner in place of the libraries' own bars. A tokenizer alone, of ours or of the original
-    implementation, becomes a pipeline without a generator.
+    Load a pipeline, with a spinner instead of the libraries' own progress bars. A tokenizer alone, in our format or
+    the original's, becomes a pipeline without a generator.
 
     Raises:
         OSError: the model cannot be found or read, or is of another kind.
@@ -43,7 +40,8 @@ def load_pipeline(model: str | None, device: str | None) -> TiTokPipeline:
     """
     check_model(model)
     location = model_location(model)
-    if not is_pipeline(location):
+    is_pipeline = file_of(location, "model_index.json") is not None
+    if not is_pipeline:
         _check_is_tokenizer(location)
     with messages.status(f"loading {escape(model_name(model))}"):
         from diffusers.utils import logging as diffusers_logging
@@ -54,7 +52,7 @@ def load_pipeline(model: str | None, device: str | None) -> TiTokPipeline:
 
         for logging in (diffusers_logging, transformers_logging):
             logging.disable_progress_bar()
-        pipe = TiTokPipeline.from_pretrained(location) if is_pipeline(location) else _of_tokenizer_alone(location)
+        pipe = TiTokPipeline.from_pretrained(location) if is_pipeline else _of_tokenizer_alone(location)
         pipe.set_progress_bar_config(disable=True)
         device = device or default_device()
         try:
@@ -76,7 +74,7 @@ def _of_tokenizer_alone(location: str) -> TiTokPipeline:
 
 
 def _check_is_tokenizer(location: str) -> None:
-    """Raises OSError if a model that is no pipeline is no tokenizer either."""
+    """Raise OSError if a model that is no pipeline is no tokenizer either."""
     if Path(location).is_file():
         raise OSError(
             f"{location} is a file, and a model is a folder or a Hub id. If it holds weights of the original "
@@ -102,4 +100,41 @@ def _check_is_tokenizer(location: str) -> None:
         )
 
 
-__all__ = ["load_pipeline", "model_location", "model_name"]
+def check_model(model: str | None, revision: str | None = None, needs_folder: bool = False) -> None:
+    """
+    Check that what `--model` or an argument names is there, on this machine or on the Hub; None is the bundled model.
+
+    Raises:
+        OSError: it is not there; there is no connection and nothing of it in the cache; or it is a file, as weights of
+            the original are, though `needs_folder`.
+        ValueError: a revision of a model that is not on the Hub.
+    """
+    if model is not None and not check_location(model):
+        from titok_hf.checkpoints.connection import check_on_hub
+
+        with messages.status("asking the Hub"):
+            check_on_hub(model, revision=revision)
+        return
+    if needs_folder and model is not None and not Path(model).is_dir():
+        raise NotADirectoryError(f"{model} is no folder, and a model is a folder or a Hub id. Name its folder.")
+    if revision is not None:
+        raise ValueError(
+            f"--revision {revision} is for models on the Hub, and {model or 'the model of titok-hf'} lies on this "
+            "machine. Leave it out."
+        )
+
+
+def check_push(repo_id: str | None, repo_type: str) -> None:
+    """Check that the repository of `--push-to-hub`, if one is named, can be written to."""
+    if repo_id is not None:
+        from titok_hf.checkpoints.connection import check_push as check
+
+        with messages.status("asking the Hub"):
+            check(repo_id, repo_type)
+
+
+def file_of(model: str, name: str) -> Path | None:
+    """A small file of a model on this machine or on the Hub (then it is downloaded); None if it has no such file."""
+    from titok_hf.checkpoints.connection import small_file
+
+    return small_file(model, name)

@@ -36,5 +36,3 @@ Variant = Annotated[
     str | None,
     typer.Option("--variant", metavar="NAME", help='Weights of a variant only, such as "fp16".', show_default=False),
 ]
-
-__all__ = ["AsJson", "BatchSize", "Device", "Images", "Model", "Revision", "Variant"]

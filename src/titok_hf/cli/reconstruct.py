@@ -119,6 +119,3 @@ def _psnr(original: Image.Image, reconstruction: Image.Image) -> float:
     difference = np.asarray(original, dtype=np.float64) - np.asarray(reconstruction, dtype=np.float64)
     mean_squared_error = float(np.square(difference).mean())
     return 10 * math.log10(255**2 / mean_squared_error) if mean_squared_error else math.inf
-
-
-__all__ = ["reconstruct"]

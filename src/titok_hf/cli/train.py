@@ -55,6 +55,3 @@ def train(
     folder = run(filled)
     values = {"model": folder, "run": filled.output_dir, "pushed_to": filled.push_to_hub}
     answer(values, as_json, f"The model is in {escape(str(folder))}")
-
-
-__all__ = ["train"]

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from titok_hf.boundary import run
 from titok_hf.checkpoints.atomic_files import write_atomically
 
 if TYPE_CHECKING:
@@ -82,4 +81,4 @@ def _measure(model: str, judge: str, device: str, **options: Any) -> Measurement
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

@@ -1,7 +1,7 @@
 """
-The one place where a command ends that cannot go on: each error becomes one sentence, each signal an exit code.
+Where a command ends that cannot continue: each error becomes one sentence, each signal an exit code.
 
-It stands on the standard library alone, so that it is in force before anything slow is imported.
+It imports the standard library only, so that it is in force before anything slow is imported.
 """
 
 from __future__ import annotations
@@ -15,17 +15,15 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any, NoReturn
 
-TRACEBACK_VARIABLE = "TITOK_HF_TRACEBACK"
-"""The environment variable that makes errors show their traceback."""
+TRACEBACK_VARIABLE = "TITOK_HF_TRACEBACK"  # the environment variable that makes errors show their traceback
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# What a shell reports for a program that a signal ended.
-_OF_A_SIGNAL = 128
+_OF_A_SIGNAL = 128  # a shell reports this plus the number of the signal that ended a program
 INTERRUPTED = _OF_A_SIGNAL + signal.SIGINT
 
-# What a user can cause, and what is therefore raised with a sentence.
+# Errors that a user can cause, and that are therefore raised with a sentence for them.
 _EXPECTED = (ValueError, OSError, FloatingPointError, NotImplementedError, ImportError)
-# Arguments of commands that name what is read: what to look at when an error does not say it.
+# Arguments of commands that name what is read; an unexpected error is reported with their values.
 _INPUTS = ("source", "model", "codes", "images", "recipe", "folder", "repo_id", "with_tokenizer")
 # Arguments of Python functions that some commands offer under another name.
 _OPTIONS = {"exif_transpose": "--exif", "num_inference_steps": "--steps", "original_variant": "--variant"}
@@ -62,7 +60,7 @@ def run(program: Callable[[], object]) -> NoReturn:
         code = 1 if received else end_with(error)
     for number in _STOP_SIGNALS:
         if signal.getsignal(number) is stop:
-            signal.signal(number, signal.SIG_DFL)  # nothing is left to tidy up
+            signal.signal(number, signal.SIG_DFL)  # nothing is left to clean up
     if received:
         if code != INTERRUPTED:  # else the command has said it
             say("interrupted")
@@ -74,10 +72,10 @@ def end_with(
     error: BaseException, given: Mapping[str, Any] | None = None, options: Mapping[str, str] | None = None
 ) -> int:
     """
-    Say on stderr in one sentence what went wrong.
+    Print one sentence about an error on stderr.
 
     Args:
-        error: what reached the boundary.
+        error: what a command did not catch.
         given: the arguments of the command, by their Python names.
         options: the options of the command ("--size"), by the same names.
 
@@ -85,33 +83,30 @@ def end_with(
         the exit code.
     """
     code = exit_code_of(error)
-    if isinstance(error, BrokenPipeError):  # whoever read the answer has seen enough of it
+    if isinstance(error, BrokenPipeError):  # a reader of the output, such as `head`, has stopped reading
         return code
     if os.environ.get(TRACEBACK_VARIABLE, "0") not in ("", "0"):
         say("".join(traceback.format_exception(error)).rstrip())
     if code == INTERRUPTED:
-        say(str(error) or "interrupted")  # training says what it has saved
+        say(str(error) or "interrupted")  # training says what was saved
     else:
         say(f"error: {sentence_of(error, given or {}, options or {})}")
     return code
 
 
 def exit_code_of(error: BaseException) -> int:
-    """The exit code that tells a shell how a command ended."""
+    """The exit code for an error; an error may have one of its own."""
     return INTERRUPTED if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
 
 
 def sentence_of(error: BaseException, given: Mapping[str, Any], options: Mapping[str, str]) -> str:
     """
-    What went wrong in the words of the command line.
-
-    Args:
-        error: an exception; one that nobody foresaw is named with its type, and with what the command was to read.
-        given, options: as for [`end_with`].
+    An error in the words of the command line; arguments as for [`end_with`]. An unexpected error is named with its
+    type and with the files that the command was reading.
     """
     text = " ".join(str(error).split())
     if isinstance(error, ModuleNotFoundError) and error.name:
-        from .extras import how_to_install
+        from ..extras import how_to_install
 
         return how_to_install(error.name)
     if isinstance(error, MemoryError) or "out of memory" in text.lower():
@@ -122,11 +117,11 @@ def sentence_of(error: BaseException, given: Mapping[str, Any], options: Mapping
     if isinstance(error, _EXPECTED) and text and not isinstance(error, UnicodeError):
         return _in_options(text, options)
     what = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return f"{what}.{_reading(given)} Nobody foresaw this: {TRACEBACK_VARIABLE}=1 shows where it happened."
+    return f"{what}.{_reading(given)} This was not expected; {TRACEBACK_VARIABLE}=1 shows where it happened."
 
 
 def say(message: str) -> None:
-    """Write to stderr, red on a terminal; a stderr that cannot be written is no reason for another error."""
+    """Write to stderr, red on a terminal; errors in writing to it are ignored."""
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     try:
         print(f"\033[31m{message}\033[0m" if colour else message, file=sys.stderr, flush=True)
@@ -135,27 +130,27 @@ def say(message: str) -> None:
 
 
 def _reading(given: Mapping[str, Any]) -> str:
-    """What the command was told to read."""
+    """A sentence about the files that the command was reading."""
     values = [given[name] for name in _INPUTS if given.get(name)]
     names = [str(value[0] if isinstance(value, list) else value) for value in values]
     return f" It was reading {' and '.join(names)}." if names else ""
 
 
 def _in_options(text: str, options: Mapping[str, str]) -> str:
-    """A message about Python's arguments as one about options: `num_views` is `--num-views` to whoever types it."""
+    """A message with options in place of the names of Python's arguments: `--num-views` for `num_views`."""
     renamed = {name: option for name, option in _OPTIONS.items() if option in options.values()}
     options = renamed | {name: option for name, option in options.items() if "_" in name}
     if not options:
         return text
-    # Whole words alone, and no parts of paths or of names in quotation marks; "name=" is how Python would pass it.
+    # Whole words only, not parts of paths or quoted names; "name=" is how Python would pass the argument.
     words = re.compile(rf"(?<![\w./\\'\"-])({'|'.join(map(re.escape, options))})=?(?![\w/\\'\"-])")
     return words.sub(lambda found: options[found[1]], text)
 
 
 def _open_missing_streams() -> None:
     """
-    Give the program the three streams that every program expects: with `>&-` Python has none, and the next file that
-    is opened would get the number of the missing one. Names that the terminal cannot show are shown with backslashes.
+    Open the standard streams that are closed (as by `>&-`), since the next opened file would get the number of such a
+    stream. Characters that the terminal cannot show are shown with backslashes.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -167,16 +162,13 @@ def _open_missing_streams() -> None:
 
 
 def _flush(code: int) -> int:
-    """Write what is still to be written; the exit code says whether it could be."""
+    """Write buffered output; returns the exit code, which is an error if that fails."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except (OSError, ValueError) as error:
             if stream is sys.stdout and not code:
                 code = end_with(OSError(f"the answer cannot be written to standard output ({error})"))
-            # Python would try again on its way out, and complain.
+            # Python would try to write again when it ends, and print a traceback.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     return code
-
-
-__all__ = ["INTERRUPTED", "TRACEBACK_VARIABLE", "end_with", "run", "say", "sentence_of"]
