@@ -78,6 +78,7 @@ def test_neither_the_batches_nor_the_scale_of_the_features_change_the_result():
         ([], 0.0, "There are no images"),
         ([(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.ones(2, dtype=torch.int64))], 0.0, "of one class"),
         (coloured(9, 0), -1.0, "l2 is -1.0"),
+        ([(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), None)], 0.0, "have no labels"),
     ],
 )
 def test_what_cannot_be_probed_is_refused(train, l2, message):

@@ -118,7 +118,7 @@ def reconstruction(
     images = EvaluationImages(data, split, pipeline.tokenizer.config.image_size, crop, limit, lossy)
     plan = {
         "command": "reconstruction",
-        "model": _identity(pipeline, model),
+        "model": model_identity(pipeline, model),
         "data": [images.name, split, crop],
         "network": None if features is None else features.name,
         "lpips": lpips,
@@ -161,7 +161,7 @@ def _network(source: str | None, processes: Processes) -> FeatureNetwork | None:
     return None
 
 
-def _identity(pipeline: TiTokPipeline, model: str | None) -> str:
+def model_identity(pipeline: TiTokPipeline, model: str | None) -> str:
     """The name of a model and the hash of its weights."""
     from titok_hf.evaluation.features import weights_digest
 

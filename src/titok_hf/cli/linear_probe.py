@@ -4,32 +4,21 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import typer
 
 from ..extras import check_extra
 from .console import progress_bar
 from .evaluate import show
+from .evaluate_models import CropOption, Data, Lossy, ModelArgument, model_identity
 from .images import check_can_be_written
-from .models import load_pipeline, model_name
+from .models import load_pipeline
 from .options import AsJson, BatchSize, Device
-
-Data = Annotated[
-    str, typer.Argument(metavar="DATA", help="Folder or Hub id of a data set of images.", show_default=False)
-]
-ResizeMode = Annotated[
-    Literal["resize", "pad"], typer.Option(help="How images get the model's size: resized, or padded with black.")
-]
-Report = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Write the numbers to this JSON file.", show_default=False)
-]
 
 
 def linear_probe(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Folder or Hub id of a tokenizer or a pipeline.", show_default=False)
-    ],
+    model: ModelArgument,
     data: Data,
     train_split: Annotated[str, typer.Option(help="Split that the classifiers learn from.")] = "train",
     test_split: Annotated[str, typer.Option(help="Split whose classes they name.")] = "test",
@@ -40,8 +29,11 @@ def linear_probe(
         int | None, typer.Option(min=1, help="Images to test on, evenly spaced; by default all.")
     ] = None,
     l2: Annotated[float, typer.Option(min=0, help="Weight of the penalty on the classifiers' weights.")] = 1e-4,
-    resize_mode: ResizeMode = "resize",
-    output: Report = None,
+    crop: CropOption = "center",
+    lossy: Lossy = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the numbers to this JSON file.", show_default=False)
+    ] = None,
     batch_size: BatchSize = 100,
     device: Device = None,
     as_json: AsJson = False,
@@ -59,32 +51,28 @@ def linear_probe(
     if output is not None:
         check_can_be_written(output)
     pipe = load_pipeline(model, device)
-    from titok_hf.data.images import evenly_spaced, image_batches
-    from titok_hf.data.training_data import class_names, open_images
-    from titok_hf.evaluation.features import weights_digest
+    from titok_hf.evaluation.images import EvaluationImages
     from titok_hf.evaluation.linear_probe import linear_probe as probe
-    from titok_hf.evaluation.numbers import Convention
-    from titok_hf.evaluation.numbers import Report as Numbers
+    from titok_hf.evaluation.numbers import Convention, Report
 
-    opened: list[Any] = [open_images(data, split) for split in (train_split, test_split)]
-    names = class_names(opened[0])
-    train, test = (evenly_spaced(*each) for each in zip(opened, (num_train, num_test), strict=True))
-    size = pipe.tokenizer.config.image_size
+    config = pipe.tokenizer.config
+    train, test = (
+        EvaluationImages(data, split, config.image_size, crop, limit, lossy)
+        for split, limit in ((train_split, num_train), (test_split, num_test))
+    )
+    if train.label_names is None:
+        raise ValueError(f"{data} has no labels in the split {train_split!r}, and a probe learns to name classes.")
+    names = train.label_names
     with progress_bar() as bar:
         task = bar.add_task("encoding", total=len(train) + len(test))
-
-        def batches(dataset: Any) -> Any:
-            for images, labels in image_batches(dataset, size, resize_mode, batch_size):
-                yield images, labels
-                bar.advance(task, len(images))
-
-        results = probe(pipe.tokenizer.eval(), batches(train), batches(test), len(names), l2)
+        learnt, tested = (each.batches(batch_size, lambda count: bar.advance(task, count)) for each in (train, test))
+        results = probe(pipe.tokenizer.eval(), learnt, tested, len(names), l2)
     convention = Convention(
-        crop=resize_mode,
+        crop=crop,
         split=test_split,
-        image_size=(size, size),
+        image_size=(config.image_size, config.image_size),
         num_images=len(test),
-        reference=model_name(data),
+        reference=test.name,
         method=f"logistic regression on standardised features, L2 {l2:g}, solved by L-BFGS, trained on "
         f"{len(train)} images of split {train_split}",
     )
@@ -93,15 +81,14 @@ def linear_probe(
         for each in results
         if not each.converged
     )
-    config = pipe.tokenizer.config
     conditions = {
-        "model": f"{model_name(model)}, weights {weights_digest(pipe.tokenizer)}",
+        "model": model_identity(pipe, model),
         "num_latent_tokens": config.num_latent_tokens,
         "classes": len(names),
     }
     values = {f"probe_accuracy_{each.features}_{each.pooling}": each.test_accuracy for each in results}
     details = {"probes": [asdict(each) for each in results]}
-    show(Numbers(values, convention, conditions, details, warnings), output, as_json)
+    show(Report(values, convention, conditions, details, warnings), output, as_json)
 
 
 __all__ = ["linear_probe"]

@@ -14,14 +14,13 @@ from rich.table import Table
 from ..checkpoints.atomic_files import write_atomically
 from ..extras import check_extra
 from .console import answer, bold, progress_bar
+from .evaluate_models import CropOption, Data, Lossy, ModelArgument, Network, model_identity
 from .images import check_can_be_written, make_output_folder, save_sheet
-from .linear_probe import Data, ResizeMode
 from .models import load_pipeline, model_name
 from .options import AsJson, BatchSize, Device
 
 if TYPE_CHECKING:
-    import torch
-
+    from titok_hf.evaluation.images import EvaluationImages
     from titok_hf.evaluation.rate import RatePoint
 
 _MAP_COLUMNS = 8
@@ -34,18 +33,12 @@ def rate(
         typer.Argument(metavar="MODEL...", help="Tokenizers or pipelines of one image size.", show_default=False),
     ],
     data: Data,
-    network: Annotated[
-        str | None,
-        typer.Option(
-            help="The network of the Fréchet distance: a file of Inception weights, or the folder or Hub id of an "
-            "image classifier. Without one the distance is left out.",
-            show_default=False,
-        ),
-    ] = None,
+    network: Network = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the numbers and the plot.")] = Path("rate"),
     split: _Split = "test",
     num_images: Annotated[int, typer.Option("--num-images", "-n", min=2, help="Evenly spaced over the split.")] = 1000,
-    resize_mode: ResizeMode = "resize",
+    crop: CropOption = "center",
+    lossy: Lossy = False,
     batch_size: BatchSize = 50,
     device: Device = None,
     as_json: AsJson = False,
@@ -62,6 +55,7 @@ def rate(
     check_extra("eval", "datasets", "matplotlib", "torchmetrics")
     make_output_folder(output)
     from titok_hf.evaluation.frechet import FrechetDistance
+    from titok_hf.evaluation.images import EvaluationImages
     from titok_hf.evaluation.rate import QUALITIES, measure_rates, pillow_codec, tokenizer_codec
 
     pipes = [load_pipeline(model, device) for model in models]
@@ -71,12 +65,14 @@ def rate(
     codecs = {name: tokenizer_codec(pipe) for name, pipe in zip(_distinct_names(models), pipes, strict=True)}
     codecs |= {f"{name} {quality}": pillow_codec(name, quality) for name in ("JPEG", "WebP") for quality in QUALITIES}
     distance = None if network is None else FrechetDistance(network, pipes[0].device)
-    images = _images(data, split, num_images, sizes.pop(), resize_mode)
+    source = EvaluationImages(data, split, sizes.pop(), crop, num_images, lossy)
+    images = source.read(range(len(source)))[0]
     with progress_bar() as bar:
         task = bar.add_task("images", total=len(images) * len(codecs))
         points = measure_rates(images, codecs, distance, batch_size, lambda count: bar.advance(task, count))
     convention = {
-        "images": f"{len(images)} of split {split} of {model_name(data)}, evenly spaced, {resize_mode}",
+        "models": [model_identity(*each) for each in zip(pipes, models, strict=True)],
+        "images": _named(source),
         "image_size": images.shape[-1],
         "bits": "codes of equal length; whole files of JPEG and WebP with their headers",
         "network": None if distance is None else distance.network.name,
@@ -91,13 +87,14 @@ def rate(
 
 
 def token_map(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A tokenizer or a pipeline.", show_default=False)],
+    model: ModelArgument,
     data: Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="The image of the maps.")] = Path("token-map.png"),
     split: _Split = "test",
     num_images: Annotated[int, typer.Option("--num-images", "-n", min=2, help="Evenly spaced over the split.")] = 50,
     replacements: Annotated[int, typer.Option(min=1, help="Other images that each token is taken from.")] = 4,
-    resize_mode: ResizeMode = "resize",
+    crop: CropOption = "center",
+    lossy: Lossy = False,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -115,9 +112,11 @@ def token_map(
     pipe = load_pipeline(model, device)
     from PIL import Image
 
+    from titok_hf.evaluation.images import EvaluationImages
     from titok_hf.evaluation.rate import covered_area, token_influence
 
-    images = _images(data, split, num_images, pipe.tokenizer.config.image_size, resize_mode)
+    source = EvaluationImages(data, split, pipe.tokenizer.config.image_size, crop, num_images, lossy)
+    images = source.read(range(len(source)))[0]
     with progress_bar() as bar:
         task = bar.add_task("tokens", total=pipe.tokenizer.config.num_latent_tokens)
         maps = token_influence(pipe.tokenizer, images, replacements, lambda count: bar.advance(task, count))
@@ -135,22 +134,16 @@ def token_map(
         "tokens": [{"influence": influence, "area": area} for influence, area in zip(influences, areas, strict=True)],
         "image": output,
         "convention": {
-            "images": f"{len(images)} of split {split} of {model_name(data)}, evenly spaced, {resize_mode}",
+            "model": model_identity(pipe, model),
+            "images": _named(source),
             "replacements": replacements,
         },
     }
     answer(values, as_json, table, f"maps: {bold(output)}")
 
 
-def _images(data: str, split: str, num_images: int, size: int, resize_mode: Any) -> torch.Tensor:
-    """uint8, shape (num_images, 3, size, size)."""
-    import torch
-
-    from titok_hf.data.images import evenly_spaced, pixel_batches
-    from titok_hf.data.training_data import open_images
-
-    dataset: Any = open_images(data, split)  # not a stream
-    return torch.cat(list(pixel_batches(evenly_spaced(dataset, num_images), size, resize_mode, 100)))
+def _named(images: EvaluationImages) -> str:
+    return f"{len(images)} of {images.name}, split {images.split}, evenly spaced, crop {images.crop}"
 
 
 def _distinct_names(models: list[str]) -> list[str]:

@@ -12,11 +12,14 @@ from rich.table import Table
 
 from ..extras import check_extra
 from .console import answer, bold, progress_bar
+from .evaluate_models import CropOption, Data, Lossy, ModelArgument, model_identity
 from .images import make_output_folder
 from .models import load_pipeline, model_name
 from .options import AsJson, BatchSize, Device
 
 if TYPE_CHECKING:
+    from titok_hf.evaluation.frechet import FrechetDistance
+    from titok_hf.evaluation.images import EvaluationImages
     from titok_hf.evaluation.sweep import Measured
     from titok_hf.pipeline_titok import TiTokPipeline
 
@@ -25,14 +28,12 @@ _Values = Annotated[str | None, typer.Option(metavar="A,B,...", help="Values to 
 
 
 def sweep(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hub id of a pipeline.", show_default=False)],
-    data: Annotated[
-        str, typer.Argument(metavar="DATA", help="Real images: folder or Hub id of a data set.", show_default=False)
-    ],
+    model: ModelArgument,
+    data: Data,
     network: Annotated[
         str,
         typer.Option(
-            help="The network of the Fréchet distance: a file of Inception weights, or the folder or Hub id of an "
+            help="The network of the Fréchet distance: the file of Inception weights, or a folder or Hub id of an "
             "image classifier.",
             show_default=False,
         ),
@@ -54,9 +55,8 @@ def sweep(
     num_images: Annotated[int, typer.Option("--num-images", "-n", min=2, help="Images of each setting.")] = 1000,
     num_real: Annotated[int, typer.Option(min=2, help="Real images, evenly spaced over the split.")] = 10_000,
     split: Annotated[str, typer.Option(help="Split of the real images.")] = "train",
-    resize_mode: Annotated[
-        Literal["resize", "pad"], typer.Option(help="How real images get the model's size: resized, or padded.")
-    ] = "resize",
+    crop: CropOption = "center",
+    lossy: Lossy = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the images, the same for every setting.")] = 0,
     batch_size: BatchSize = 100,
     write_best: Annotated[
@@ -96,9 +96,18 @@ def sweep(
     for name, tried in axes.items():
         for value in tried:
             scheduler_with(pipe.scheduler, {name: value})  # raises an error before the work
-    distance, convention = _reference(pipe, model, network, data, split, resize_mode, num_real)
+    from titok_hf.evaluation.frechet import FrechetDistance
+    from titok_hf.evaluation.images import EvaluationImages
+
+    images = EvaluationImages(data, split, pipe.tokenizer.config.image_size, crop, num_real, lossy)
+    distance = FrechetDistance(network, pipe.device)
+    convention = _convention(pipe, model, images, distance)
     convention |= {"num_images": num_images, "images": f"class i modulo the number of classes, seed {seed}"}
     record = SweepRecord(output, convention)
+    with progress_bar() as bar:
+        task = bar.add_task("real images", total=len(images))
+        for pixels, _ in images.batches(100, lambda count: bar.advance(task, count)):
+            distance.update(pixels.float() / 255, real=True)
     measure = SettingMeter(pipe, distance, num_images, seed, batch_size)
     with progress_bar() as bar:
         combinations = math.prod(len(set(map(str, tried))) for tried in axes.values())
@@ -137,39 +146,25 @@ def _axes(texts: dict[str, str]) -> dict[str, list[Any]]:
     return axes
 
 
-def _reference(
-    pipe: TiTokPipeline, model: str, network: str, data: str, split: str, resize_mode: Any, num_real: int
-) -> tuple[Any, dict[str, Any]]:
-    """A distance that has seen the real images, and what it depends on."""
+def _convention(
+    pipe: TiTokPipeline, model: str, images: EvaluationImages, distance: FrechetDistance
+) -> dict[str, Any]:
+    """What the distances depend on beside the settings and the images that are made."""
     import torch
 
-    from titok_hf.data.images import evenly_spaced, pixel_batches
-    from titok_hf.data.training_data import open_image_split
-    from titok_hf.evaluation.features import weights_digest
-    from titok_hf.evaluation.frechet import FrechetDistance
     from titok_hf.evaluation.sweep import AXES
 
-    dataset: Any = open_image_split(data, split).dataset  # not a stream
-    real_set = evenly_spaced(dataset, num_real)
-    distance = FrechetDistance(network, pipe.device)
-    with progress_bar() as bar:
-        task = bar.add_task("real images", total=len(real_set))
-        for images in pixel_batches(real_set, pipe.tokenizer.config.image_size, resize_mode, 100):
-            distance.update(images.float() / 255, real=True)
-            bar.advance(task, len(images))
     sampler = {name: value for name, value in pipe.scheduler.config.items() if name[0] != "_" and name not in AXES}
-    digests = [weights_digest(part) for part in (pipe.tokenizer, pipe.transformer)]
-    convention = {
+    return {
         "measure": "Fréchet distance, images rounded to 8 bits",
         "network": distance.network.name,
-        "model": f"{model_name(model)}, weights {' and '.join(digests)}",
+        "model": model_identity(pipe, model),
         "sampler": sampler,
-        "real_images": f"{len(real_set)} of {len(dataset)}, evenly spaced, split {split} of {model_name(data)}",
-        "resize": resize_mode,
+        "real_images": f"{len(images)} of {images.name}, split {images.split}, evenly spaced",
+        "crop": images.crop,
         "device": pipe.device.type,
         "torch": torch.__version__,
     }
-    return distance, convention
 
 
 def _draw(measured: list[Measured], axes: list[str], path: Path) -> Path:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 
@@ -47,34 +47,13 @@ def image_batches(
         images, uint8, shape (batch, 3, image_size, image_size); labels, int64, shape (batch,). The last batch may be
         smaller.
     """
+    decode = Augmentation(image_size, random_crop=False, flip=False, seed=0, resize_mode=resize_mode)
+    source = Source(dataset)
     class_names(dataset)  # raises an error if there are no labels
-    for batch in _batches(dataset, image_size, resize_mode, batch_size):
+    for first in range(0, len(dataset), batch_size):
+        records = source.read(first, first + batch_size)
+        batch: dict[str, Any] = decode((0, [with_checked_label(record, source) for record in records]))[0]
         yield torch.from_numpy(batch["pixels"]), torch.from_numpy(batch["label"])
 
 
-def pixel_batches(
-    dataset: Dataset, image_size: int, resize_mode: ResizeMode = "resize", batch_size: int = 1000
-) -> Iterator[torch.Tensor]:
-    """The images alone, as `image_batches` yields them, of a data set that need not have labels."""
-    for batch in _batches(dataset, image_size, resize_mode, batch_size):
-        yield torch.from_numpy(batch["pixels"])
-
-
-def evenly_spaced(dataset: Dataset, limit: int | None) -> Dataset:
-    """At most `limit` rows, evenly spaced, since a data set may be sorted by class; None takes all of them."""
-    if limit is None or limit >= len(dataset):
-        return dataset
-    return dataset.select(np.linspace(0, len(dataset) - 1, limit).astype(int).tolist())
-
-
-def _batches(
-    dataset: Dataset, image_size: int, resize_mode: ResizeMode, batch_size: int
-) -> Iterator[dict[str, np.ndarray]]:
-    decode = Augmentation(image_size, random_crop=False, flip=False, seed=0, resize_mode=resize_mode)
-    source = Source(dataset)
-    for first in range(0, len(dataset), batch_size):
-        records = source.read(first, first + batch_size)
-        yield decode((0, [with_checked_label(record, source) for record in records]))[0]
-
-
-__all__ = ["ResizeMode", "evenly_spaced", "image_batches", "images_to_tensor", "pixel_batches"]
+__all__ = ["ResizeMode", "image_batches", "images_to_tensor"]

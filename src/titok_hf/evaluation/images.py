@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -89,6 +89,15 @@ class EvaluationImages:
         pixels = np.stack([np.asarray(self._cropped(record)) for record in records]).transpose(0, 3, 1, 2)
         labels = torch.tensor([record.label for record in records]) if self.label_names is not None else None
         return torch.from_numpy(np.ascontiguousarray(pixels)), labels
+
+    def batches(
+        self, batch_size: int, progress: Callable[[int], object] = lambda count: None
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+        """All images in order, as `read` returns them; `progress` is told the number of images of each batch."""
+        for start in range(0, len(self), batch_size):
+            images, labels = self.read(range(start, min(start + batch_size, len(self))))
+            yield images, labels
+            progress(len(images))
 
     def size_inside_padding(self) -> tuple[int, int] | None:
         """Height and width of the first image before padding; None for another crop."""

@@ -25,7 +25,7 @@ POOLINGS: tuple[Pooling, ...] = ("mean", "concatenation")
 L2 = 1e-4
 MAX_ITERATIONS = 300
 
-Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
+Batches = Iterable[tuple[torch.Tensor, torch.Tensor | None]]
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,8 @@ def _collect(model: TiTokModel, batches: Batches) -> tuple[dict[Features, torch.
         pixel_values = (images.to(model.device).float() / 255).to(model.dtype)
         for name, values in token_features(model, pixel_values).items():
             tokens[name].append(values)
+        if batch_labels is None:
+            raise ValueError("Some images have no labels, and a probe learns and tests the names of classes.")
         labels.append(batch_labels.to(model.device))
     if not labels:
         raise ValueError("There are no images. A probe needs images to train on and images to test on.")
