@@ -46,9 +46,17 @@ def integer_codes(codes: torch.Tensor, name: str = "codes") -> torch.Tensor:
     return codes.long()
 
 
+def is_traced(tensor: torch.Tensor) -> bool:
+    """Whether the values of a tensor cannot be read: its graph is being traced, or it has no values."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or tensor.is_meta or isinstance(tensor, FakeTensor):
+        return True
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
 def check_code_range(codes: torch.Tensor, codebook_size: int, name: str = "codes") -> None:
-    """ValueError for codes outside of [0, codebook_size). Waits for the device."""
-    if not codes.numel():
+    """ValueError for codes outside of [0, codebook_size). Waits for the device; not checked while tracing."""
+    # On an accelerator too, where an index out of range makes the device unusable for this process.
+    if is_traced(codes) or not codes.numel():
         return
     lowest, highest = torch.stack(torch.aminmax(codes)).tolist()
     if not 0 <= lowest <= highest < codebook_size:
@@ -56,13 +64,6 @@ def check_code_range(codes: torch.Tensor, codebook_size: int, name: str = "codes
             f"{name} span [{lowest}, {highest}], but this model's codes lie in [0, {codebook_size}). "
             "Were they made by another model, or are some still mask tokens?"
         )
-
-
-def is_traced(tensor: torch.Tensor) -> bool:
-    """Whether the values of a tensor cannot be read: its graph is being traced, or it has no values."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or tensor.is_meta or isinstance(tensor, FakeTensor):
-        return True
-    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def can_look_at(tensor: torch.Tensor) -> bool:

@@ -14,7 +14,6 @@ from .accepted_values import (
     check_code_range,
     check_pixel_dtype,
     integer_codes,
-    is_traced,
     real_number,
     whole_number,
 )
@@ -112,9 +111,7 @@ class MaskGitVQGANConfig(LoadedByAutoClasses, PreTrainedConfig):
             raise ValueError(
                 f"codes has shape {tuple(codes.shape)}; expected (batch, height, width) or (batch, height * width)."
             )
-        # On an accelerator too, where an index out of range makes the device unusable for this process.
-        if not is_traced(codes):
-            check_code_range(codes, self.codebook_size)
+        check_code_range(codes, self.codebook_size)
         return codes
 
     def check_latents(self, latents: torch.Tensor) -> None:

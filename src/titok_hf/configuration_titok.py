@@ -13,7 +13,6 @@ from .accepted_values import (
     check_code_range,
     check_pixel_dtype,
     integer_codes,
-    is_traced,
     real_number,
     whole_number,
 )
@@ -209,9 +208,7 @@ class TiTokConfig(LoadedByAutoClasses, PreTrainedConfig):
                 f"{name} has shape {tuple(codes.shape)}, but this model takes integers of shape "
                 f"(batch, {self.num_latent_tokens}). Use what `encode` returns."
             )
-        # On an accelerator too, where an index out of range makes the device unusable for this process.
-        if not is_traced(codes):
-            check_code_range(codes, self.codebook_size, name)
+        check_code_range(codes, self.codebook_size, name)
         return codes
 
     def check_latents(self, latents: torch.Tensor) -> None:

@@ -246,11 +246,8 @@ class TiTokImageProcessorPil(TiTokImageProcessorMixin, PilBackend):
 
 def read_image(source: str | os.PathLike) -> Image.Image:
     """
-    Read an image completely, from a file, or from base64 text with or without `data:image/...;base64,` before it.
-
-    Raises:
-        FileNotFoundError: no such file, nor base64 text of an image.
-        ValueError: an unreadable image.
+    Read an image from a file, or from base64 text with or without `data:image/...;base64,` before it;
+    FileNotFoundError if it is neither, ValueError for an unreadable file.
     """
     if os.path.isfile(source):
         return decoded(Path(source).read_bytes(), os.fspath(source))

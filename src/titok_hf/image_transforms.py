@@ -30,17 +30,7 @@ TEN_CROP_ENLARGEMENT = 1.1
 
 
 def background_colour(background: str) -> tuple[int, int, int] | None:
-    """
-    A colour as numbers in [0, 255].
-
-    Args:
-        background: a CSS colour name or number; "none" drops alpha and keeps the stored colours, as the original does.
-
-    Returns:
-        red, green and blue; None for "none".
-    Raises:
-        ValueError: `background` is no colour.
-    """
+    """Red, green and blue in [0, 255] of a CSS colour; None for "none"; ValueError for anything else."""
     if background == NO_BACKGROUND:
         return None
     try:
@@ -53,12 +43,7 @@ def background_colour(background: str) -> tuple[int, int, int] | None:
 
 
 def upright(image: Image.Image, in_place: bool = False) -> Image.Image:
-    """
-    The image rotated as the orientation in its EXIF block says. A damaged EXIF block is ignored, as viewers do.
-
-    Args:
-        in_place: modify the image itself, which avoids a copy.
-    """
+    """The image (if `in_place`, itself, not a copy) rotated as its EXIF block says; a damaged block is ignored."""
     try:
         if in_place:
             ImageOps.exif_transpose(image, in_place=True)
@@ -183,10 +168,8 @@ def adm_center_crop(image: Image.Image, size: int) -> Image.Image:
 
 def ten_crop(image: Image.Image, size: int) -> list[Image.Image]:
     """
-    Corners and centre of the ADM crop at 1.1 times `size`, then the same five of its mirror image.
-
-    Returns:
-        ten crops: top left, top right, bottom left, bottom right, centre; mirrored, in the same order.
+    Ten crops of the ADM crop at 1.1 times `size`: top left, top right, bottom left, bottom right, centre; then the
+    same of its mirror image.
     """
     enlarged = adm_center_crop(image, int(size * TEN_CROP_ENLARGEMENT))
     end = enlarged.width - size
@@ -237,12 +220,7 @@ def center_on_black(image: Image.Image, size: int) -> Image.Image:
 
 
 def pad(image: Image.Image, size: int) -> Image.Image:
-    """
-    The image, not resized, centred on `size` x `size` black pixels.
-
-    Raises:
-        ValueError: an edge is longer than `size`.
-    """
+    """The image, not resized, centred on `size` x `size` black pixels; ValueError if an edge is longer."""
     if max(image.size) > size:
         raise ValueError(
             f"An image of {image.width} x {image.height} pixels does not fit into {size} x {size}. "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from PIL import Image
 
-from .accepted_values import check_generator, integer_codes, real_number
+from .accepted_values import check_generator, integer_codes, real_number, whole_number
 from .image_processing_pil_titok import single_images
 
 if TYPE_CHECKING:
@@ -27,6 +27,42 @@ StepCallback: TypeAlias = Callable[
 ]
 
 CALLBACK_TENSORS = ("codes", "predicted_codes")
+
+
+def check_parts(tokenizer: Any, transformer: Any, scheduler: Any) -> None:
+    """ValueError if the models and the scheduler of a pipeline do not fit one another; those left out are None."""
+    if (transformer is None) != (scheduler is None):
+        raise ValueError("transformer and scheduler need one another. Pass both, or neither for a tokenizer only.")
+    if tokenizer is None or transformer is None:
+        return
+    config, generator = tokenizer.config, transformer.config
+    if not config.has_codebook:
+        raise ValueError("The tokenizer is a KL model and has no codes to generate. Leave transformer out.")
+    for name in ("num_latent_tokens", "codebook_size"):
+        if getattr(config, name) != getattr(generator, name):
+            raise ValueError(
+                f"{name} is {getattr(config, name)} in the tokenizer and {getattr(generator, name)} in the "
+                "transformer. Use the generator that was trained on this tokenizer's codes."
+            )
+    if scheduler.config.mask_token_id != transformer.mask_token_id:
+        raise ValueError(
+            f"mask_token_id is {scheduler.config.mask_token_id} in the scheduler and {transformer.mask_token_id} in "
+            f"the transformer. Use MaskGitScheduler(mask_token_id={transformer.mask_token_id})."
+        )
+
+
+def check_output_type(output_type: str, *more: str) -> None:
+    """ValueError for anything but "pil", "np", "pt", and `more`."""
+    known = ("pil", "np", "pt", *more)
+    if output_type not in known:
+        raise ValueError(f"output_type is {output_type!r}, which does not exist. Use one of {', '.join(known)}.")
+
+
+def batches_of(num_items: int, batch_size: int) -> Iterator[slice]:
+    """Slices of at most `batch_size` items; ValueError for an impossible batch size."""
+    batch_size = whole_number("batch_size", batch_size)
+    for start in range(0, num_items, batch_size):
+        yield slice(start, start + batch_size)
 
 
 def list_of_images(images: Images) -> list[Any]:

@@ -36,6 +36,9 @@ from .pipeline_inputs import (
     Images,
     StepCallback,
     Tokens,
+    batches_of,
+    check_output_type,
+    check_parts,
     checked_generators,
     checked_tokens,
     codes_from_callback,
@@ -47,7 +50,6 @@ from .scheduling_maskgit import LOGITS, MaskGitScheduler
 
 OutputType = Literal["pil", "np", "pt"]
 
-_OUTPUT_TYPES = ("pil", "np", "pt")
 # A call computes all of its images at once: a larger number is refused before memory runs out.
 _MAX_IMAGES_PER_CLASS = 100_000
 
@@ -107,7 +109,7 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
         # JSON has no integer keys: a saved mapping has strings.
         self.id2label = {int(label): name for label, name in (id2label or {}).items()}
         self.register_to_config(id2label=self.id2label or None, **{VERSION_KEY: __version__})
-        self._check_parts()
+        check_parts(tokenizer, transformer, scheduler)
 
     @classmethod
     def from_original(
@@ -210,7 +212,7 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
         generators = checked_generators(generator, len(single))
         tokens, finite = [], []
         with self._tokenizer_at_work() as device:
-            for rows in _batches(len(single), batch_size):
+            for rows in batches_of(len(single), batch_size):
                 pixel_values = self.preprocess(single[rows]).to(device, self.tokenizer.dtype)
                 encoded = self.tokenizer.encode(
                     pixel_values,
@@ -241,7 +243,7 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
             ValueError: tokens of a wrong shape or dtype, codes outside the codebook, latents that are not finite, an
                 unknown `output_type`, or a stage-1 tokenizer, which ends in proxy codes.
         """
-        _check_output_type(output_type, _OUTPUT_TYPES)
+        check_output_type(output_type)
         return self._decode(checked_tokens(tokens, self.tokenizer.config), output_type, batch_size)
 
     def _decode(
@@ -250,7 +252,7 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
         """As `decode`, without checks of the tokens."""
         batches: list[Any] = []
         with self._tokenizer_at_work() as device:
-            for rows in _batches(len(tokens), batch_size):
+            for rows in batches_of(len(tokens), batch_size):
                 batch = tokens[rows].to(device)
                 if self.tokenizer.config.has_codebook:
                     pixel_values = self.tokenizer.decode(codes=batch, return_dict=True).pixel_values
@@ -270,7 +272,7 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
         self, images: Images, output_type: OutputType = "pil", batch_size: int = 32
     ) -> list[Image.Image] | np.ndarray | torch.Tensor:
         """Images to tokens and back. Arguments and errors are those of `encode` and `decode`."""
-        _check_output_type(output_type, _OUTPUT_TYPES)
+        check_output_type(output_type)
         return self.decode(self.encode(images, batch_size), output_type, batch_size)
 
     @contextmanager
@@ -346,7 +348,7 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
                 codes of the callback that do not exist.
         """
         self._check_can_generate()
-        _check_output_type(output_type, (*_OUTPUT_TYPES, "latent"))
+        check_output_type(output_type, "latent")
         callback_tensors = tensors_of_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
         settings = {"guidance_scale": guidance_scale, "temperature": temperature}
         given = {name: value for name, value in settings.items() if value is not None}
@@ -446,27 +448,6 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
 
         return spread(labels), spread(codes), None if mask is None else spread(mask)
 
-    def _check_parts(self) -> None:
-        if (self.transformer is None) != (self.scheduler is None):
-            raise ValueError("transformer and scheduler need one another. Pass both, or neither for a tokenizer only.")
-        if self.tokenizer is None or self.transformer is None:
-            return
-        config, generator = self.tokenizer.config, self.transformer.config
-        if not config.has_codebook:
-            raise ValueError("The tokenizer is a KL model and has no codes to generate. Leave transformer out.")
-        for name in ("num_latent_tokens", "codebook_size"):
-            if getattr(config, name) != getattr(generator, name):
-                raise ValueError(
-                    f"{name} is {getattr(config, name)} in the tokenizer and {getattr(generator, name)} in the "
-                    "transformer. Use the generator that was trained on this tokenizer's codes."
-                )
-        if self.scheduler.config.mask_token_id != self.transformer.mask_token_id:
-            raise ValueError(
-                f"mask_token_id is {self.scheduler.config.mask_token_id} in the scheduler and "
-                f"{self.transformer.mask_token_id} in the transformer. Use MaskGitScheduler("
-                f"mask_token_id={self.transformer.mask_token_id})."
-            )
-
     def _check_can_generate(self) -> None:
         if not self.tokenizer.config.has_codebook:
             raise ValueError("The tokenizer is a KL model: it has no codes to generate. Only encode and decode work.")
@@ -474,17 +455,6 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
             raise ValueError(
                 "This pipeline has a tokenizer only. Give it a transformer and a scheduler to generate images."
             )
-
-
-def _check_output_type(output_type: str, known: Sequence[str]) -> None:
-    if output_type not in known:
-        raise ValueError(f"output_type is {output_type!r}, which does not exist. Use one of {', '.join(known)}.")
-
-
-def _batches(num_items: int, batch_size: int) -> Iterator[slice]:
-    batch_size = whole_number("batch_size", batch_size)
-    for start in range(0, num_items, batch_size):
-        yield slice(start, start + batch_size)
 
 
 __all__ = ["TiTokPipeline", "TiTokPipelineOutput"]

@@ -253,7 +253,19 @@ def _export_model(source: Path, folder: Path, form: str, config: Mapping[str, An
     before = trial_run(model)
     ours, adapter = model.state_dict(), adapter_of(model, flax=form == "flax")
     folder.mkdir(exist_ok=True)
-    path = _write_weights(adapter.to_original(ours), folder, form)
+    tensors = adapter.to_original(ours)
+    if form == "flax":
+        from .flax_checkpoint import flax_bytes  # needs msgpack
+
+        path = folder / "checkpoint.msgpack"
+        path.write_bytes(flax_bytes({name: tensor.numpy() for name, tensor in tensors.items()}))
+    elif form == "bin":
+        path = folder / "pytorch_model.bin"
+        torch.save(tensors, path)
+    else:
+        path = folder / "model.safetensors"
+        save_file(tensors, path)
+    del tensors
     if not is_vqgan:  # the original has no configuration for it
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
@@ -266,21 +278,6 @@ def _export_model(source: Path, folder: Path, form: str, config: Mapping[str, An
     del model, ours, original  # to have at most two copies of the weights in memory
     verify_outputs(before, trial_run(load(cls, _located(cls, path if is_vqgan else folder, None))))
     return verification.with_check("both formats compute the same to the bit")
-
-
-def _write_weights(tensors: dict[str, torch.Tensor], folder: Path, form: str) -> Path:
-    if form == "flax":
-        from .flax_checkpoint import flax_bytes  # needs msgpack
-
-        path = folder / "checkpoint.msgpack"
-        path.write_bytes(flax_bytes({name: tensor.numpy() for name, tensor in tensors.items()}))
-    elif form == "bin":
-        path = folder / "pytorch_model.bin"
-        torch.save(tensors, path)
-    else:
-        path = folder / "model.safetensors"
-        save_file(tensors, path)
-    return path
 
 
 def _original_config(folder: Path, scheduler: Path | None = None) -> dict[str, Any]:

@@ -20,17 +20,8 @@ _CHUNKED = "__msgpack_chunked_array__"
 
 def read_flax(path: str | os.PathLike) -> dict[str, Any]:
     """
-    The leaves of a Flax checkpoint.
-
-    Args:
-        path: a file that `flax.serialization.to_bytes` made.
-
-    Returns:
-        path of each leaf, its levels joined by "/", and the leaf: a writable numpy array for arrays (bfloat16 widened
-        to float32, which loses nothing), else a Python value.
-
-    Raises:
-        OSError: a file that is not msgpack, is cut short, or holds something other than arrays and plain values.
+    The leaves of a file of `flax.serialization.to_bytes` by their "/"-joined paths: writable numpy arrays (bfloat16 as
+    float32) and Python values. OSError if the file is damaged, or holds something else.
     """
     try:
         tree = msgpack.unpackb(Path(path).read_bytes(), ext_hook=_decode)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -106,9 +107,7 @@ def _load_tokenizer(cls: Any, checkpoint: OriginalCheckpoint, kwargs: dict[str, 
 
 
 def _load_vqgan(cls: Any, checkpoint: OriginalCheckpoint, kwargs: dict[str, Any]) -> Any:
-    def adapter(config: MaskGitVQGANConfig, ours: Mapping[str, torch.Tensor]) -> StateDictAdapter:
-        return maskgit_vqgan_adapter(config, ours, flax=checkpoint.is_flax)
-
+    adapter = partial(maskgit_vqgan_adapter, flax=checkpoint.is_flax)
     return _from_state_dict(cls, MaskGitVQGANConfig(), adapter, checkpoint, kwargs)
 
 
