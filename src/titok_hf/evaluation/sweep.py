@@ -182,17 +182,19 @@ class SettingMeter:
         """Makes the images of a setting and measures them; ValueError if the scheduler does not accept it."""
         scheduler = self.pipeline.scheduler
         self.distance.reset(real=False)
-        start = time.monotonic()
+        seconds = 0.0
         try:
             self.pipeline.scheduler = scheduler_with(scheduler, setting)
             for first in range(0, len(self.labels), self.batch_size):
                 rows = slice(first, first + self.batch_size)
                 generators = [torch.Generator().manual_seed(seed) for seed in self.seeds[rows]]
-                images = self.pipeline(self.labels[rows], generator=generators, output_type="pt").images
+                start = time.monotonic()
+                # The copy waits for a GPU to finish.
+                images = self.pipeline(self.labels[rows], generator=generators, output_type="pt").images.cpu()
+                seconds += time.monotonic() - start
                 self.distance.update(images, real=False)
         finally:
             self.pipeline.scheduler = scheduler
-        seconds = time.monotonic() - start
         return Measured(setting, self.distance.compute(), len(self.labels) / seconds)
 
 
