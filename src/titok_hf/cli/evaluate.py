@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..checkpoints.atomic_files import write_atomically
 from .console import answer, messages, progress_bar, report_errors
-from .evaluate_models import reconstruction
+from .evaluate_models import generation, reconstruction
 from .images import check_can_be_written, check_inputs_stay
 from .options import AsJson, BatchSize, Device
 
@@ -138,7 +138,7 @@ def _group() -> None:
     """Published metrics."""
 
 
-for command in (reconstruction, npz, compare):
+for command in (reconstruction, generation, npz, compare):
     app.command()(report_errors(command))
 
 __all__ = ["app"]

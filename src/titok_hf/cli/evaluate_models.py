@@ -1,4 +1,4 @@
-"""`titok-hf evaluate reconstruction`: a model measured on a data set."""
+"""`titok-hf evaluate reconstruction` and `evaluate generation`: a model measured."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rich.markup import escape
 from ..checkpoints.atomic_files import write_atomically
 from ..extras import check_extra
 from .console import messages, progress_bar
+from .generate import check_can_generate
 from .images import make_output_folder, save_image
 from .models import load_pipeline, model_name
 from .options import AsJson, BatchSize, Device
@@ -136,6 +137,102 @@ def reconstruction(
         folder.clear()
 
 
+def generation(
+    model: ModelArgument,
+    num_images: Annotated[int, typer.Option("--num-images", "-n", min=2, help="Of all classes together.")] = 50_000,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="What the images are compared with: an npz file of ADM (images or statistics), or a data set.",
+            show_default=False,
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of a reference that is a data set.")] = "test",
+    crop: CropOption = "center",
+    network: Network = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same images.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps, if not those of the model.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(min=0, help="If not that of the model.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, help="If not that of the model.")] = None,
+    rounding: Annotated[
+        Literal["truncate", "round"], typer.Option(help="To 8 bits; the published samples are truncated.")
+    ] = "truncate",
+    keep: Annotated[
+        Literal["npz", "parquet"] | None,
+        typer.Option(help="Keep the images in --output, in the layout of ADM or as a data set.", show_default=False),
+    ] = None,
+    lossy: Lossy = False,
+    output: Folder = None,
+    batch_size: BatchSize = 50,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Generate images, equally many of each class, and measure them: FID, sFID, Inception score, precision, recall.
+
+    Without a reference there are no distances. For several GPUs:
+    `torchrun --nproc-per-node 8 -m titok_hf.cli evaluate generation MODEL -o FOLDER`.
+
+    **Example**
+
+    `titok-hf evaluate generation user/titok --reference VIRTUAL_imagenet256_labeled.npz --network inception.pth`
+    """
+    if keep is not None and output is None:
+        raise ValueError("--keep needs a folder for the images. Name one with --output.")
+    if network is None and (keep is None or reference is not None):
+        from titok_hf.evaluation.inception import INCEPTION_URL
+
+        raise ValueError(
+            f"There is no network for the metrics. Download {INCEPTION_URL} and name the file with --network, or name "
+            "an image classifier. To generate images alone, use --keep without --reference."
+        )
+    from titok_hf.evaluation.evaluate_generation import GenerationPlan, evaluate_generation, save_npz, save_parquet
+    from titok_hf.evaluation.features import FeatureNetwork
+
+    processes = _processes(device, output)
+    features = None if network is None else FeatureNetwork(network, processes.device)
+    pipeline = load_pipeline(model, str(processes.device))
+    check_can_generate(pipeline, model)
+    overrides = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "temperature": temperature}
+    settings = {name: value for name, value in overrides.items() if value is not None}
+    images = GenerationPlan(num_images, pipeline.classes.num_classes, seed, rounding, settings)
+    compared_with = _reference(reference, split, pipeline.tokenizer.config.image_size, crop, lossy)
+    plan = {
+        "command": "generation",
+        "model": _identity(pipeline, model),
+        "seed": seed,
+        "rounding": rounding,
+        "sampler": {name: value for name, value in pipeline.scheduler.config.items() if name[0] != "_"} | settings,
+        "network": None if features is None else features.name,
+        "keep": keep,
+    }
+    with _work(output, plan, num_images, batch_size, processes, "generating") as (folder, progress):
+        found = evaluate_generation(pipeline, images, features, folder, compared_with, keep is not None, progress)
+        if found is None:
+            return
+        report, picture = found
+        save_image(picture, folder.folder / "generated.png")
+        if keep == "npz":
+            save_npz(folder, images, folder.folder / "images.npz")
+        elif keep == "parquet":
+            names = pipeline.id2label
+            save_parquet(folder, images, folder.folder / "images.parquet", lambda label: names.get(label, str(label)))
+        _finish(report, model, plan, processes, folder.folder if output else None, as_json)
+        folder.clear()
+
+
+def _reference(reference: str | None, split: str, size: int, crop: Any, lossy: bool) -> Any:
+    """An npz file, or the images of a data set."""
+    if reference is None or reference.endswith(".npz"):
+        from titok_hf.evaluation.npz import NpzFile
+
+        return None if reference is None else NpzFile.open(reference)
+    check_extra("eval", "datasets")
+    from titok_hf.evaluation.images import EvaluationImages
+
+    return EvaluationImages(reference, split, size, crop, allow_lossy=lossy)
+
+
 def _processes(device: str | None, output: Path | None) -> Processes:
     """Those of the launcher; ValueError if several have no folder to share."""
     from titok_hf.evaluation.chunks import Processes
@@ -216,4 +313,4 @@ def _finish(
     show(report, None, as_json)
 
 
-__all__ = ["reconstruction"]
+__all__ = ["generation", "reconstruction"]

@@ -47,12 +47,10 @@ class _Sample:
         return f"{self.label:03d}-{file_name_of(self.name)}-{self.index:03d}.png"
 
     def generator(self, seed: int) -> torch.Generator:
-        """Its own random numbers, so that the image depends neither on the batch nor on which others are made."""
-        import numpy as np
-        import torch
+        """Its own random numbers: `titok-hf evaluate generation` draws this image from the same."""
+        from titok_hf.evaluation.evaluate_generation import image_generator
 
-        state = np.random.SeedSequence((seed, self.label, self.index)).generate_state(1, np.uint64)
-        return torch.Generator().manual_seed(int(state[0]))
+        return image_generator(seed, self.label, self.index)
 
 
 def generate(
@@ -89,7 +87,7 @@ def generate(
     `titok-hf generate all --steps 16`
     """
     pipe = load_pipeline(model, device)
-    _check_can_generate(pipe, model)
+    check_can_generate(pipe, model)
     labels = _labels(pipe, classes)
     names = [pipe.id2label.get(label, str(label)).split(",")[0].strip() for label in labels]
     make_output_folder(output)
@@ -139,7 +137,7 @@ def _generated(
             yield from zip(batch, images, strict=True)
 
 
-def _check_can_generate(pipe: TiTokPipeline, model: str | None) -> None:
+def check_can_generate(pipe: TiTokPipeline, model: str | None) -> None:
     """Raises ValueError if the model is a tokenizer alone."""
     if pipe.transformer is None:
         kind = "no generator" if pipe.tokenizer.config.has_codebook else "a KL model, which has no codes to generate"

@@ -69,6 +69,11 @@ class FeatureStatistics:
         self._sum = torch.zeros_like(self._shift)
         self._products = torch.zeros(num_features, num_features, dtype=torch.float64, device=home)
 
+    @property
+    def num_features(self) -> int:
+        """Length of a feature vector."""
+        return len(self._shift)
+
     def update(self, features: torch.Tensor) -> None:
         """
         Adds a batch.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -116,8 +117,10 @@ class ChunkFolder:
 
     def clear(self) -> None:
         """Deletes the chunks; the plan stays, so that the folder is not used for another evaluation."""
-        for path in self.folder.glob("chunk-*-*.npz"):
+        for path in self.folder.rglob("chunk-*-*.npz"):
             path.unlink()
+        for name in ("chunks-of-reference", "chunks-parquet"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def _path(self, name: str, number: int) -> Path:
         return self.folder / f"chunk-{name}-{number:06d}.npz"

@@ -17,10 +17,9 @@ from titok_hf.accepted_values import check_finite
 from titok_hf.contact_sheets import contact_sheet
 
 from .chunks import Arrays, ChunkFolder, Progress
-from .features import FeatureNetwork, FeatureSet, set_metrics
+from .features import FeatureNetwork, FeatureSet, features_from_arrays, features_to_arrays, few_images, set_metrics
 from .frechet import round_to_bytes
 from .images import EvaluationImages, to_pictures
-from .inception import InceptionFeatures
 from .npz import NpzFile, check_size, reference_convention
 from .numbers import Convention, Report
 from .reconstruction import (
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
 _PAIRS_SHOWN = 16
 _COLUMNS = 8
-_FEATURES = ("pooled", "spatial", "probabilities")
 
 
 @dataclass
@@ -126,7 +124,8 @@ def evaluate_reconstruction(
     sheets = {"worst": order[:_PAIRS_SHOWN], "median": order[middle : middle + _PAIRS_SHOWN]}
     pictures = {name: _sheet(pipeline, data, chosen.tolist()) for name, chosen in sheets.items()}
     convention = _convention(data, measures.network, training_statistics)
-    return Report(values, convention, details=details), pictures
+    warnings = few_images(sets[1])
+    return Report(values, convention, details=details, warnings=warnings), pictures
 
 
 def _measured(
@@ -169,22 +168,6 @@ def _measured(
     if labels is not None:
         arrays["image_labels"] = labels.numpy()
     return arrays
-
-
-def features_to_arrays(features: InceptionFeatures, prefix: str) -> Arrays:
-    """For a file; `features_from_arrays` reads them."""
-    tensors = {name: getattr(features, name) for name in _FEATURES}
-    return {f"{prefix}{name}": tensor.cpu().numpy() for name, tensor in tensors.items() if tensor is not None}
-
-
-def features_from_arrays(arrays: Arrays, prefix: str) -> InceptionFeatures | None:
-    """The features of a chunk; None if it has none of this prefix."""
-    tensors = {name: arrays.get(f"{prefix}{name}") for name in _FEATURES}
-    if tensors["pooled"] is None:
-        return None
-    return InceptionFeatures(
-        **{name: None if each is None else torch.from_numpy(each) for name, each in tensors.items()}
-    )
 
 
 def _read(folder: ChunkFolder, codebook_size: int) -> tuple[dict[str, np.ndarray], list[FeatureSet], float]:
@@ -309,8 +292,6 @@ def open_training_statistics(path: Path | None, is_asked_for: bool) -> NpzFile |
 __all__ = [
     "Measures",
     "evaluate_reconstruction",
-    "features_from_arrays",
-    "features_to_arrays",
     "open_training_statistics",
     "reconstruct",
 ]

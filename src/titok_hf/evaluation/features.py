@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -22,6 +23,7 @@ from .frozen_classifier import FrozenClassifier
 from .inception import InceptionFeatures, InceptionNetwork, file_digest, load_inception
 
 _WEIGHTS_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
+_TENSORS = ("pooled", "spatial", "probabilities")
 DISTANCES = f"float16 as in ADM, k = {NUM_NEIGHBOURS}"
 
 
@@ -147,26 +149,22 @@ def set_metrics(
 
     Args:
         samples: of generated or reconstructed images.
-        reference: of real images; None if only their statistics are known.
+        reference: of real images; None if only their statistics are known, or nothing.
         stored: statistics of the pooled and spatial features that serve for the distances in place of the reference's.
         distance_name: under which the distance of the pooled features is reported; only that of Inception is an FID.
         device: computes the distances of precision and recall.
     Returns:
-        the distance; `sfid`, `inception_score` and `inception_score_std` of Inception's features; `precision` and
-        `recall` if both sets kept their features and have more than three images.
+        the distance, if there is a reference; `sfid`, `inception_score` and `inception_score_std` of Inception's
+        features; `precision` and `recall` if both sets kept their features and have more than three images.
     Raises:
         ValueError: a set of fewer than two images, or features of another network.
     """
-    pooled, spatial = samples.gaussians()
-    if stored is None:
-        if reference is None:
-            raise ValueError("There is no reference. Give real images or their statistics.")
-        real_pooled, real_spatial = reference.gaussians()
-    else:
-        real_pooled, real_spatial = stored
-    metrics = {distance_name: frechet_distance(pooled, real_pooled)}
-    if spatial is not None and real_spatial is not None:
-        metrics["sfid"] = frechet_distance(spatial, real_spatial)
+    metrics: dict[str, float] = {}
+    real = stored if stored is not None else None if reference is None else reference.gaussians()
+    if real is not None:
+        for name, mine, theirs in zip((distance_name, "sfid"), samples.gaussians(), real, strict=True):
+            if mine is not None and theirs is not None:
+                metrics[name] = frechet_distance(mine, theirs)
     if samples.score.count:
         metrics["inception_score"], metrics["inception_score_std"] = samples.score.compute()
     if reference is not None and reference.vectors is not None and samples.vectors is not None:
@@ -174,6 +172,33 @@ def set_metrics(
         if min(map(len, vectors)) > NUM_NEIGHBOURS:
             metrics["precision"], metrics["recall"] = precision_and_recall(*vectors)
     return metrics
+
+
+def few_images(*sets: FeatureSet | None) -> tuple[str, ...]:
+    """A warning if a set has fewer images than features, for which a Fréchet distance is biased."""
+    for each in sets:
+        if each is not None and each.pooled is not None and each.pooled.count <= each.pooled.num_features:
+            return (
+                f"{each.pooled.count} images are fewer than the {each.pooled.num_features} features of the network, "
+                "so the distance is too high; compare it with distances of as many images only.",
+            )
+    return ()
+
+
+def features_to_arrays(features: InceptionFeatures, prefix: str) -> dict[str, np.ndarray]:
+    """For a file; `features_from_arrays` reads them."""
+    tensors = {name: getattr(features, name) for name in _TENSORS}
+    return {f"{prefix}{name}": tensor.cpu().numpy() for name, tensor in tensors.items() if tensor is not None}
+
+
+def features_from_arrays(arrays: Mapping[str, np.ndarray], prefix: str) -> InceptionFeatures | None:
+    """The features of a chunk; None if it has none of this prefix."""
+    tensors = {name: arrays.get(f"{prefix}{name}") for name in _TENSORS}
+    if tensors["pooled"] is None:
+        return None
+    return InceptionFeatures(
+        **{name: None if each is None else torch.from_numpy(each) for name, each in tensors.items()}
+    )
 
 
 def weights_digest(module: nn.Module) -> str:
@@ -199,4 +224,13 @@ class _ClassifierFeatures(nn.Module):
         return self.classifier.pooled_features(images.float() / 255)
 
 
-__all__ = ["DISTANCES", "FeatureNetwork", "FeatureSet", "set_metrics", "weights_digest"]
+__all__ = [
+    "DISTANCES",
+    "FeatureNetwork",
+    "FeatureSet",
+    "features_from_arrays",
+    "features_to_arrays",
+    "few_images",
+    "set_metrics",
+    "weights_digest",
+]

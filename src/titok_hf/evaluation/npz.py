@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from .adm import SCORE_BLOCK, Gaussian
-from .features import DISTANCES, FeatureNetwork, FeatureSet, set_metrics
+from .features import DISTANCES, FeatureNetwork, FeatureSet, few_images, set_metrics
 from .inception import NUM_POOLED, NUM_SPATIAL
 from .numbers import Convention, Report
 
@@ -168,7 +168,8 @@ def compare(
         distances=DISTANCES,
     )
     metrics = set_metrics(features, real, stored, device=network.device)
-    return Report(metrics, convention, {"samples": sample_file.path.name}, warnings=_warnings(sample_file))
+    warnings = _warnings(sample_file) + few_images(features, real)
+    return Report(metrics, convention, {"samples": sample_file.path.name}, warnings=warnings)
 
 
 def reference_features(
