@@ -199,7 +199,7 @@ def generation(
     compared_with = _reference(reference, split, pipeline.tokenizer.config.image_size, crop, lossy)
     plan = {
         "command": "generation",
-        "model": _identity(pipeline, model),
+        "model": model_identity(pipeline, model),
         "seed": seed,
         "rounding": rounding,
         "sampler": {name: value for name, value in pipeline.scheduler.config.items() if name[0] != "_"} | settings,
