@@ -181,11 +181,21 @@ def test_images_are_kept_as_a_data_set(things, report, tmp_path):
     assert dataset["label"] == report[2].tolist() and dataset.features["label"].names == list(ID2LABEL.values())
 
 
+def test_a_generator_that_repeats_its_training_images_is_found_out(things, tmp_path):
+    """The reference is the training set here, so that its images are copies and generated ones are not."""
+    training = ("--training-data", things / "data", "--training-split", "test")
+    found = numbers_of(things, *measured(things), *training, "-o", tmp_path / "out")["memorization"]
+    assert found["copy_share_held_out"] == 1.0 and found["median_distance_held_out"] == 0.0
+    assert found["copy_share_generated"] < 0.5
+    assert (tmp_path / "out" / "nearest.png").is_file()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ([], "no network for the metrics. Download https://"),
         (["--keep", "npz"], "--keep needs a folder"),
+        (["--network", "JUDGE", "--training-data", "/nowhere"], "Name their data set with --reference"),
         (["-n", "25", "--network", "JUDGE"], "25 images cannot be shared equally by 3 classes.*such as 24"),
         (
             ["--network", "JUDGE", "--reference", "NPZ"],

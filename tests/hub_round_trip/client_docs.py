@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from hub_client import HUB
@@ -14,7 +15,6 @@ from original_pipeline import write_generator, write_tokenizer
 from tiny_pipeline import tiny_pipeline
 from titok_hf import TiTokModel, TiTokPipeline, bundled_checkpoint
 from titok_hf.cli import app
-from titok_hf.evaluation.__main__ import parser as evaluation_parser
 from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANConfig, MaskGitVQGANModel
 from titok_hf.training.configs import load_training_recipe
 from titok_hf.training.recipes import find_recipe
@@ -137,10 +137,12 @@ def test_what_a_guide_says_can_be_pasted(page, things, hub_as_the_guides_need_it
 
 
 def test_commands_that_stand_in_texts_are_whole():
-    """Commands as arguments or in sentences: of the evaluation, which needs a judge, the arguments are read."""
+    """Commands as arguments or in sentences: of the evaluation, which needs models, the arguments are read."""
+    evaluate = typer.main.get_command(app).commands["evaluate"]
     found = 0
     for page in PAGES:
-        for command in re.findall(r"python -m titok_hf\.evaluation ([^`\"]*)", page.read_text(encoding="utf-8")):
-            evaluation_parser().parse_args(shlex.split(command))
+        for command in re.findall(r"[`\"]titok-hf evaluate (\w[^`\"]*)", page.read_text(encoding="utf-8")):
+            name, *arguments = shlex.split(command)
+            evaluate.commands[name].make_context(name, arguments)
             found += 1
-    assert found > 0
+    assert found > 1

@@ -161,6 +161,14 @@ def generation(
         Literal["npz", "parquet"] | None,
         typer.Option(help="Keep the images in --output, in the layout of ADM or as a data set.", show_default=False),
     ] = None,
+    training_data: Annotated[
+        str | None,
+        typer.Option(
+            help="The training images, to see whether generated images repeat them. --reference has to be a data set.",
+            show_default=False,
+        ),
+    ] = None,
+    training_split: Annotated[str, typer.Option(help="Of the training images.")] = "train",
     lossy: Lossy = False,
     output: Folder = None,
     batch_size: BatchSize = 50,
@@ -179,6 +187,11 @@ def generation(
     """
     if keep is not None and output is None:
         raise ValueError("--keep needs a folder for the images. Name one with --output.")
+    if training_data is not None and (reference is None or reference.endswith(".npz")):
+        raise ValueError(
+            "--training-data is compared with real images that were not trained on. Name their data set with "
+            "--reference."
+        )
     if network is None and (keep is None or reference is not None):
         from titok_hf.evaluation.inception import INCEPTION_URL
 
@@ -196,7 +209,10 @@ def generation(
     overrides = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "temperature": temperature}
     settings = {name: value for name, value in overrides.items() if value is not None}
     images = GenerationPlan(num_images, pipeline.classes.num_classes, seed, rounding, settings)
-    compared_with = _reference(reference, split, pipeline.tokenizer.config.image_size, crop, lossy)
+    size = pipeline.tokenizer.config.image_size
+    compared_with = _reference(reference, split, size, crop, lossy)
+    trained_on = _reference(training_data, training_split, size, crop, lossy)
+    keeps_images = keep is not None or trained_on is not None
     plan = {
         "command": "generation",
         "model": model_identity(pipeline, model),
@@ -204,14 +220,17 @@ def generation(
         "rounding": rounding,
         "sampler": {name: value for name, value in pipeline.scheduler.config.items() if name[0] != "_"} | settings,
         "network": None if features is None else features.name,
-        "keep": keep,
+        "keeps_images": keeps_images,
     }
     with _work(output, plan, num_images, batch_size, processes, "generating") as (folder, progress):
-        found = evaluate_generation(pipeline, images, features, folder, compared_with, keep is not None, progress)
+        found = evaluate_generation(
+            pipeline, images, features, folder, compared_with, keeps_images, trained_on, progress
+        )
         if found is None:
             return
-        report, picture = found
-        save_image(picture, folder.folder / "generated.png")
+        report, pictures = found
+        for name, picture in pictures.items():
+            save_image(picture, folder.folder / f"{name}.png")
         if keep == "npz":
             save_npz(folder, images, folder.folder / "images.npz")
         elif keep == "parquet":

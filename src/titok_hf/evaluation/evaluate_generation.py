@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -121,8 +122,9 @@ def evaluate_generation(
     folder: ChunkFolder,
     reference: NpzFile | EvaluationImages | None = None,
     keeps_images: bool = False,
+    training: EvaluationImages | None = None,
     progress: Progress = lambda count: None,
-) -> tuple[Report, Image.Image] | None:
+) -> tuple[Report, dict[str, Image.Image]] | None:
     """
     Generates images and measures them while they are generated.
 
@@ -133,8 +135,12 @@ def evaluate_generation(
         folder: of the intermediate results, shared by all processes; its images are those of the plan.
         reference: real images, or the statistics of their features.
         keeps_images: whether the folder keeps the images themselves, for `save_npz` and `save_parquet`.
+        training: the images that the generator was trained on. Then the folder has to keep the generated images, and
+            `details` say whether these repeat training images; the reference has to be a data set of other images.
     Returns:
-        the numbers, and a contact sheet of the first images of the first classes; None in all processes but the first.
+        the numbers; and contact sheets, `generated` of the first images of the first classes and, with `training`,
+        `nearest` of the generated images nearest to a training image, each beside it. None in all processes but the
+        first.
     Raises:
         ValueError: the model gives values that are not finite, or the reference has another size.
     """
@@ -178,9 +184,15 @@ def evaluate_generation(
             details["by_class"] = {
                 name: {"accuracy": float(all_hits[own == label].mean())} for label, name in enumerate(names)
             }
+    pictures = {"generated": _sheet(pipeline, plan)}
+    if training is not None and reference is not None and not isinstance(reference, NpzFile):
+        from .memorization import measure_memorization  # needs the extra `eval`
+
+        images = torch.from_numpy(np.concatenate(list(islice(kept_images(folder), 1_000)))).permute(0, 3, 1, 2)
+        found = measure_memorization(pipeline, images, reference, training)
+        details["memorization"], pictures["nearest"] = found
     convention = _convention(plan, network, reference, size)
-    report = Report(values, convention, details=details, warnings=few_images(made, real))
-    return report, _sheet(pipeline, plan)
+    return Report(values, convention, details=details, warnings=few_images(made, real)), pictures
 
 
 def _reference_features(

@@ -14,9 +14,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
+from PIL import Image
 
+from titok_hf.contact_sheets import contact_sheet
+
+from .evaluate_reconstruction import reconstruct
+from .images import EvaluationImages, to_pictures
+
+if TYPE_CHECKING:
+    from titok_hf.pipeline_titok import TiTokPipeline
+
+NUM_QUERIES = 1_000
+"""Generated images, and real ones that were not trained on, whose nearest training images are looked for."""
+_BATCH = 1_000
+_COLUMNS = 10
+_PAIRS_SHOWN = 50
 COPY_RATIO = 1 / 3
 NEAR_QUANTILE = 0.01
 
@@ -34,6 +49,36 @@ class NearestNeighbors:
     distances: torch.Tensor
     indices: torch.Tensor
     images: torch.Tensor
+
+
+def measure_memorization(
+    pipeline: TiTokPipeline, generated: torch.Tensor, held_out: EvaluationImages, training: EvaluationImages
+) -> tuple[dict[str, float], Image.Image]:
+    """
+    Compares generated images with the images that their generator was trained on.
+
+    Args:
+        generated: uint8, shape (batch, 3, height, width).
+        held_out: real images that nothing was trained on.
+        training: the images of the training.
+    Returns:
+        the numbers of `memorization_report`; a contact sheet of the generated images that are nearest to a training
+        image, each followed by that image.
+    """
+    count = min(NUM_QUERIES, len(held_out))
+    numbers = torch.linspace(0, len(held_out) - 1, count, dtype=torch.float64, device="cpu").long().tolist()
+    real, _ = held_out.read(numbers)
+    reconstructed = torch.cat([reconstruct(pipeline, images)[0] for images in real.split(100)])
+    groups = {"generated": generated[:NUM_QUERIES], "held_out": real, "reconstructed": reconstructed}
+    starts = range(0, len(training), _BATCH)
+    batches = (training.read(range(start, min(start + _BATCH, len(training))))[0] for start in starts)
+    found = find_nearest_neighbors(torch.cat(list(groups.values())), batches)
+    sizes = [len(images) for images in groups.values()]
+    parts = zip(found.distances.split(sizes), found.indices.split(sizes), found.images.split(sizes), strict=True)
+    neighbors = {name: NearestNeighbors(*part) for name, part in zip(groups, parts, strict=True)}
+    nearest = neighbors["generated"].distances[:, 0].argsort()[:_PAIRS_SHOWN]
+    pairs = torch.stack([groups["generated"][nearest], neighbors["generated"].images[nearest]], dim=1).flatten(0, 1)
+    return memorization_report(**neighbors), contact_sheet(to_pictures(pairs), _COLUMNS)
 
 
 def find_nearest_neighbors(queries: torch.Tensor, references: Iterable[torch.Tensor]) -> NearestNeighbors:
@@ -106,4 +151,4 @@ def copy_share(neighbors: NearestNeighbors) -> float:
     return (nearest < COPY_RATIO * second).float().mean().item()
 
 
-__all__ = ["NearestNeighbors", "copy_share", "find_nearest_neighbors", "memorization_report"]
+__all__ = ["NearestNeighbors", "copy_share", "find_nearest_neighbors", "measure_memorization", "memorization_report"]
