@@ -53,6 +53,21 @@ def test_the_classifier_is_at_the_minimum_of_its_loss():
         assert loss(weight + step[:, :5], bias + step[:, 5]) > lowest
 
 
+def test_features_that_nearly_repeat_one_another_are_solved_too():
+    """As the channels of a trained model do: they need more iterations than independent ones."""
+    rng = torch.Generator().manual_seed(0)
+    hidden = torch.randn(400, 6, generator=rng)
+    inputs = hidden @ torch.randn(6, 64, generator=rng) + 0.1 * torch.randn(400, 64, generator=rng)
+    labels = (hidden[:, 0] + 0.5 * torch.randn(400, generator=rng) > 0).long()
+    inputs = (inputs - inputs.mean(dim=0)) / inputs.std(dim=0)
+    weight, bias, converged = fit_classifier(inputs, labels, 2, l2=1e-4)
+    assert converged
+    loss = F.cross_entropy(inputs @ weight.T + bias, labels) + 0.5e-4 * weight.square().sum()
+    again = fit_classifier(inputs.double(), labels, 2, l2=1e-4)
+    exact = F.cross_entropy(inputs.double() @ again[0].T + again[1], labels) + 0.5e-4 * again[0].square().sum()
+    assert loss.item() == pytest.approx(exact.item(), abs=1e-4)
+
+
 def test_classes_that_tokens_tell_are_named_and_others_are_not():
     model = tiny_tokenizer()
     results = linear_probe(model, coloured(60, 0), coloured(30, 1), 3)

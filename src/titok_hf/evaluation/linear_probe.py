@@ -23,7 +23,7 @@ Pooling = Literal["mean", "concatenation"]
 FEATURES: tuple[Features, ...] = ("encoder", "quantized")
 POOLINGS: tuple[Pooling, ...] = ("mean", "concatenation")
 L2 = 1e-4
-MAX_ITERATIONS = 300
+MAX_ITERATIONS = 1000
 
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor | None]]
 
@@ -120,7 +120,12 @@ def fit_classifier(
     weight = torch.zeros(num_classes, inputs.shape[1], dtype=inputs.dtype, device=inputs.device, requires_grad=True)
     bias = torch.zeros(num_classes, dtype=inputs.dtype, device=inputs.device, requires_grad=True)
     optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=MAX_ITERATIONS, tolerance_grad=1e-6, history_size=10, line_search_fn="strong_wolfe"
+        [weight, bias],
+        max_iter=MAX_ITERATIONS,
+        tolerance_grad=1e-6,
+        tolerance_change=1e-12,
+        history_size=50,
+        line_search_fn="strong_wolfe",
     )
 
     def loss() -> torch.Tensor:
