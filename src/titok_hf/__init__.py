@@ -53,5 +53,5 @@ def __dir__() -> list[str]:
 
 
 register_auto_classes_when_imported()
-# Models stand below that room and cannot import it: here `from_pretrained` learns who reads the original's files.
+# So that `from_pretrained` reads the original's files; the import contracts do not let models import that module.
 add_reader("titok_hf.original.loading")

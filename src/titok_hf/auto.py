@@ -1,10 +1,9 @@
-"""Makes the Auto classes and `pipeline` of transformers know the classes and tasks of this package.
+"""Registers the classes and tasks of this package with the Auto classes and `pipeline` of transformers.
 
-`import titok_hf` must stay cheap, so it does not import transformers. Each function of `REGISTRATIONS` runs once the
-module of transformers that it needs has been imported: at once if it is imported already, else at the end of the
-outermost import of transformers or titok_hf. Not earlier, because transformers imports `AutoModel` half-way through
-`modeling_layers`, and our models import that module. A finder in `sys.meta_path` counts the imports that are under
-way, and is removed when everything is registered.
+`import titok_hf` does not import transformers, to stay fast. Each function of `REGISTRATIONS` runs when the module of
+transformers that it needs has been imported: at once, or at the end of the outermost import of transformers or
+titok_hf. Not earlier, because transformers imports `AutoModel` in the middle of `modeling_layers`, which our models
+import. A finder in `sys.meta_path` counts nested imports; it is removed when everything is registered.
 """
 
 import sys
@@ -71,16 +70,16 @@ REGISTRATIONS: dict[str, Callable[[], None]] = {
 
 
 class RegisteringFinder(MetaPathFinder):
-    """Runs each of `REGISTRATIONS` once, after the import of its module and when no import is under way."""
+    """Runs each of `REGISTRATIONS` once, after the import of its module, when no import is running."""
 
     def __init__(self) -> None:
         self._waiting = dict(REGISTRATIONS)
-        self._thread = threading.local()  # `depth`: number of nested imports that are under way in this thread
+        self._thread = threading.local()  # `depth`: number of nested imports that are running in this thread
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The spec that the other finders give; executing its module counts as an import."""
+        """The spec of the other finders, with a loader that counts imports."""
         if fullname.partition(".")[0] not in ("transformers", "titok_hf"):
             return None
         others = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
@@ -101,7 +100,7 @@ class RegisteringFinder(MetaPathFinder):
     def register(self) -> None:
         """Run the registrations that are possible now."""
         for name in [name for name in self._waiting if name in sys.modules]:
-            # Removed first: the imports of a registration come here too.
+            # Removed first, because the imports of a registration call this function too.
             registration = self._waiting.pop(name, None)
             if registration is not None:
                 registration()
@@ -110,7 +109,7 @@ class RegisteringFinder(MetaPathFinder):
 
 
 def register_auto_classes_when_imported() -> None:
-    """Register with the Auto classes that are imported already, and with the others when they will be."""
+    """Register now with what is imported already, and with the rest after its import."""
     finder = RegisteringFinder()
     sys.meta_path.insert(0, finder)
     finder.register()

@@ -1,4 +1,4 @@
-"""Images to model input and back, resized by torchvision, on a GPU if asked to."""
+"""Images to model input and back, resized by torchvision, also on a GPU."""
 
 from typing import Any
 

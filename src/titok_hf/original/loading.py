@@ -27,16 +27,8 @@ from .state_dict_adapter import StateDictAdapter
 
 def read(cls: type, source: Any, original_variant: str | None = None, **kwargs: Any) -> Any | None:
     """
-    An instance of one of our classes from an original checkpoint; see `titok_hf.checkpoints.mixin.add_reader`.
-
-    Args:
-        cls: `TiTokModel`, `MaskGitTransformer1DModel`, `MaskGitVQGANModel`, `MaskGitScheduler`, or a subclass.
-        source: a folder, a Hub id or a weights file.
-        original_variant: name of the released checkpoint; needed if there is no configuration.
-        kwargs: other arguments of `from_pretrained`.
-
-    Returns:
-        None if `source` is not an original checkpoint.
+    An instance of one of our classes from an original checkpoint, or None if `source` is none; arguments as for
+    `from_pretrained`. See `titok_hf.checkpoints.mixin.add_reader`.
 
     Raises:
         OSError: a file that is missing, damaged or refused.

@@ -29,16 +29,8 @@ def write_card(
     generator: Released | None = None,
 ) -> Path:
     """
-    Write the card of a converted checkpoint, unless a person edited the one at its destination.
-
-    Args:
-        folder: the converted checkpoint.
-        destination: its final folder.
-        repo_id: its repository on the Hub, if any.
-        source: what was converted: a Hub id or a file's name.
-        verifications: of each model.
-        variant: name of the released checkpoint, if it is one.
-        tokenizer, generator: the released checkpoints in it.
+    Write the card of the converted checkpoint in `folder`, unless a person edited the one in `destination`, its final
+    folder. `source` is a Hub id or the name of a file.
     """
     released = [checkpoint for checkpoint in (tokenizer, generator) if checkpoint is not None]
     name = (repo_id or Path(destination).resolve().name).split("/")[-1]
