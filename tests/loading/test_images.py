@@ -1,4 +1,4 @@
-"""titok_hf.data.images: real idx files, folders and parquet, small; what damages them is named."""
+"""Images as an evaluation reads them: real idx files, folders and parquet, small; what damages them is named."""
 
 import gzip
 import struct
@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from titok_hf.data.idx_files import FASHION_MNIST_CLASSES
-from titok_hf.data.images import image_batches, images_to_tensor
 from titok_hf.data.training_data import class_names, open_images
+from titok_hf.evaluation.images import EvaluationImages
 
 
 def write_idx(path, array):
@@ -63,25 +63,26 @@ def test_idx_folders_have_the_same_classes_in_both_splits(idx_folder, pictures):
 
 
 def test_padding_centres_the_pixels_on_black(idx_folder, pictures):
-    images, labels = images_to_tensor(open_images(str(idx_folder), "train"), 32, "pad")
+    images, labels = EvaluationImages(str(idx_folder), "train", 32, "pad").read(range(12))
     assert images.shape == (12, 3, 32, 32) and images.dtype == torch.uint8
     assert labels.tolist() == [index % 10 for index in range(12)] and labels.dtype == torch.int64
     assert torch.equal(images[:, 1, 2:-2, 2:-2], torch.from_numpy(pictures))
     assert images.sum().item() == 3 * pictures.sum(dtype=np.int64)  # nothing but black around
 
 
-def test_batches_hold_the_same_images_as_the_tensor(idx_folder):
-    dataset = open_images(str(idx_folder), "train")
-    images, labels = images_to_tensor(dataset, 32, "pad")
-    batches = list(image_batches(dataset, 32, "pad", batch_size=5))
-    assert [len(batch) for batch, _ in batches] == [5, 5, 2]
-    assert torch.equal(torch.cat([batch for batch, _ in batches]), images)
-    assert torch.equal(torch.cat([batch for _, batch in batches]), labels)
+def test_any_images_are_read_again(idx_folder):
+    data = EvaluationImages(str(idx_folder), "train", 32, "pad")
+    images, labels = data.read(range(12))
+    some, some_labels = data.read([7, 2])
+    assert torch.equal(some, images[[7, 2]]) and torch.equal(some_labels, labels[[7, 2]])
+    assert torch.equal(
+        EvaluationImages(str(idx_folder), "train", 32, "pad", limit=3).read(range(3))[1], labels[[0, 6, 11]]
+    )
 
 
 def test_image_folders_are_resized_and_named_by_folder(image_folder):
     dataset = open_images(str(image_folder), "test")
-    images, labels = images_to_tensor(dataset, 4)
+    images, labels = EvaluationImages(str(image_folder), "test", 4).read(range(2))
     assert class_names(dataset) == ["bag", "coat"]
     assert labels.tolist() == [0, 1]
     assert images[:, 0].unique().tolist() == [0, 200] and images[:, 1:].max() == 0
@@ -96,11 +97,13 @@ def test_parquet_keeps_classes_and_other_column_names_are_understood(idx_folder,
     assert class_names(loaded) == list(FASHION_MNIST_CLASSES)
 
 
-def test_a_data_set_without_classes_is_refused_with_its_columns(idx_folder, tmp_path):
+def test_a_data_set_without_classes_has_no_labels_and_no_class_names(idx_folder, tmp_path):
     path = tmp_path / "unlabelled.parquet"
     open_images(str(idx_folder), "test").remove_columns("label").to_parquet(path)
+    data = EvaluationImages(str(path), "test", 32, "pad")
+    assert data.label_names is None and data.read(range(2))[1] is None
     with pytest.raises(ValueError, match="no column 'label'; its columns are image"):
-        images_to_tensor(open_images(str(path), "test"), 8)
+        class_names(open_images(str(path), "test"))
 
 
 def test_a_missing_source_or_split_is_named(idx_folder, tmp_path):
@@ -155,11 +158,10 @@ def test_a_damaged_idx_file_is_named(idx_folder, pictures, damage, message):
 
 
 def test_images_that_cannot_be_padded_are_refused(idx_folder):
-    dataset = open_images(str(idx_folder), "test")
     with pytest.raises(ValueError, match="28 x 28 pixels does not fit into 24 x 24"):
-        images_to_tensor(dataset, 24, "pad")
-    with pytest.raises(ValueError, match="resize_mode is 'stretch'"):
-        images_to_tensor(dataset, 24, "stretch")
+        EvaluationImages(str(idx_folder), "test", 24, "pad").read(range(2))
+    with pytest.raises(ValueError, match="crop is 'stretch'"):
+        EvaluationImages(str(idx_folder), "test", 24, "stretch")
 
 
 def test_a_picture_whose_name_holds_a_split_is_one_picture_of_many(tmp_path):

@@ -58,6 +58,8 @@ class EvaluationImages:
         limit: int | None = None,
         allow_lossy: bool = False,
     ) -> None:
+        if crop not in _CROPS:
+            raise ValueError(f"crop is {crop!r}; it has to be one of {', '.join(_CROPS)}.")
         opened = open_image_split(source, split)
         self.image_size, self.crop, self.split = image_size, crop, split
         self._source = Source(opened.dataset)
