@@ -78,7 +78,7 @@ def test_codes_to_image_takes_what_image_to_codes_gives(folder, encoded, contain
 
 @pytest.mark.parametrize("codes", [[1, 2, 3], [[0] * 9], [[0.5] * 8], [[99] * 8], [[True] * 8], torch.ones(8).bool()])
 def test_codes_that_no_picture_has_are_refused(folder, codes):
-    with pytest.raises(ValueError, match=r"integers of shape \(batch, 8\)|integers are expected|lie in"):
+    with pytest.raises(ValueError, match=r"this model takes \(batch, 8\)|integers are expected|lie in"):
         pipeline("codes-to-image", model=folder, device="cpu")(codes)
 
 

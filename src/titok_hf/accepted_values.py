@@ -18,6 +18,13 @@ LARGEST_SIZE = 2**20
 LARGEST_DEPTH = 2**10
 
 
+def check_shape(tensor: torch.Tensor, expected: tuple[int, ...], name: str, hint: str) -> None:
+    """ValueError unless the shape of a tensor is (batch, *expected); `hint` is a sentence that says what to do."""
+    if tensor.ndim != len(expected) + 1 or tensor.shape[1:] != expected:
+        sizes = ", ".join(map(str, expected))
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, but this model takes (batch, {sizes}). {hint}")
+
+
 def check_pixel_dtype(pixel_values: torch.Tensor, name: str = "pixel_values") -> None:
     """ValueError for anything but floats. Bytes are not divided by 255, because 0 and 1 would be ambiguous."""
     if not pixel_values.is_floating_point():

@@ -12,6 +12,7 @@ from .accepted_values import (
     LARGEST_SIZE,
     check_code_range,
     check_pixel_dtype,
+    check_shape,
     integer_codes,
     real_number,
     whole_number,
@@ -183,11 +184,7 @@ class TiTokConfig(LoadedByAutoClasses, PreTrainedConfig):
     def check_pixel_values(self, pixel_values: torch.Tensor) -> None:
         """ValueError for images of another shape than (batch, num_channels, image_size, image_size), or not floats."""
         expected = (self.num_channels, self.image_size, self.image_size)
-        if pixel_values.ndim != 4 or pixel_values.shape[1:] != expected:
-            raise ValueError(
-                f"pixel_values has shape {tuple(pixel_values.shape)}, but this model takes (batch, "
-                f"{', '.join(map(str, expected))}). Prepare images with TiTokImageProcessor."
-            )
+        check_shape(pixel_values, expected, "pixel_values", "Prepare images with TiTokImageProcessor.")
         check_pixel_dtype(pixel_values)
 
     def checked_codes(self, codes: torch.Tensor, name: str = "codes") -> torch.Tensor:
@@ -203,22 +200,13 @@ class TiTokConfig(LoadedByAutoClasses, PreTrainedConfig):
             raise ValueError(
                 f"This is a {self.quantizer.upper()} model, which has no codebook and takes no codes. Pass latents."
             )
-        if codes.ndim != 2 or codes.shape[1] != self.num_latent_tokens:
-            raise ValueError(
-                f"{name} has shape {tuple(codes.shape)}, but this model takes integers of shape "
-                f"(batch, {self.num_latent_tokens}). Use what `encode` returns."
-            )
+        check_shape(codes, (self.num_latent_tokens,), name, "Use what `encode` returns.")
         check_code_range(codes, self.codebook_size, name)
         return codes
 
     def check_latents(self, latents: torch.Tensor) -> None:
         """ValueError for latents of another shape than (batch, num_latent_tokens, codebook_dim), or not floats."""
-        expected = (self.num_latent_tokens, self.codebook_dim)
-        if latents.ndim != 3 or latents.shape[1:] != expected:
-            raise ValueError(
-                f"latents has shape {tuple(latents.shape)}, but this model takes (batch, {expected[0]}, {expected[1]})"
-                ". Pass encode(...).latents."
-            )
+        check_shape(latents, (self.num_latent_tokens, self.codebook_dim), "latents", "Pass encode(...).latents.")
         if not latents.is_floating_point():
             raise ValueError(f"latents has dtype {latents.dtype}, but floats are expected. Pass codes as codes=.")
 
