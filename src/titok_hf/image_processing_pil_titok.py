@@ -347,7 +347,7 @@ def width_and_height(image: Any) -> tuple[int, int]:
 
 
 def cropped(image: Any, box: Box) -> Any:
-    """The part of an array or tensor (..., height, width) that lies in a box."""
+    """The part of an array or tensor (..., height, width) in a box."""
     left, top, right, bottom = box
     return image[..., top:bottom, left:right]
 

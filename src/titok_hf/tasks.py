@@ -134,7 +134,7 @@ class CodesToImagePipeline(_TokenizerTask):
             ValueError: rows of another length, or codes outside of [0, codebook_size).
         """
         if isinstance(codes, (list, tuple, np.ndarray, torch.Tensor)) and len(codes):
-            if np.ndim(codes[0]) == 0:  # a list alone means a batch to transformers
+            if np.ndim(codes[0]) == 0:  # for transformers a list is a batch
                 return super().__call__(torch.as_tensor(codes), **kwargs)
             codes = list(codes)
         return super().__call__(codes, **kwargs)

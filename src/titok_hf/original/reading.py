@@ -65,7 +65,7 @@ def find_original(
     **hub_arguments: Any,
 ) -> OriginalCheckpoint | None:
     """
-    The files of an original checkpoint, downloaded if they lie on the Hub.
+    The files of an original checkpoint, downloaded if they are on the Hub.
 
     Args:
         source: a weights file, a folder, or the id of a Hub repository.
