@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from titok_hf.training.losses import MeanOverProcesses
+from titok_hf.training.adversarial import MeanOverProcesses
 
 
 def on_each_process(compute: Callable[[Any, MeanOverProcesses], Any], shares: list[Any]) -> list[Any]:

@@ -32,7 +32,9 @@ def test_the_discriminator_s_loss_leaves_the_images_alone(discriminator):
 def test_the_averages_are_used_before_they_move_and_are_part_of_the_state():
     lecam = LeCam(decay=0.9)
     logits_real, logits_fake = torch.tensor([[2.0, 2.0], [-1.0, -1.0]], requires_grad=True)
-    loss = lecam(logits_real, logits_fake)
+    loss = lecam.loss(logits_real, logits_fake)
+    assert lecam.averages.tolist() == [0, 0]
+    lecam.step()
     assert loss.item() == pytest.approx(2**2 + 1)
     gradients = torch.autograd.grad(loss, [logits_real, logits_fake])
     assert [gradient.tolist() for gradient in gradients] == [[2, 2], [-1, -1]]  # 2 * mean, for each of two logits
@@ -40,7 +42,9 @@ def test_the_averages_are_used_before_they_move_and_are_part_of_the_state():
     resumed = LeCam(decay=0.9)
     resumed.load_state_dict(lecam.state_dict())
     logits = torch.randn(2, 5)
-    assert resumed(*logits) == lecam(*logits)
+    assert resumed.loss(*logits) == lecam.loss(*logits)
+    resumed.step()
+    lecam.step()
     assert torch.equal(resumed.averages, lecam.averages)
 
 
@@ -53,6 +57,7 @@ def test_two_processes_with_half_the_batch_equal_one(discriminator):
         lecam.load_state_dict(state)
         result = discriminator_loss(discriminator, lecam, real[share], fake[share], 5.0)
         gradients = torch.autograd.grad(result["loss"], list(discriminator.parameters()))
+        lecam.step()
         scalars = torch.stack([result[name].detach() for name in sorted(result)])
         return scalars, lecam.averages, torch.cat([gradient.flatten() for gradient in gradients])
 

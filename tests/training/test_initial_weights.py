@@ -1,4 +1,4 @@
-"""titok_hf.training.initial_weights: a new run of every kind starts from given weights, if all of them fit."""
+"""`init_from`: a new run of every kind starts from given weights, if all of them fit."""
 
 import pytest
 import torch

@@ -67,13 +67,14 @@ def test_accuracy_counts_masked_tokens_alone():
 
 
 def test_two_processes_with_half_the_batch_equal_one():
-    """They hide different numbers of tokens, so the mean of two ratios would be wrong."""
+    """They have different numbers of masked tokens, so the mean of two ratios would be wrong."""
     logits, codes = torch.randn(4, 6, 5), torch.randint(5, (4, 6))
     mask = torch.arange(6) < torch.tensor([6, 1, 5, 2])[:, None]
 
     def compute(share, mean_over_processes):
         share_logits = logits[share].clone().requires_grad_()
-        result = masked_token_loss(share_logits, codes[share], mask[share], 0.1, 0.1, mean_over_processes)
+        sum_of_weights = mean_over_processes((mask[share] + 0.1 * ~mask[share]).sum())
+        result = masked_token_loss(share_logits, codes[share], mask[share], 0.1, 0.1, sum_of_weights)
         (gradient,) = torch.autograd.grad(result["loss"], share_logits)
         return torch.stack([result["loss"].detach(), result["accuracy"]]), gradient
 

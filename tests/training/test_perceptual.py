@@ -17,7 +17,7 @@ from transformers import (
 
 from titok_hf.training.configs import PerceptualConfig
 from titok_hf.training.perceptual import PerceptualLoss
-from titok_hf.training.recipes import RecipeError
+from titok_hf.training.recipes import RecipeError, build_recipe
 
 
 @pytest.fixture(scope="module")
@@ -148,10 +148,11 @@ def test_lpips_without_torchvision_says_what_to_install(monkeypatch):
     ("changes", "message"),
     [
         ({"logits_weight": 0.0}, "logits_weight and features_weight are both 0"),
-        ({"lpips_weight": -1.0}, "lpips_weight is -1.0; it must not be negative"),
-        ({"features_weight": float("nan")}, "features_weight is nan"),
+        ({"lpips_weight": -1.0}, "lpips_weight is -1.0; it must be at least 0"),
+        ({"features_weight": float("nan")}, "features_weight is nan; it must be at least 0"),
+        ({"model": None}, "loss.perceptual names no network"),
     ],
 )
 def test_weights_that_make_no_loss_are_refused(classifier, changes, message):
     with pytest.raises(RecipeError, match=message):
-        PerceptualLoss(PerceptualConfig(classifier.folder, **changes))
+        build_recipe(PerceptualConfig, {"model": str(classifier.folder)} | changes)

@@ -145,10 +145,9 @@ def test_tokens_of_a_gaussian_are_sampled_in_tests_whatever_the_batch_and_the_pr
         whole = latents[0].latents
         latents.clear()
         for process in range(2):
-            task.measures.accelerator = SimpleNamespace(process_index=process, num_processes=2)
-            generators = task.measures.own_generators(len(task.test_images))
-            for batch, own in zip(task.measures.own_batches(task.test_images), generators, strict=True):
-                task._reconstruct(batch, own)
+            task.accelerator = SimpleNamespace(process_index=process, num_processes=2, device=torch.device("cpu"))
+            for numbers in task.own_batches():
+                task.reconstruct_numbers(numbers)
     shares = torch.stack([output.latents for output in latents], dim=1).flatten(0, 1)
     torch.testing.assert_close(shares, whole)
 

@@ -1,4 +1,4 @@
-"""The adversarial terms of the pixel recipes: hinge loss, and LeCam's regulariser against a judge that runs away."""
+"""The adversarial terms of the pixel recipes: hinge loss, and LeCam regularisation of the discriminator."""
 
 from collections.abc import Callable
 
@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from .losses import MeanOverProcesses, one_process, weighted_loss
+from .losses import weighted_loss
 
-Regularizer = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Of real and of fake logits; a scalar."""
+MeanOverProcesses = Callable[[torch.Tensor], torch.Tensor]
+"""The mean of a tensor over processes, without gradients: `lambda tensor: accelerator.reduce(tensor, "mean")`."""
 
 
 def hinge_loss(logits_real: torch.Tensor, logits_fake: torch.Tensor) -> torch.Tensor:
@@ -23,17 +23,17 @@ def hinge_loss(logits_real: torch.Tensor, logits_fake: torch.Tensor) -> torch.Te
 
 class LeCam:
     """
-    LeCam regularisation (arXiv 2104.03310), of mean logits as in the published recipes: keeps the discriminator's
-    verdict on real images near the running average of its verdict on fake ones, and the other way round.
+    LeCam regularisation (arXiv 2104.03310), of mean logits as in the published recipes: keeps the mean logit of real
+    images near the running average of that of fake images, and the other way round.
 
-    The averages are part of the training state: `state_dict` and `load_state_dict` are accelerate's protocol.
+    The averages are part of the training state, in accelerate's protocol.
 
     Args:
-        mean_over_processes: with it, the means are those over all processes.
+        mean_over_processes: by default there is one process.
         decay: of the two averages, which start at 0.
     """
 
-    def __init__(self, mean_over_processes: MeanOverProcesses = one_process, decay: float = 0.999) -> None:
+    def __init__(self, mean_over_processes: MeanOverProcesses = lambda mean: mean, decay: float = 0.999) -> None:
         self.mean_over_processes = mean_over_processes
         self.decay = decay
         self.averages = torch.zeros(2)  # of real and of fake logits
@@ -41,25 +41,16 @@ class LeCam:
         self._observed: list[torch.Tensor] = []
         self._everywhere: torch.Tensor | None = None
 
-    def __call__(self, logits_real: torch.Tensor, logits_fake: torch.Tensor) -> torch.Tensor:
-        """The regulariser of a step of one batch, given the averages so far, which then move; see `loss`."""
-        loss = self.loss(logits_real, logits_fake)
-        self.step()
-        return loss
-
     def observe(self, logits_real: torch.Tensor, logits_fake: torch.Tensor) -> None:
-        """Notes the logits of one of several batches of a step; of all of them before the first `loss`."""
+        """Records the logits of one of several batches of a step. All of them come before the first `loss`."""
         self._observed.append(_means(logits_real, logits_fake).detach())
 
     def loss(self, logits_real: torch.Tensor, logits_fake: torch.Tensor) -> torch.Tensor:
         """
-        The regulariser, given the averages so far, which stay.
+        The regularisation by the present averages, a scalar, of float32 logits of any shape.
 
-        Args:
-            logits_real, logits_fake: float32, any shape.
-        Returns:
-            scalar. Its value is that of the logits of all batches of the step in all processes, its gradient reaches
-            those given, so that the mean of the gradients over batches and processes is right.
+        Its value is that of the logits of all batches of the step in all processes. Its gradient reaches the given
+        logits, so that the mean of the gradients over batches and processes is that of the whole.
         """
         own = _means(logits_real, logits_fake)
         if not self._observed:
@@ -70,15 +61,11 @@ class LeCam:
         return F.relu(mean_real - average_fake).square() + F.relu(average_real - mean_fake).square()
 
     def step(self) -> None:
-        """Moves the averages towards the logits of the step, if there were any."""
+        """Moves the averages towards the mean logits of the step, if there are any."""
         if self._observed:
             moved = self.averages.lerp(self._observed_everywhere(), 1 - self.decay)
-            # Where fp16 overflows, which leaves the discriminator's step out, the averages stay too.
+            # Where fp16 overflows and the discriminator's step is left out, the averages stay too.
             self.averages = torch.where(moved.isfinite(), moved, self.averages)
-        self.forget()
-
-    def forget(self) -> None:
-        """Begins a new step without moving the averages."""
         self._observed, self._everywhere = [], None
 
     def _observed_everywhere(self) -> torch.Tensor:
@@ -95,14 +82,11 @@ class LeCam:
 
 def generator_adversarial_loss(discriminator: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """
-    The tokenizer's adversarial term: how far the discriminator is from taking its images for real.
+    The tokenizer's adversarial term: the negative mean logit of its images, a scalar.
 
     Args:
-        discriminator: the module itself, not its wrapper for several processes. Its weights are constants here, so
-            they receive no gradients, and nothing has to be frozen and thawed.
+        discriminator: the module itself, not its wrapper for several processes. Its weights receive no gradients.
         images: reconstructions, float, shape (batch, channels, height, width).
-    Returns:
-        scalar, the negative mean logit; gradients reach `images` alone.
     """
     constants = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
     return -functional_call(discriminator, constants, (images,)).float().mean()
@@ -111,27 +95,27 @@ def generator_adversarial_loss(discriminator: nn.Module, images: torch.Tensor) -
 def discriminator_logits(
     discriminator: nn.Module, real: torch.Tensor, fake: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Float32 logits of real and of fake images, in one forward pass over both, which it sees apart."""
+    """Float32 logits of real and of fake images, in one forward pass; no gradient reaches the images."""
     logits_real, logits_fake = discriminator(torch.cat([real.detach(), fake.detach()])).float().chunk(2)
     return logits_real, logits_fake
 
 
 def discriminator_loss(
-    discriminator: nn.Module, lecam: Regularizer, real: torch.Tensor, fake: torch.Tensor, lecam_weight: float
+    discriminator: nn.Module, lecam: LeCam, real: torch.Tensor, fake: torch.Tensor, lecam_weight: float
 ) -> dict[str, torch.Tensor]:
     """
     The discriminator's own objective.
 
     Args:
-        discriminator: wrapped for its processes or not; gradients reach its weights alone.
-        lecam: the regulariser: a [`LeCam`], whose averages then move, or its `loss`, which leaves them.
+        discriminator: wrapped for its processes or not; gradients reach its weights only.
+        lecam: whose averages stay as they are, until its `step`.
         real, fake: float, equal shapes (batch, channels, height, width).
-        lecam_weight: weight of the regulariser; the hinge loss weighs 1.
+        lecam_weight: weight of LeCam regularisation; the hinge loss has weight 1.
     Returns:
         scalars `loss`, `hinge_loss`, `lecam_loss` (unweighted), and the mean logits `logits_real` and `logits_fake`.
     """
     logits_real, logits_fake = discriminator_logits(discriminator, real, fake)
-    terms = {"hinge_loss": hinge_loss(logits_real, logits_fake), "lecam_loss": lecam(logits_real, logits_fake)}
+    terms = {"hinge_loss": hinge_loss(logits_real, logits_fake), "lecam_loss": lecam.loss(logits_real, logits_fake)}
     means = {"logits_real": logits_real.mean().detach(), "logits_fake": logits_fake.mean().detach()}
     return weighted_loss(terms, {"hinge_loss": 1.0, "lecam_loss": lecam_weight}) | means
 

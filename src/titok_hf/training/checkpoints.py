@@ -1,4 +1,4 @@
-"""Checkpoints of a run: saved whole, with checksums, and verified before anything is loaded from them."""
+"""Checkpoints of a run: saved completely or not at all, with checksums that are verified before loading."""
 
 import hashlib
 import json
@@ -29,50 +29,49 @@ logger = logging.getLogger(__name__)
 
 CHECKSUMS_NAME = "checksums.json"
 
-# How long another node may take to see a new file on a shared file system.
+# Seconds after which another node must see a new file on a shared file system.
 _SECONDS_TO_APPEAR = 10.0
 
-# What torch.save says where the file system took a part of a file only.
+# Parts of the errors of torch.save when a file can be written only in part.
 _TORCH_CANNOT_WRITE = ("inline_container", "PytorchStreamWriter", "iostream error")
 
 
 @runtime_checkable
 class Gathered(Protocol):
     """
-    A part of a checkpoint whose state is spread over the processes. It is gathered before anything is written: were a
-    process to fail in between, the others would wait for it.
+    An object whose state is spread over the processes. All such states are gathered before anything is written:
+    should a process fail while it writes, no other process waits for it.
     """
 
     def gather(self) -> None:
-        """Collects what `state_dict` then gives; runs in all processes."""
+        """Collects what `state_dict` then returns; runs in all processes."""
 
 
 class Progress:
     """
-    How far a run is, in accelerate's protocol for what a checkpoint holds.
+    How far a run is: a part of its checkpoints, in accelerate's protocol.
 
     Args:
-        loader: whose place is saved, that of each process, since the shares of a stream differ in length.
+        loader: its state is saved for each process, since the shares of a stream differ in length.
         examples_per_step: the global batch, which a resumed run has to keep.
-        best_by: the measure by which the best model is kept, and whether more of it is better.
+        best_by: the measure by which the best model is kept, and whether larger is better.
     """
 
     def __init__(self, loader: ResumableLoader, examples_per_step: int, best_by: tuple[str, bool]):
         self.loader, self.examples_per_step = loader, examples_per_step
         self.step = 0
-        self.best_by, more_is_better = best_by
-        self.best = -math.inf if more_is_better else math.inf
+        self.best_by, larger_is_better = best_by
+        self.best = -math.inf if larger_is_better else math.inf
         self.loader_state = loader.state_dict()
-        self.places = [self.loader_state]
+        self.loader_states = [self.loader_state]
 
     def gather(self) -> None:
-        """Collects the places of the loaders of all processes."""
-        self.places = gather(self.loader_state)
+        """Collects the states of the loaders of all processes."""
+        self.loader_states = gather(self.loader_state)
 
     def state_dict(self) -> dict[str, Any]:
-        state = {"step": self.step, "best": self.best, "best_by": self.best_by}
-        state |= {"loaders": self.places}
-        return state | {"examples_per_step": self.examples_per_step}
+        best = {"best": self.best, "best_by": self.best_by}
+        return {"step": self.step, "loaders": self.loader_states, "examples_per_step": self.examples_per_step} | best
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state.get("examples_per_step", self.examples_per_step) != self.examples_per_step:
@@ -82,13 +81,12 @@ class Progress:
                 "optimization.gradient_accumulation_steps and the number of processes."
             )
         self.step = state["step"]
-        if state.get("best_by", self.best_by) == self.best_by:  # another one has another scale
+        if state.get("best_by", self.best_by) == self.best_by:  # values of different measures do not compare
             self.best = state["best"]
-        places = state["loaders"]
-        # With another number of processes any place does, or the loader refuses it.
-        own = self.loader.part.rank if len(places) == self.loader.part.world_size else 0
+        states, part = state["loaders"], self.loader.part
         try:
-            self.loader.load_state_dict(places[own])
+            # For another number of processes any of the states will do, or the loader refuses it.
+            self.loader.load_state_dict(states[part.rank if len(states) == part.world_size else 0])
         except ValueError as error:
             raise RecipeError(f"data: {error}") from error
         self.loader_state = self.loader.state_dict()
@@ -96,12 +94,12 @@ class Progress:
 
 class Checkpoints:
     """
-    Saves the whole state of a run, and goes back to the newest one that is whole.
+    Saves the whole state of a run, and loads the newest undamaged one.
 
     Args:
         folder: of the run.
-        accelerator: whose models, optimisers and registered objects are saved.
-        ema: the averaged weights, which accelerate does not know.
+        accelerator: its models, optimisers and registered objects are saved.
+        ema: the averaged weights, which accelerate does not save.
         gathered: those of the registered objects that are gathered before they are saved.
         on_each_node: whether each node has a folder of its own, to which one of its processes writes.
     """
@@ -121,11 +119,11 @@ class Checkpoints:
 
     def check_nodes(self) -> None:
         """
-        Makes sure that the processes see one folder, or, with a folder on each node, that each node has its own; runs
+        Checks that all processes see the same folder, or, with a folder on each node, that each node has its own; runs
         in all processes.
 
         Raises:
-            RecipeError: it is otherwise.
+            RecipeError: they do not.
         """
         accelerator, path = self.accelerator, self.folder.path
         if accelerator.num_processes == 1:
@@ -157,10 +155,10 @@ class Checkpoints:
 
     def save(self, step: int) -> None:
         """
-        Saves the state after a step; runs in all processes. A state that is saved already is left alone.
+        Saves the state after a step, unless it is saved already; runs in all processes.
 
         Raises:
-            OSError: it can't be written; the checkpoints that were there are as they were.
+            OSError: it can't be written; older checkpoints are unchanged.
         """
         if step == self._saved_step:
             return
@@ -186,19 +184,19 @@ class Checkpoints:
 
     def resume(self) -> Path | None:
         """
-        Loads the newest checkpoint that is whole in all processes; runs in all of them.
+        Loads the newest checkpoint that is undamaged on all nodes; runs in all processes.
 
         Returns:
-            the checkpoint, or None if there is none and the run begins.
+            the checkpoint, or None if there is none.
         Raises:
-            RecipeError: all checkpoints are damaged, or one belongs to another run.
+            RecipeError: all checkpoints are damaged, or the newest belongs to another run.
         """
         checkpoint = self._newest_whole()
         if checkpoint is None:
             return None
         scaler = self.accelerator.scaler
         if scaler is not None and not (checkpoint / "scaler.pt").exists():
-            self.accelerator.scaler = None  # saved in another precision: the scale is searched for anew
+            self.accelerator.scaler = None  # saved in another precision: the scaler starts with its initial scale
         try:
             self.accelerator.load_state(str(checkpoint))
         except (RecipeError, torch.OutOfMemoryError):
@@ -216,7 +214,7 @@ class Checkpoints:
         return checkpoint
 
     def _newest_whole(self) -> Path | None:
-        """The newest checkpoint without damage; those that are newer are set aside."""
+        """The newest checkpoint without damage; newer ones are renamed."""
         own = {path.name for path in self.folder.all_checkpoints()}
         seen = [names for names in gather(own if self.is_writer else None) if names is not None]
         found = set.union(*seen)
@@ -224,25 +222,23 @@ class Checkpoints:
         for name in sorted(set.intersection(*seen), reverse=True):
             checkpoint = self.folder.checkpoints / name
             damage = next(filter(None, gather(damage_of(checkpoint) if self.is_writer else None)), None)
-            if damage is None:
-                self._set_aside(damaged, checkpoint)
-                return checkpoint
-            if self.accelerator.is_main_process:
-                logger.warning(f"The checkpoint {checkpoint} is damaged: {damage}.")
-            damaged.append(name)
+            if damage is not None:
+                damaged.append(name)
+                if self.accelerator.is_main_process:
+                    logger.warning(f"The checkpoint {checkpoint} is damaged: {damage}.")
+                continue
+            if self.is_writer:
+                for damaged_name in damaged:
+                    self.folder.set_aside(self.folder.checkpoints / damaged_name)
+            if damaged and self.accelerator.is_main_process:
+                logger.warning(f"Falling back to {checkpoint}. The steps after it are computed again.")
+            return checkpoint
         if found:
             raise RecipeError(
                 f"No checkpoint in {self.folder.checkpoints} is whole on every node ({', '.join(sorted(found))}). "
                 "Restore one of them, or remove the folder of the run to start anew."
             )
         return None
-
-    def _set_aside(self, damaged: list[str], whole: Path) -> None:
-        for name in damaged:
-            if self.is_writer:
-                self.folder.set_aside(self.folder.checkpoints / name)
-        if damaged and self.accelerator.is_main_process:
-            logger.warning(f"Falling back to {whole}. The steps after it are computed again.")
 
     def _ema_file(self) -> str:
         sharded = self.accelerator.distributed_type in SHARDED
@@ -256,7 +252,7 @@ def write_checksums(checkpoint: Path) -> None:
 
 
 def damage_of(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint by its checksums; None if it is whole."""
+    """How a checkpoint differs from its checksums; None if it does not."""
     try:
         recorded = json.loads((checkpoint / CHECKSUMS_NAME).read_bytes())
         files = _files_of(checkpoint)
@@ -287,31 +283,25 @@ def _sha256(path: Path) -> str:
 @contextmanager
 def written_together(what: str, folder: RunFolder) -> Iterator[None]:
     """
-    A block that runs in all processes and in which some of them write to the folder of the run. If one cannot, all
-    raise an OSError that says so in one sentence.
+    A block that runs in all processes and in which some of them write to the folder of the run. If one of them cannot,
+    whichever library reports it, all raise the same OSError.
     """
-    with raised_together(OSError), _clear_write_errors(what, folder):
-        yield
-
-
-@contextmanager
-def _clear_write_errors(what: str, folder: RunFolder) -> Iterator[None]:
-    """A full disk, in the words of whichever library met it, as one sentence."""
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, RuntimeError) and not any(words in str(error) for words in _TORCH_CANNOT_WRITE):
-            raise
-        newest = folder.newest_checkpoint()
-        way_out = "starts anew" if newest is None else f"goes on from {newest.name}"
-        raise OSError(
-            f"{what} could not be written to {folder.path} ({_reason(error, folder)}). Make room there; the same "
-            f"command then {way_out}."
-        ) from error
+    with raised_together(OSError):
+        try:
+            yield
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if isinstance(error, RuntimeError) and not any(words in str(error) for words in _TORCH_CANNOT_WRITE):
+                raise
+            newest = folder.newest_checkpoint()
+            way_out = "starts from the beginning" if newest is None else f"goes on from {newest.name}"
+            raise OSError(
+                f"{what} could not be written to {folder.path} ({_reason(error, folder)}). Make room there; the same "
+                f"command then {way_out}."
+            ) from error
 
 
 def shortened(error: Exception) -> str:
-    """The text of an error on one line of a bearable length."""
+    """The text of an error on one line, at most 300 characters of it."""
     text = " ".join(str(error).split())
     return text if len(text) <= 300 else f"{text[:300]}..."
 
@@ -321,5 +311,5 @@ def _reason(error: Exception, folder: RunFolder) -> str:
         return error.strerror or shortened(error)
     if isinstance(error, SafetensorError):
         return shortened(error).rpartition("I/O error: ")[2]
-    # torch does not pass on what the system said.
+    # torch does not pass on the reason of the operating system.
     return f"as on a full disk: {shutil.disk_usage(folder.path).free / 1e9:.1f} GB are free"

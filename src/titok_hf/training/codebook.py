@@ -1,4 +1,4 @@
-"""The codebook in training: how it is used, and its upkeep (CVQ-VAE, arXiv 2307.15139)."""
+"""The codebook in training: how much of it is used, and the reinitialisation of unused codes (arXiv 2307.15139)."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ class CodebookCounter:
         self._of_all_processes = self.histogram
 
     def update(self, codes: torch.Tensor) -> None:
-        """Adds codes of any shape, int64, on the accelerator's device, and does not wait for it."""
+        """Adds codes of any shape, int64, on the accelerator's device, without a wait for the device."""
         codes = codes.flatten()
         self.histogram.scatter_add_(0, codes, torch.ones_like(codes))
 
@@ -46,7 +46,7 @@ class CodebookCounter:
         return {"histogram": self._of_all_processes}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        # One process takes the counts of all, however many there are now.
+        # The main process takes the counts of all, since the number of processes may have changed.
         is_first = self.accelerator.is_main_process
         self.histogram = state["histogram"].to(self.histogram.device) * is_first
 
@@ -58,15 +58,14 @@ def trains_codebook(quantizer: nn.Module) -> bool:
 
 class CodebookReinitializer:
     """
-    Watches a quantiser and, in each optimiser step, pulls its rarely used entries towards the closest tokens of the
-    global batch (CVQ-VAE, eq. 5 to 7, the "closest" sampling): an entry that takes its fair share of tokens stays
-    where it is, one that takes none is replaced at once.
+    Moves rarely used entries, in each optimiser step, towards the closest tokens of the global batch (CVQ-VAE, eq. 5
+    to 7, the "closest" sampling). An entry with its fair share of the tokens stays, one with none is replaced.
 
-    The usage average is part of the training state: `state_dict` and `load_state_dict` are accelerate's protocol.
+    The usage average is part of the training state, in accelerate's protocol.
 
     Args:
         quantizer: that of the model in training.
-        accelerator: usage and candidates are pooled over its processes, so that all of them move entries alike.
+        accelerator: usage and tokens are pooled over its processes, so that all of them move entries alike.
         decay: of the running average of each entry's share of tokens.
     """
 
@@ -76,13 +75,9 @@ class CodebookReinitializer:
         self.accelerator = accelerator
         self.decay = decay
         self.usage = torch.zeros(self.codebook.num_embeddings, device=self.codebook.weight.device)
-        self.forget()
+        self._tokens: list[torch.Tensor] = []  # float32, of each batch since the last step, (tokens, codebook_dim)
+        self._codes: list[torch.Tensor] = []  # their codes, (tokens,)
         quantizer.register_forward_hook(self._observe)
-
-    def forget(self) -> None:
-        """Drops the batches that went through the quantiser since the last step."""
-        self._tokens: list[torch.Tensor] = []  # float32, of each batch, shape (tokens, codebook_dim)
-        self._codes: list[torch.Tensor] = []  # their codes, shape (tokens,)
 
     def _observe(self, quantizer: nn.Module, inputs: tuple[torch.Tensor, ...], output: Any) -> None:
         if quantizer.training:
@@ -91,20 +86,20 @@ class CodebookReinitializer:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Moves the entries, given all batches that went through the quantiser since the last step. To be called
-        before the optimiser's, so that tokens meet the codebook that gave them their codes."""
+        """Moves the entries by the batches since the last step. Called before the optimiser's step, so that tokens are
+        compared with the codebook that gave them their codes."""
         entries = self.codebook.weight
         counts = torch.bincount(torch.cat(self._codes), minlength=len(entries)).to(entries.dtype)
         counts = self.accelerator.reduce(counts, "sum")
         self.usage.lerp_(counts / counts.sum(), 1 - self.decay)
         anchors = self._closest_of_all_processes(*self._closest(entries))
-        # eq. 6: the pull is gone once an entry takes a hundredth of its fair share of the tokens.
+        # eq. 6: the pull vanishes once an entry has a hundredth of its fair share of the tokens.
         pull = torch.exp(-self.usage * len(entries) * 10 / (1 - self.decay) - 1e-3)[:, None]
         entries.lerp_(anchors.to(entries.dtype), pull)
-        self.forget()
+        self._tokens, self._codes = [], []
 
     def _closest(self, entries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """For each entry the distance of the closest token of this process, shape (codebook_size,), and that token."""
+        """For each entry the distance of the closest token of this process, (codebook_size,), and that token."""
         entries = self.normalize(entries.float())
         nearest = torch.full_like(entries[:, 0], torch.inf)
         closest = torch.zeros_like(entries)
@@ -116,7 +111,7 @@ class CodebookReinitializer:
         return nearest, closest
 
     def _closest_of_all_processes(self, distances: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """For each entry (axis 0) the token of the process where the closest one lies, shape (codebook_size, dim)."""
+        """For each entry the closest token of all processes, (codebook_size, dim)."""
         if self.accelerator.num_processes == 1:
             return tokens
         distances = self.accelerator.gather(distances[None])  # (P, C)

@@ -1,4 +1,4 @@
-"""The judge of the pixel recipes: tells real images from reconstructions, patch by patch (arXiv 1611.07004)."""
+"""The discriminator of the pixel recipes: tells real patches from reconstructed ones (arXiv 1611.07004)."""
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,8 @@ class Discriminator(nn.Module):
     """
     A convolutional network with one logit for each of a grid of overlapping patches, high where the patch looks real.
 
-    The published recipes' discriminator: the defaults are its sizes. It halves the image `num_stages` times, each time
-    after a blur that keeps it blind to the phase of the pixel grid (arXiv 1904.11486).
+    The defaults are the sizes of the published recipes. It halves the image `num_stages` times, each time after a blur
+    against aliasing (arXiv 1904.11486).
 
     Args:
         num_channels: of the images.
@@ -72,7 +72,7 @@ class DiscriminatorStage(nn.Module):
 
 
 class BlurDownsample(nn.Module):
-    """Every second pixel of each channel, smoothed first; black lies beyond the edge. Odd sides are rounded up."""
+    """Blurs each channel and takes every second pixel; zeros surround the image. Odd sides are rounded up."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -194,17 +194,10 @@ class GeneratorTask(Task):
         mask: torch.Tensor,
         sum_of_weights: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """The loss of a share of a batch, whose shares have `sum_of_weights` in the mean; None if it is the whole."""
+        """The loss of a share of a batch; for `sum_of_weights` see `masked_token_loss`."""
         logits = model(codes.masked_fill(mask, self.model.mask_token_id), class_labels=labels).logits
         weights = self.recipe.loss
-        return masked_token_loss(
-            logits,
-            codes,
-            mask,
-            weights.label_smoothing,
-            weights.unmasked_weight,
-            lambda own: own if sum_of_weights is None else sum_of_weights,
-        )
+        return masked_token_loss(logits, codes, mask, weights.label_smoothing, weights.unmasked_weight, sum_of_weights)
 
     def _sum_of_weights(self, num_masked: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         """What the tokens of a batch weigh together, `num_masked` of which are masked; on the device of `codes`."""

@@ -1,4 +1,4 @@
-"""The loop around every loss: devices, precision, schedules, averaged weights, logs, pictures, checkpoints."""
+"""The training loop: steps, averaged weights, log entries, evaluations, images, checkpoints."""
 
 import itertools
 import logging
@@ -37,12 +37,7 @@ logger = logging.getLogger(__name__)
 
 class TrainingLoop:
     """
-    Trains a task by its recipe and goes on where a killed run stopped.
-
-    Args:
-        task: what is trained.
-        recipe: how; see [`RunFolder`] for what its `output_dir` receives.
-        accelerator: made by the caller, who needs it for the data.
+    Trains a task by its recipe, or resumes the run in `output_dir`; see [`RunFolder`] for the files there.
     """
 
     def __init__(self, task: Task, recipe: Recipe, accelerator: Accelerator):
@@ -63,7 +58,7 @@ class TrainingLoop:
         self.progress = Progress(task.loader, batch_size, task.best)
         saved = [self.progress, *(learner.schedule for learner in self.learners.values()), *task.checkpointed()]
         accelerator.register_for_checkpointing(*saved)
-        gathered = [part for part in saved if isinstance(part, Gathered)]
+        gathered = [each for each in saved if isinstance(each, Gathered)]
         self.checkpoints = Checkpoints(self.folder, accelerator, self.ema, gathered, recipe.system.save_on_each_node)
 
     @property
@@ -78,18 +73,18 @@ class TrainingLoop:
         Returns:
             the folder of the averaged model, `output_dir/model`.
         Raises:
-            RecipeError: another run trains there, the run there had another global batch, all of its checkpoints are
+            RecipeError: another run is training there, its global batch was another one, all of its checkpoints are
                 damaged, or an image can't be read; in the last case the state before it is saved.
             FloatingPointError: loss or gradients are not finite; the state before that step is saved.
             KeyboardInterrupt, SystemExit: a signal asked the run to stop; the state is saved.
             MemoryError: the batch does not fit.
-            OSError: a file can't be written, on a full disk for example; older checkpoints are as they were.
+            OSError: a file can't be written, for example on a full disk; older checkpoints are unchanged.
         """
         self.checkpoints.check_nodes()
-        with ExitStack() as claims:
+        with ExitStack() as lock:
             with raised_together(RecipeError):
                 if self.checkpoints.is_writer:
-                    claims.enter_context(self.folder.locked())
+                    lock.enter_context(self.folder.locked())
                     self.folder.check(self.recipe)
                     self.folder.check_data(self.task.data_record)
             self._resume()
@@ -111,15 +106,14 @@ class TrainingLoop:
 
     def _train(self) -> None:
         intervals, num_steps = self.recipe.intervals, self.recipe.optimization.num_steps
-        about = announcement(self.recipe, self.accelerator, self.modules, self.task.loader, self.step)
-        self._say(about)
-        # In a file, a bar is a line without end; what is logged says how far the run is.
-        watched = sys.stderr.isatty() or "ipykernel" in sys.modules
-        bar = tqdm(total=num_steps, initial=self.step, desc=self.recipe.kind, mininterval=5.0, disable=not watched)
+        self._say(announcement(self.recipe, self.accelerator, self.modules, self.task.loader, self.step))
+        # No progress bar in a file, where it would be one endless line; log entries tell the progress too.
+        interactive = sys.stderr.isatty() or "ipykernel" in sys.modules
+        bar = tqdm(total=num_steps, initial=self.step, desc=self.recipe.kind, mininterval=5.0, disable=not interactive)
         for module in self.modules.values():
             module.train()
         self._began = start, start_step = time.monotonic(), self.step
-        # Closed at once when something goes wrong, so that no worker outlives the run.
+        # The loader is closed at once after an error, so that no worker outlives the run.
         with (
             closing(bar),
             logging_redirect_tqdm(),
@@ -148,34 +142,36 @@ class TrainingLoop:
             error, taken = caught, []
         reason = stop.agreed(error is not None)
         if reason < 0:
-            self._save_where_it_stands()
+            self._save_present_state()
             with raised_together(OSError, RecipeError):
                 if error is not None:
                     kind = OSError if isinstance(error, OSError) else RecipeError
-                    raise kind(f"data: {error} {self._way_on()}") from error
+                    raise kind(f"data: {error} {self._resume_advice()}") from error
         self._leave_if_asked(reason)
         device = self.accelerator.device
         return [{name: values.to(device, non_blocking=True) for name, values in batch.items()} for batch in taken]
 
     def _leave_if_asked(self, signal_number: int) -> None:
-        """Saves and leaves, in all processes, after a signal that one of them received; nothing for 0."""
+        """Saves and ends all processes after a signal that one of them received; does nothing for 0."""
         if signal_number:
-            self._save_where_it_stands()
-            message = f"Stopped by {signal.Signals(signal_number).name} after step {self.step}. {self._way_on()}"
+            self._save_present_state()
+            message = (
+                f"Stopped by {signal.Signals(signal_number).name} after step {self.step}. {self._resume_advice()}"
+            )
             self._say(message)
             self.accelerator.end_training()
             raise stop_for(signal_number, message)
 
-    def _save_where_it_stands(self) -> None:
+    def _save_present_state(self) -> None:
         if self.step:
             self.checkpoints.save(self.step)
 
-    def _way_on(self) -> str:
+    def _resume_advice(self) -> str:
         newest = self.folder.newest_checkpoint()
         return "" if newest is None else f"The same command goes on from {newest}."
 
     def _train_step(self, batches: list[Batch]) -> Scalars:
-        """One optimiser step of every module whose turn it is, over as many batches as the recipe adds up."""
+        """One optimiser step over the accumulated batches, and what follows it."""
         try:
             scalars = train_step(self.task, self.learners, batches, self.accelerator, self.recipe.seed, self.step)
         except NotFiniteError as error:
@@ -187,17 +183,15 @@ class TrainingLoop:
         return scalars
 
     def _stop(self, error: NotFiniteError) -> NoReturn:
-        """Saves the state before a step that can't be made, if it is worth going on from."""
+        """Raises the error of a failed step, after the state before it is saved unless that is not finite either."""
         if self._weights_are_finite():
             self.checkpoints.save(self.step)
-            where = f"The state before that step is in {self.folder.newest_checkpoint()}. Go on from there"
+            state = f"The state before that step is in {self.folder.newest_checkpoint()}. Go on from there"
         else:
-            where = (
-                "The weights were not finite before it either, so they are not saved. Go on from an older checkpoint"
-            )
+            state = "The weights before it are not finite either and are not saved. Go on from an older checkpoint"
         raise FloatingPointError(
-            f'{error} at step {self.step + 1}. {where} with optimization.mixed_precision "bf16" or "no" in place of '
-            '"fp16", or start anew with a lower learning rate.'
+            f'{error} at step {self.step + 1}. {state} with optimization.mixed_precision "bf16" or "no" in place of '
+            '"fp16", or start a new run with a lower learning rate.'
         ) from error
 
     def _weights_are_finite(self) -> bool:
@@ -219,17 +213,17 @@ class TrainingLoop:
 
     @torch.no_grad()
     def _evaluate(self) -> None:
-        """Measures and a picture with the averaged weights. Costs the run no random numbers."""
+        """Evaluates the averaged weights. It does not change the random state of the run."""
         with self._averaged_weights():
             self.task.model.eval()
             with torch.random.fork_rng():
-                measures, picture = self.task.evaluate()
+                measures, image = self.task.evaluate()
             self.task.model.train()
             self._report({f"test/{name}": value for name, value in measures.items()})
-            self._show(picture)
-            name, more_is_better = self.task.best
+            self._show(image)
+            name, larger_is_better = self.task.best
             best = self.progress.best
-            if measures[name] > best if more_is_better else measures[name] < best:  # never where it is NaN
+            if measures[name] > best if larger_is_better else measures[name] < best:  # False for NaN
                 self.progress.best = measures[name]
                 self._write_model("best_model")
         self.accelerator.wait_for_everyone()
@@ -248,22 +242,20 @@ class TrainingLoop:
         if self.accelerator.is_main_process:
             logger.info(text)
 
-    def _show(self, picture: Image.Image) -> None:
-        with written_together("A picture", self.folder):
-            if self.accelerator.is_main_process:
-                self._write_picture(picture)
-
-    def _write_picture(self, picture: Image.Image) -> None:
-        file = self.folder.path / "pictures" / f"step_{self.step:08d}.png"
-        write_atomically(file, lambda path: picture.save(path))
-        for tracker in self.accelerator.trackers:
-            if tracker.name == "tensorboard":
-                tracker.log_images({"test": np.asarray(picture)[None]}, step=self.step, dataformats="NHWC")
-            elif hasattr(tracker, "log_images"):
-                tracker.log_images({"test": [np.asarray(picture)]}, step=self.step)
+    def _show(self, image: Image.Image) -> None:
+        with written_together("An image", self.folder):
+            if not self.accelerator.is_main_process:
+                return
+            file = self.folder.path / "pictures" / f"step_{self.step:08d}.png"
+            write_atomically(file, lambda path: image.save(path))
+            for tracker in self.accelerator.trackers:
+                if tracker.name == "tensorboard":
+                    tracker.log_images({"test": np.asarray(image)[None]}, step=self.step, dataformats="NHWC")
+                elif hasattr(tracker, "log_images"):
+                    tracker.log_images({"test": [np.asarray(image)]}, step=self.step)
 
     def _save(self) -> None:
-        """The whole state under `checkpoints/`, then the averaged model; each is complete or not there."""
+        """The whole state under `checkpoints/`, then the averaged model."""
         self.checkpoints.save(self.step)
         if self.checkpoints.is_writer:
             self.folder.remove_checkpoints_but(self.recipe.intervals.num_checkpoints)
@@ -278,13 +270,13 @@ class TrainingLoop:
         weights = self.accelerator.get_state_dict(self.learners["model"].module)
         with written_together("The model", self.folder):
             if self.accelerator.is_main_process:
-                # A compiled module puts this before the names of its parameters.
+                # `torch.compile` adds this prefix to the names of parameters.
                 weights = {key.replace("_orig_mod.", ""): value for key, value in weights.items()}
                 with checkpoint_atomically(self.folder.path / name) as folder:
                     self.task.save(folder, weights)
 
     def _resume(self) -> None:
-        """Loads the newest whole checkpoint, if there is one."""
+        """Loads the newest undamaged checkpoint, if there is one."""
         checkpoint = self.checkpoints.resume()
         if checkpoint is None:
             set_seed(self.recipe.seed, device_specific=True)
@@ -311,13 +303,13 @@ class TrainingLoop:
 
 
 def discriminator_optimization(optimization: OptimizationConfig, adversarial: AdversarialConfig) -> OptimizationConfig:
-    """The discriminator's optimiser: the model's, with its own learning rate and its own length of the schedule."""
+    """The optimiser values of the discriminator: those of the model with another learning rate and schedule length."""
     num_steps = optimization.num_steps - adversarial.start_step // adversarial.schedule_processes
     return replace(optimization, learning_rate=adversarial.learning_rate, num_steps=max(num_steps, 1))
 
 
 def examples_per_step(optimization: OptimizationConfig, accelerator: Accelerator) -> int:
-    """The global batch: examples that one optimiser step learns from, over all processes."""
+    """The global batch: examples of one optimiser step, over all processes."""
     return optimization.batch_size * optimization.gradient_accumulation_steps * accelerator.num_processes
 
 

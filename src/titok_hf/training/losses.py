@@ -1,35 +1,19 @@
 """
-The objectives of the recipes, each the mean over a process's share of the batch: what several processes average is
-what one process would compute for all of it.
+The losses of the recipes, each a mean over a process's share of the batch. Their mean over processes is what one
+process would compute for the whole batch.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
-MeanOverProcesses = Callable[[torch.Tensor], torch.Tensor]
-"""
-The mean of a tensor over processes, such as `lambda tensor: accelerator.reduce(tensor, "mean")`; where gradients of
-several batches are added up, over these too. No gradients.
-"""
-
-
-def one_process(tensor: torch.Tensor) -> torch.Tensor:
-    """The mean over processes where there is one."""
-    return tensor
-
 
 def weighted_loss(terms: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> dict[str, torch.Tensor]:
     """
-    What a run minimises and what it logs.
+    Unweighted scalar terms, and `loss`, their sum weighted by name. A term of weight 0 costs a backward pass too.
 
-    Args:
-        terms: scalars by name, unweighted.
-        weights: by the same names. A term of weight 0 costs a backward pass all the same: leave it out.
-    Returns:
-        the terms, and `loss`, their weighted sum.
     Raises:
         KeyError: a term without a weight.
     """
@@ -68,13 +52,10 @@ def masked_token_loss(
     mask: torch.Tensor,
     label_smoothing: float,
     unmasked_weight: float,
-    mean_over_processes: MeanOverProcesses = one_process,
+    sum_of_weights: torch.Tensor | None = None,
 ) -> dict[str, torch.Tensor]:
     """
-    Cross-entropy of the true codes; masked tokens weigh 1, the others `unmasked_weight`.
-
-    The parts of a global batch have different numbers of masked tokens, so each part divides by the mean number: the
-    mean of the results, and of their gradients, is then the ratio over the whole batch.
+    Cross-entropy of the true codes; masked tokens have weight 1, the others `unmasked_weight`.
 
     Args:
         logits: float, shape (batch, num_tokens, codebook_size).
@@ -82,16 +63,20 @@ def masked_token_loss(
         mask: True where the model saw a mask token, bool, shape (batch, num_tokens).
         label_smoothing: share of the target that is spread over all codes, in [0, 1].
         unmasked_weight: weight of a token that is not masked.
-        mean_over_processes: see [`MeanOverProcesses`].
+        sum_of_weights: what the loss is divided by; by default the weights of these tokens. The shares of a global
+            batch have different numbers of masked tokens. Where all divide by the mean sum of weights, the mean of
+            their losses, and of their gradients, is that of the whole batch.
     Returns:
         scalars `loss` in nats, and `accuracy`, the share of an image's masked tokens whose code has the largest logit,
-        mean over images; 0 for an image that hides none.
+        mean over images; 0 for an image without masked tokens.
     """
     logits = logits.float()
     token_loss = F.cross_entropy(logits.transpose(1, 2), codes, label_smoothing=label_smoothing, reduction="none")
     weights = mask + unmasked_weight * ~mask
+    if sum_of_weights is None:
+        sum_of_weights = weights.sum()
     hits = (logits.argmax(dim=-1) == codes) & mask
     return {
-        "loss": (token_loss * weights).sum() / (mean_over_processes(weights.sum()) + 1e-8),
+        "loss": (token_loss * weights).sum() / (sum_of_weights + 1e-8),
         "accuracy": (hits.sum(dim=1) / mask.sum(dim=1).clamp(min=1)).mean(),
     }

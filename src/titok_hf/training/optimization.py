@@ -1,4 +1,4 @@
-"""AdamW and its learning rate, the same for every recipe and for the discriminator."""
+"""AdamW and its learning rate, for every recipe and for the discriminator."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
 from .configs import OptimizationConfig
 
-# Embedding-like parameters are not decayed: the published recipes exclude every name with one of these parts. The
-# decoder's input projection is among them, since the original calls it an embedding.
+# Embedding-like parameters are not decayed: the published recipes exclude every name that contains one of these. The
+# decoder's input projection is among them, because the original calls it an embedding.
 _NOT_DECAYED = ("norm", "token", "embedding", "codebook", "bias", "decoder.input_projection")
 
 
@@ -47,10 +47,10 @@ def make_schedule(
     """
     Linear warm-up from 0 to the optimizer's learning rate, then a half cosine to `end_learning_rate`.
 
-    It counts optimiser steps: keep it from `Accelerator.prepare`, whose schedules advance once a process.
+    It counts optimiser steps. Do not pass it to `Accelerator.prepare`, whose schedules advance once a process.
 
     Args:
-        num_steps: optimiser steps after which the end is reached; past it, the cosine rises again.
+        num_steps: optimiser steps until the end; after it, the cosine rises again.
         warmup_steps: optimiser steps of the linear part, among the `num_steps`.
     """
     return get_cosine_with_min_lr_schedule_with_warmup(

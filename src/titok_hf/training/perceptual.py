@@ -1,4 +1,4 @@
-"""Perceptual losses: two images are alike where a trained network sees the same in them."""
+"""Perceptual losses: distances of images in the features of trained networks."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ from .recipes import RecipeError
 
 class PerceptualLoss(nn.Module):
     """
-    Weighted sum of up to three distances of two images, in the eyes of frozen networks:
+    Weighted sum of up to three distances of two images, in the features of frozen networks:
 
     * `logits_weight` times the mean squared difference of a classifier's class logits, the term of both published
       recipes, with torchvision's ConvNeXt-S on 224 x 224 pixels;
     * `features_weight` times the difference of the classifier's hidden states, each of unit length over channels and
-      averaged over layers and places;
+      averaged over layers and positions;
     * `lpips_weight` times LPIPS (arXiv 1801.03924).
 
     Stage 2 has 0.1 times the logits. The single stage is published as the average of LPIPS and logits with weights 1.0
     and 0.1, times 1.1. That is (1.0 * lpips + 0.1 * logits) / 1.1 * 1.1, so that the weights here are 1.0 and 0.1.
 
     Args:
-        lpips: a module to stand for torchmetrics' LPIPS network: called with two images of shape (batch, 3, height,
-            width) and `normalize=True`, which says that they are in [0, 1], it returns one distance an image.
+        lpips: replaces the network of `load_lpips`.
     Raises:
-        RecipeError: a network or its weights are missing, or no term has a weight.
+        RecipeError: a network or its weights are missing.
     """
 
     def __init__(self, config: PerceptualConfig, lpips: nn.Module | None = None) -> None:
@@ -41,7 +40,6 @@ class PerceptualLoss(nn.Module):
         self.lpips_weight = config.lpips_weight
         self.classifier: FrozenClassifier | None = None
         self.lpips: nn.Module | None = None
-        _check_weights(config)
         if config.lpips_weight:
             lpips = _load_lpips(config) if lpips is None else lpips
             self.lpips = lpips.eval().requires_grad_(False)
@@ -49,7 +47,7 @@ class PerceptualLoss(nn.Module):
             self.classifier = _load_classifier(config.model)
 
     def train(self, mode: bool = True) -> PerceptualLoss:
-        """The networks stay in evaluation mode: their statistics are part of the measure."""
+        """The networks stay in evaluation mode, with fixed statistics."""
         return super().train(False)
 
     def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -57,9 +55,8 @@ class PerceptualLoss(nn.Module):
         Args:
             prediction, target: float, shape (batch, channels, height, width), nominally in [0, 1].
         Returns:
-            scalars, means over the batch: `perceptual_loss`, the sum, whose gradients reach `prediction` only; where
-            both a classifier and LPIPS are asked for also its parts for the log, `lpips_loss` and `classifier_loss`,
-            weighted and detached.
+            scalars, means over the batch: `perceptual_loss`, the sum, whose gradients reach `prediction` only. With
+            both a classifier and LPIPS also its weighted parts for the log, `lpips_loss` and `classifier_loss`.
         """
         parts = {}
         if self.lpips is not None:
@@ -71,7 +68,7 @@ class PerceptualLoss(nn.Module):
         return {"perceptual_loss": total, **shown}
 
     def _lpips_distance(self, lpips: nn.Module, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        # In float32, as published: it divides by square roots of sums that half precision rounds to 0.
+        # In float32, as published: it divides by roots of sums that half precision rounds to 0.
         with torch.autocast(prediction.device.type, enabled=False):
             return lpips(prediction.float(), target.detach().float(), normalize=True).mean()
 
@@ -90,10 +87,8 @@ class PerceptualLoss(nn.Module):
 
 
 def _normalized_distance(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Squared distance of unit feature vectors, averaged over places and images.
-
-    Channels are axis 1 of a convolution's four axes, and the last of a transformer's three.
-    """
+    """Squared distance of unit feature vectors, averaged over positions and images."""
+    # Axis 1 of the four axes of a convolution, the last of the three axes of a transformer.
     channels = 1 if prediction.ndim == 4 else -1
     difference = F.normalize(prediction.float(), dim=channels) - F.normalize(target.float(), dim=channels)
     return difference.square().sum(dim=channels).mean()
@@ -114,17 +109,3 @@ def _load_classifier(name: str) -> FrozenClassifier:
             f"loss.perceptual.model: {error} The published recipes have {PUBLISHED_CONVNEXT} of torchvision; "
             "`python -m titok_hf.training.classifier` trains a small classifier of your own."
         ) from error
-
-
-def _check_weights(config: PerceptualConfig) -> None:
-    weights = {name: getattr(config, name) for name in ("logits_weight", "features_weight", "lpips_weight")}
-    for name, weight in weights.items():
-        if not weight >= 0:
-            raise RecipeError(f"loss.perceptual.{name} is {weight}; it must not be negative.")
-    if config.model is not None and not (config.logits_weight or config.features_weight):
-        raise RecipeError(
-            f"loss.perceptual.model is {config.model!r}, but logits_weight and features_weight are both 0. "
-            "Give one of them a weight, or leave the model out."
-        )
-    if config.model is None and not config.lpips_weight:
-        raise RecipeError("loss.perceptual names no network. Give it a model, or an lpips_weight above 0.")

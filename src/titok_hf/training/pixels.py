@@ -1,32 +1,26 @@
 """Training on pixels: reconstruction, perceptual, quantiser and adversarial loss of whatever autoencodes images."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from PIL import Image
 from torch import nn
-
-from titok_hf.data.run_data import open_image_data
+from transformers import PreTrainedModel
 
 from .adversarial import LeCam, discriminator_logits, discriminator_loss, generator_adversarial_loss
-from .codebook import CodebookCounter, CodebookReinitializer, trains_codebook
-from .configs import AdversarialConfig, ImageDataConfig, PixelLossConfig, Recipe
+from .configs import AdversarialConfig, PixelLossConfig, PixelRecipe
 from .discriminator import Discriminator
-from .images import errors_of_section, image_processor, picture_of_pairs, to_pixel_values
+from .images import to_pixel_values
 from .losses import pixel_loss, weighted_loss
-from .measures import ReconstructionMeasures, generators_of
 from .perceptual import PerceptualLoss
+from .reconstruction import Reconstruction, ReconstructionTask
 from .rng import StepRng
-from .task import Batch, ModelLosses, Scalars, Task
-
-_IMAGES_SHOWN = 64
+from .task import Batch, ModelLosses, Scalars
 
 
-class PixelTask(Task):
+class PixelTask(ReconstructionTask):
     """
-    A [`TiTokModel`] with pixels at its end, or a [`MaskGitVQGANModel`], its images, and the loss on pixels.
+    A [`TiTokModel`] that predicts pixels, or a [`MaskGitVQGANModel`], its images, and the loss on pixels.
 
     Args:
         recipe: of any kind with `data` and a [`PixelLossConfig`].
@@ -34,34 +28,17 @@ class PixelTask(Task):
         accelerator: whose processes train together.
     """
 
-    def __init__(self, recipe: Recipe, model: nn.Module, accelerator: Accelerator):
-        self.recipe, self.accelerator = recipe, accelerator
-        self.weights: PixelLossConfig = recipe.loss  # type: ignore[attr-defined]
-        self.model = model.to(accelerator.device)
-        self.has_codebook = model.config.has_codebook
-        self.data: ImageDataConfig = recipe.data  # type: ignore[attr-defined]
-        num_test, batch_size = recipe.intervals.num_test_images, recipe.optimization.batch_size
-        with errors_of_section("data"):
-            opened = open_image_data(self.data, num_test, batch_size, recipe.seed)
-        self.data_record, self.loader, self.test_images = opened.splits.record, opened.loader, opened.test
-        self._make_losses()
-        codebook_size = model.config.codebook_size if self.has_codebook else 0
-        self.measures = ReconstructionMeasures(accelerator, codebook_size, recipe.intervals.frechet_network)
-        self.best = self.measures.best
-        self.counter = CodebookCounter(codebook_size, accelerator)
-
-    def _make_losses(self) -> None:
-        self.perceptual, self.discriminator, self.reinitializer = None, None, None
-        if self.weights.perceptual is not None:
-            self.perceptual = PerceptualLoss(self.weights.perceptual).to(self.accelerator.device)
-        if self.weights.adversarial is not None:
-            adversarial = self.weights.adversarial
-            self.lecam = LeCam(self._mean_over_processes)
+    def __init__(self, recipe: PixelRecipe, model: PreTrainedModel, accelerator: Accelerator):
+        weights: PixelLossConfig = recipe.loss
+        self.weights, self.perceptual, self.discriminator = weights, None, None
+        if weights.perceptual is not None:
+            self.perceptual = PerceptualLoss(weights.perceptual).to(accelerator.device)
+        if weights.adversarial is not None:
+            self.lecam = LeCam(lambda value: accelerator.reduce(value, "mean"))
             self.discriminator = Discriminator(
-                self.model.config.num_channels, adversarial.hidden_channels, adversarial.num_stages
+                model.config.num_channels, weights.adversarial.hidden_channels, weights.adversarial.num_stages
             )
-        if self.weights.reinitialize_codes and trains_codebook(self.model.quantizer):
-            self.reinitializer = CodebookReinitializer(self.model.quantizer, self.accelerator)
+        super().__init__(recipe, model, accelerator)  # last: what an evaluation needs leaves first weights as they are
 
     def model_losses(self, model: nn.Module, batch: Batch, rng: StepRng, step: int) -> ModelLosses:
         """Reconstruction, quantiser, perceptual and adversarial loss of uint8 images (batch, 3, height, width)."""
@@ -91,7 +68,7 @@ class PixelTask(Task):
         """Hinge loss and LeCam regularisation."""
         weight = self.weights.adversarial.lecam_weight  # type: ignore[union-attr]
         with self.accelerator.autocast():
-            return discriminator_loss(discriminator, self.lecam.loss, images, reconstructions, weight)
+            return discriminator_loss(discriminator, self.lecam, images, reconstructions, weight)
 
     def _model_loss(
         self,
@@ -118,46 +95,15 @@ class PixelTask(Task):
         return parts | weighted_loss(losses, {name: weight for name, (weight, _) in terms.items()})
 
     def before_step(self) -> None:
-        if self.reinitializer is not None:
-            self.reinitializer.step()
+        super().before_step()
         if self.discriminator is not None:
             self.lecam.step()
 
-    def summary(self) -> dict[str, float]:
-        """How many entries of the codebook are used, and how evenly."""
-        return self.counter.compute() if self.has_codebook else {}
-
-    def evaluate(self) -> tuple[dict[str, float], Image.Image]:
-        """
-        PSNR, SSIM, Frechet distance and codebook usage on test images, of which each process takes its share; a
-        picture of originals above their reconstructions. The tokens of a KL model are samples, as in the published
-        evaluation, with noise of their own for each image, the same in every evaluation.
-        """
-        self.measures.reset()
-        own_generators = self.measures.own_generators(len(self.test_images))
-        for batch, generators in zip(self.measures.own_batches(self.test_images), own_generators, strict=True):
-            self.measures.update(*self._reconstruct(batch, generators))
-        shown = self.test_images[:_IMAGES_SHOWN]
-        images, reconstructions, _ = self._reconstruct(shown, generators_of(range(len(shown))))
-        return self.measures.compute(), picture_of_pairs(images, reconstructions)
-
-    def save(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
-        self.model.save_pretrained(folder, state_dict=weights)
-        image_processor(self.data.image_size, self.data.resize_mode).save_pretrained(folder)
-
-    def checkpointed(self) -> list[Any]:
-        parts: list[Any] = [self.counter if self.has_codebook else None, self.reinitializer]
-        parts.append(self.lecam if self.discriminator is not None else None)
-        return [part for part in parts if part is not None]
-
-    def _reconstruct(
-        self, batch: torch.Tensor, generators: list[torch.Generator]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Images, their reconstructions in [0, 1], and their codes if they have any, of uint8 images."""
-        images = to_pixel_values(batch.to(self.accelerator.device))
+    def reconstruct(self, images: torch.Tensor, generators: list[torch.Generator]) -> Reconstruction:
+        """The model's own output; see the base class."""
         noise = {} if self.has_codebook else {"generator": generators}
         output = self.model(images, return_dict=True, **noise)
-        return images, output.pixel_values.float().clamp(0, 1), output.codes
+        return Reconstruction(output.pixel_values.float().clamp(0, 1), output.codes)
 
-    def _mean_over_processes(self, value: torch.Tensor) -> torch.Tensor:
-        return self.accelerator.reduce(value, "mean")
+    def checkpointed(self) -> list[Any]:
+        return super().checkpointed() + ([] if self.discriminator is None else [self.lecam])

@@ -1,4 +1,4 @@
-"""What the processes of a run decide together: errors that stop all of them, and the step after which they stop."""
+"""What the processes of a run share: values, errors that stop all of them, and signals that ask them to stop."""
 
 import os
 import signal
@@ -27,8 +27,8 @@ def gather(value: Any) -> list[Any]:
 @contextmanager
 def raised_together(*kinds: type[Exception]) -> Iterator[None]:
     """
-    A block that runs in all processes. An error of these kinds in one of them is raised in all, so that none of them
-    waits for one that has left.
+    A block that runs in all processes. An error of these kinds in one of them is raised in all of them, so that no
+    process waits for one that has ended.
     """
     error: Exception | None = None
     try:
@@ -45,10 +45,9 @@ def raised_together(*kinds: type[Exception]) -> Iterator[None]:
 class StopRequest:
     """
     A context in which SIGTERM, SIGINT, SIGHUP and SIGUSR1 no longer end the process at once: they ask the run to stop
-    before its next step. A handler that the caller set, and a signal that is ignored, stay as they are.
+    before its next step. Handlers of the caller and ignored signals stay as they are.
 
-    A second signal ends a single process at once. Under a launcher, which repeats the signal to its processes, it is
-    left out.
+    A second signal ends a single process at once. It does not under a launcher, which sends the signal repeatedly.
     """
 
     def __init__(self) -> None:
@@ -58,7 +57,7 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            # On the CPU: the question must not wait for what the devices are computing.
+            # On the CPU, so that this does not wait for computations of the devices.
             self._group = dist.new_group(backend="gloo")
         if threading.current_thread() is threading.main_thread():
             for number in _STOP_SIGNALS:
@@ -73,12 +72,12 @@ class StopRequest:
 
     def agreed(self, trouble: bool = False) -> int:
         """
-        What the processes agree on before a step; runs in all of them.
+        Whether all processes take the next step; runs in all of them.
 
         Args:
-            trouble: whether this process cannot take the step.
+            trouble: whether this process cannot take it.
         Returns:
-            0 to go on; -1 if a process is in trouble; else the number of a signal that one of them received.
+            0 if they do; -1 if a process cannot; else the number of a signal that one of them received.
         """
         value = _TROUBLE if trouble else self.received
         if self._group is not None:
@@ -99,5 +98,5 @@ class StopRequest:
 
 
 def stop_for(number: int, message: str) -> BaseException:
-    """What to raise for a signal: KeyboardInterrupt for Ctrl-C, else an exit with 128 + its number, as shells do."""
+    """The exception for a signal: KeyboardInterrupt for Ctrl-C, else an exit with 128 + its number, as in shells."""
     return KeyboardInterrupt(message) if number == signal.SIGINT else SystemExit(128 + number)

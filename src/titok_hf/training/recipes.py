@@ -1,7 +1,6 @@
 """Recipes: typed dataclasses filled from YAML files and from `key=value` overrides, checked by pydantic.
 
-Nothing is guessed. A key that the dataclass does not have is refused with the nearest name that it has, and a value of
-the wrong type is refused with its full key, before anything is trained.
+An unknown key is refused with the nearest known key, a value of the wrong type with its full key.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ Recipe = TypeVar("Recipe")
 
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
 
-# Sections that had another name when recipes were written that are still read.
+# Old names of sections, which are still read.
 _OLD_SECTIONS = {"cadence": "intervals"}
 
 
@@ -106,7 +105,7 @@ def build_recipe(cls: type[Recipe], values: Mapping[str, Any]) -> Recipe:
     Raises:
         RecipeError: an unknown or missing key, a value of the wrong type, or what the dataclass itself refuses.
     """
-    # As JSON, which has no tuples: a strict check then takes a list for a tuple, but neither 1 for true nor "1" for 1.
+    # As JSON, because a strict check of JSON accepts a list for a tuple, but neither 1 for true nor "1" for 1.
     text = json.dumps(_with_new_sections(values), default=str)
     try:
         return TypeAdapter(cls).validate_json(text, strict=True, extra="forbid")
@@ -115,7 +114,7 @@ def build_recipe(cls: type[Recipe], values: Mapping[str, Any]) -> Recipe:
 
 
 def recipe_to_yaml(recipe: Any) -> str:
-    """The recipe as it was run, overrides included, as YAML that `load_recipe` reads back to an equal instance."""
+    """The recipe as YAML that `load_recipe` reads back to an equal instance."""
     return yaml.safe_dump(TypeAdapter(type(recipe)).dump_python(recipe, mode="json"), sort_keys=False)
 
 
@@ -161,6 +160,9 @@ def _sentence_of(cls: type, error: ValidationError) -> str:
     if first["type"] == "value_error":  # what the dataclass itself refuses
         return str(first["ctx"]["error"])
     expected = first["msg"].removeprefix("Input should be ").replace("an object", "a group of keys")
+    if first["type"].startswith("greater_than"):
+        expected = expected.replace("greater than or equal to", "at least").replace("greater", "larger")
+        return f"{key} is {value}; it must be {expected}."
     return f"{key} is {value!r} ({type(value).__name__}); expected {expected.replace('a valid array', 'a list')}."
 
 

@@ -1,4 +1,4 @@
-"""What stands beside the model when a run has ended: its card, its curves, its last picture."""
+"""What is saved beside the model at the end of a run: its card, its curves, its last image."""
 
 import shutil
 from pathlib import Path
@@ -22,7 +22,7 @@ from .configs import Recipe
 from .recipes import RecipeError, recipe_to_yaml
 from .run_folder import RunFolder
 
-# Name on a card, the Hub's name, and the unit of each measure; others are of use while a run goes on only.
+# Name on a card, name on the Hub, and unit of each measure that cards contain.
 _MEASURES = {
     "psnr": ("PSNR, mean over images", "psnr", "dB"),
     "ssim": ("SSIM, mean over images", "ssim", ""),
@@ -50,15 +50,15 @@ def write_report(recipe: Recipe, folder: RunFolder, device: str, num_processes: 
     draw_curves(folder.metrics(), model / CURVES_NAME)
     if recipe.kind == "classifier":
         return
-    picture = max((folder.path / "pictures").glob("step_*.png"), default=None)
-    if picture is not None:
+    image = max((folder.path / "pictures").glob("step_*.png"), default=None)
+    if image is not None:
         name = SAMPLES_NAME if recipe.kind == "generator" else RECONSTRUCTIONS_NAME
-        write_atomically(model / name, lambda path: shutil.copyfile(picture, path))
+        write_atomically(model / name, lambda path: shutil.copyfile(image, path))
     write_model_card(model, card_content(recipe, folder, device, num_processes))
 
 
 def card_content(recipe: Recipe, folder: RunFolder, device: str, num_processes: int) -> CardContent:
-    """What a run knows of its model: data, results, recipe."""
+    """What the card says of the run: data, results, recipe."""
     optimization = recipe.optimization
     batch_size = optimization.batch_size * optimization.gradient_accumulation_steps * num_processes
     command = f"titok-hf train {location_of(folder.path)}/recipe.yaml"
@@ -79,7 +79,7 @@ def card_content(recipe: Recipe, folder: RunFolder, device: str, num_processes: 
 
 def check_push_access(repo_id: str) -> None:
     """
-    Ask the Hub whether the model may be pushed there, before the first step; nothing is written.
+    Asks the Hub, before the first step, whether the model may be pushed there; nothing is written.
 
     Raises:
         RecipeError: it may not.
@@ -101,7 +101,7 @@ def _results(recipe: Recipe, folder: RunFolder, command: str) -> list[Measured]:
     for entry in folder.metrics():
         measures |= {name.removeprefix("test/"): value for name, value in entry.items() if name.startswith("test/")}
     source = _data_source(recipe)
-    # A folder's place on this machine is nobody's business on the Hub.
+    # The path of a folder is private.
     data = source if is_hub_id(source) else Path(source).name
     split = f"up to {recipe.intervals.num_test_images:,} test images"
     task = "generation" if recipe.kind == "generator" else "reconstruction"

@@ -1,4 +1,4 @@
-"""Random numbers that depend on the seed and the step alone, not on the number of processes or on what came before."""
+"""Random numbers that depend only on the seed and the step, not on the number of processes or on earlier steps."""
 
 import numpy as np
 import torch
@@ -6,9 +6,9 @@ import torch
 
 class StepRng:
     """
-    The random numbers of one optimiser step. They are drawn for the global batch, and each process takes those of its
-    own examples. So several processes, or several batches whose gradients are accumulated, train like one large batch,
-    and a resumed run trains like one that was never interrupted.
+    The random numbers of one optimiser step. They are drawn for the global batch, of which each process takes those of
+    its own examples. So several processes, or several accumulated batches, train like one large batch, and a resumed
+    run trains like one that was never interrupted.
 
     Args:
         seed: the recipe's.
@@ -36,19 +36,19 @@ class StepRng:
 
     @property
     def num_shares(self) -> int:
-        """Into how many batches of equal size the global batch is split, over processes and over time."""
+        """Number of equal batches into which the global batch is split, over processes and accumulation."""
         return self.world_size * self.num_batches
 
     def draw(self, batch_size: int, *shape: int) -> torch.Tensor:
-        """Draws from [0, 1) for all examples of the step, on the CPU: shape (batch_size * num_shares, *shape)."""
+        """Uniform draws from [0, 1) for the global batch, on the CPU: shape (batch_size * num_shares, *shape)."""
         return torch.rand(batch_size * self.num_shares, *shape, generator=self._generator)
 
     def own(self, draws: torch.Tensor) -> torch.Tensor:
-        """Those of this batch, of numbers for all examples of the step."""
+        """The numbers of this batch, given those of the global batch."""
         return draws[self.rank :: self.world_size].chunk(self.num_batches)[self.batch_index]
 
     def uniform(self, batch_size: int, *shape: int) -> torch.Tensor:
-        """Draws from [0, 1) for the examples of this batch, on the device, float32, shape (batch_size, *shape)."""
+        """Uniform draws from [0, 1) for this batch, on the device, float32, shape (batch_size, *shape)."""
         return self.own(self.draw(batch_size, *shape)).to(self.device)
 
     def generators(self, batch_size: int) -> list[torch.Generator]:

@@ -1,4 +1,4 @@
-"""The folder of a run: its recipe, its entries and its checkpoints, each whole or not there."""
+"""The folder of a run: its recipe, its log entries and its checkpoints, each of them complete or absent."""
 
 import json
 import os
@@ -15,15 +15,15 @@ from titok_hf.data.configs import HELD_OUT
 from .configs import Recipe
 from .recipes import RecipeError, build_recipe, new_name, read_recipe, recipe_to_yaml
 
-# Held while a run trains; the name of a file in its folder.
+# The file that is locked while a run trains.
 _LOCK = ".lock"
-# In each checkpoint: what the run learnt from.
+# In each checkpoint: the record of the data.
 _DATA_RECORD = "data.json"
 
 
 class RunFolder:
     """
-    What a run leaves behind, and what it goes on from.
+    What a run writes, and what it resumes from.
 
     Args:
         path: the recipe's `output_dir`. It receives `recipe.yaml`, `metrics.jsonl`, `checkpoints/`, `pictures/`,
@@ -41,12 +41,12 @@ class RunFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """
-        Claims the folder for this process; the claim ends with the process, however it ends.
+        Locks the folder for this process; the lock ends with the process, even if it is killed.
 
         Raises:
-            RecipeError: another run trains in it at this moment.
+            RecipeError: another run is training in it.
         """
-        # Imported here: the folder of a finished run is also read where nothing is trained.
+        # Imported here because the folder of a finished run is also read where nothing is trained.
         from filelock import FileLock, Timeout
 
         self.path.mkdir(parents=True, exist_ok=True)
@@ -61,24 +61,25 @@ class RunFolder:
         try:
             yield
         finally:
-            # Removed before it is given back, so that no other run can hold a lock whose name is gone.
+            # Removed before the release: otherwise another run could lock a file that is then removed.
             Path(lock.lock_file).unlink(missing_ok=True)
             lock.release()
 
     def check(self, recipe: Recipe) -> None:
         """
-        Makes sure that the folder is empty or holds a run with this recipe.
+        Checks that the folder is empty or holds a run with this recipe; nothing is changed.
 
         Raises:
-            RecipeError: it belongs to something else, or to a run with another recipe; it is left as it is.
+            RecipeError: it holds something else, or a run with another recipe.
         """
         if self.recipe_file.exists():
-            if self._differs(self._recipe_there(recipe), recipe):
+            saved = self._saved_recipe(recipe)
+            if saved is None or _with_free_values(saved, recipe) != recipe:
                 raise RecipeError(
                     f"{self.path} holds a run with another recipe (see {self.recipe_file}). Resume it with the same "
                     "recipe, or choose another output_dir."
                 )
-        # A run that was killed while it claimed its folder leaves its lock and an unfinished recipe.
+        # A run that was killed at its very start leaves its lock and an unfinished recipe.
         elif self.path.is_file() or any(
             not path.name.startswith((".unfinished-", _LOCK)) for path in self.path.glob("*")
         ):
@@ -86,18 +87,18 @@ class RunFolder:
 
     def check_data(self, record: dict[str, Any]) -> None:
         """
-        Makes sure that a run which is to go on finds the data that it began with.
+        Checks that a resumed run has the data that it began with.
 
         Args:
             record: see `Task`.
         Raises:
-            RecipeError: the data, a frozen model or the number of images held out are others.
+            RecipeError: the data, a frozen model or the number of images held out have changed.
         """
         for checkpoint in reversed(self.all_checkpoints()):
             try:
                 then = json.loads((checkpoint / _DATA_RECORD).read_bytes())
                 then = {new_name(name): value for name, value in then.items()}
-            except (AttributeError, OSError, ValueError):  # a damaged checkpoint, from which no run goes on
+            except (AttributeError, OSError, ValueError):  # a damaged checkpoint, from which no run resumes
                 continue
             for name in {**then, **record}:
                 change = _change(name, then.get(name), record.get(name))
@@ -106,17 +107,17 @@ class RunFolder:
             return
 
     def claim(self, recipe: Recipe, record: dict[str, Any] | None = None) -> None:
-        """Makes the folder and writes the recipe into it. Checkpoints get the record of the data; see `check_data`."""
+        """Writes the recipe into the folder. Later checkpoints contain the record of the data; see `check_data`."""
         write_atomically(self.recipe_file, recipe_to_yaml(recipe).encode())
         self.data_record = record
 
     def write_data_record(self, checkpoint: Path) -> None:
-        """Puts what the run learns from into a checkpoint that is being written."""
+        """Writes the record of the data into a checkpoint."""
         if self.data_record is not None:
             (checkpoint / _DATA_RECORD).write_text(json.dumps(self.data_record, indent=1), encoding="utf-8")
 
     def all_checkpoints(self) -> list[Path]:
-        """Checkpoints that were completed, the oldest first."""
+        """Complete checkpoints, the oldest first."""
         return sorted(self.checkpoints.glob("step_*"))
 
     @staticmethod
@@ -125,17 +126,17 @@ class RunFolder:
         return int(checkpoint.name.removeprefix("step_"))
 
     def newest_checkpoint(self) -> Path | None:
-        """The newest completed checkpoint, if there is one."""
+        """The newest complete checkpoint, if there is one."""
         return max(self.all_checkpoints(), default=None)
 
     @contextmanager
     def new_checkpoint(self, step: int, is_main_process: bool) -> Iterator[Path]:
-        """A folder to fill by all processes together, which becomes the checkpoint of `step` when the block ends."""
+        """A folder that all processes fill together. It becomes the checkpoint of `step` when the block ends."""
         yield self.unfinished
         checkpoint = self.checkpoints / f"step_{step:08d}"
         if is_main_process:
             outdated = self.checkpoints / "outdated"
-            if checkpoint.exists():  # of a step that was to be done again
+            if checkpoint.exists():  # of a step that was repeated
                 checkpoint.rename(outdated)
             os.replace(self.unfinished, checkpoint)
             flush_names(self.checkpoints)
@@ -146,7 +147,7 @@ class RunFolder:
         shutil.rmtree(self.unfinished, ignore_errors=True)
 
     def set_aside(self, checkpoint: Path) -> None:
-        """Renames a damaged checkpoint: nothing resumes from it, and it goes when a newer one replaces it."""
+        """Renames a damaged checkpoint: no run resumes from it, and it is removed once there is a newer checkpoint."""
         aside = checkpoint.with_name(f"damaged_{checkpoint.name}")
         shutil.rmtree(aside, ignore_errors=True)
         checkpoint.rename(aside)
@@ -161,19 +162,19 @@ class RunFolder:
                 self._remove(damaged)
 
     def _remove(self, checkpoint: Path) -> None:
-        # The name goes first: a half-removed checkpoint must not look like a whole one.
+        # Renamed first: a partly removed checkpoint must not look complete.
         shutil.rmtree(checkpoint.rename(checkpoint.with_name("outdated")))
 
     def tidy(self, step: int) -> None:
-        """Removes what a killed run left half-done, and the entries of steps after `step`, which come again."""
+        """Removes unfinished files of a killed run, and the log entries after `step`, which will be written again."""
         self.remove_unfinished()
         shutil.rmtree(self.checkpoints / "outdated", ignore_errors=True)
-        # What `titok_hf.checkpoints.atomic_files` had in work.
+        # Unfinished files of `titok_hf.checkpoints.atomic_files`.
         for leftover in [*self.path.rglob(".unfinished-*"), *self.path.rglob(".replaced-*")]:
             if leftover.is_dir():
                 shutil.rmtree(leftover)
             else:
-                leftover.unlink(missing_ok=True)  # it may have lain in one that has just gone
+                leftover.unlink(missing_ok=True)  # its folder may have just been removed
         if self.metrics_file.exists():
             kept = [entry for entry in self.metrics() if entry["step"] <= step]
             write_atomically(self.metrics_file, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
@@ -184,7 +185,7 @@ class RunFolder:
             file.write(json.dumps(entry) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All entries so far; a line that a kill cut off, or that was damaged later, is left out."""
+        """All entries so far, without incomplete or damaged lines."""
         entries = []
         for line in self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
             with suppress(json.JSONDecodeError):
@@ -192,8 +193,8 @@ class RunFolder:
                 entries += [entry] if isinstance(entry, dict) and isinstance(entry.get("step"), int) else []
         return entries
 
-    def _recipe_there(self, like: Recipe) -> Recipe | None:
-        """The recipe of the run that is there; None if it is of another kind than this one."""
+    def _saved_recipe(self, like: Recipe) -> Recipe | None:
+        """The recipe of the run in this folder; None if it is of another kind than `like`."""
         try:
             values = read_recipe(self.recipe_file)
             return build_recipe(type(like), values) if values.get("kind") == like.kind else None
@@ -203,24 +204,21 @@ class RunFolder:
                 "version. Restore it, or choose another output_dir."
             ) from error
 
-    @staticmethod
-    def _differs(there: Recipe | None, recipe: Recipe) -> bool:
-        if there is None:
-            return True
-        # How often it saves, where it lies and where it goes change nothing; where it ends, and how exact its numbers
-        # are, is the user's to reconsider. How the global batch is shared out may change; its size may not, which the
-        # checkpoint looks after.
-        free = ("num_steps", "mixed_precision", "batch_size", "gradient_accumulation_steps")
-        optimization = replace(there.optimization, **{name: getattr(recipe.optimization, name) for name in free})
-        same = {name: getattr(recipe, name) for name in ("intervals", "output_dir", "push_to_hub", "system")}
-        there, recipe = _with_free_data(there), _with_free_data(recipe)
-        return replace(there, optimization=optimization, **same) != recipe
 
+def _with_free_values(saved: Recipe, recipe: Recipe) -> Recipe:
+    """A saved recipe with those values of another one that a resumed run may change."""
 
-def _with_free_data(recipe: Recipe) -> Recipe:
-    """Without what decides how images are read, but not which ones: a resumed run may change it."""
-    data = getattr(recipe, "data", None)
-    return recipe if data is None else replace(recipe, data=replace(data, num_workers=0, broken_images="stop"))  # type: ignore[call-arg]
+    def changed(part: Any, other: Any, *names: str) -> Any:
+        return replace(part, **{name: getattr(other, name) for name in names})
+
+    # How a global batch is split may change. Its size may not, which is checked when the checkpoint is loaded.
+    free = ("num_steps", "mixed_precision", "batch_size", "gradient_accumulation_steps")
+    optimization = changed(saved.optimization, recipe.optimization, *free)
+    saved = replace(saved, optimization=optimization)
+    data, new_data = (getattr(each, "data", None) for each in (saved, recipe))
+    if data is not None and new_data is not None:
+        saved = replace(saved, data=changed(data, new_data, "num_workers", "broken_images"))  # type: ignore[call-arg]
+    return changed(saved, recipe, "intervals", "output_dir", "push_to_hub", "system")
 
 
 def _change(name: str, then: Any, now: Any) -> str | None:
@@ -229,11 +227,11 @@ def _change(name: str, then: Any, now: Any) -> str | None:
         return None
     if name == HELD_OUT:
         return (
-            f"{HELD_OUT} was {then} when this run began, and is {now}: as many images are held out of the training "
-            f"split, so others would be learnt and measured. Set it to {then}, or leave the test split as it was."
+            f"{HELD_OUT} was {then} when this run began, and is {now}. That many images are held out of the training "
+            f"split, so the run would train and test on other images. Set it to {then}, or keep the test split."
         )
     if isinstance(then, dict) and isinstance(now, dict):
-        # Imported here: the folder of a finished run is also read where no data is.
+        # Imported here because the folder of a finished run is also read where no data are.
         from titok_hf.data.fingerprint import difference
 
         return f"The {name} changed since this run began: {difference(then, now)}. Restore them as they were."

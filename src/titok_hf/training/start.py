@@ -1,6 +1,7 @@
-"""From a recipe to a running job: the accelerator, the task of the recipe's kind, and the loop around it."""
+"""Starts a run: the accelerator, the task of the recipe's kind, its initial weights, and the loop."""
 
 import logging
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import cast
@@ -9,6 +10,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration, TorchDynamoPlugin, set_seed
+from torch import nn
+from transformers.utils import cached_file
 from transformers.utils.logging import disable_progress_bar
 
 from .configs import (
@@ -22,7 +25,6 @@ from .configs import (
     VQGANRecipe,
 )
 from .configs import load_training_recipe as load_training_recipe  # part of this module's interface
-from .initial_weights import load_initial_weights
 from .loop import TrainingLoop
 from .processes import raised_together
 from .recipes import RecipeError
@@ -35,14 +37,14 @@ logger = logging.getLogger(__name__)
 
 def train(recipe: Recipe) -> Path:
     """
-    Trains what a recipe says, or goes on where a run in its `output_dir` stopped.
+    Trains by a recipe, or resumes the run in its `output_dir`.
 
     Returns:
         the folder of the model with averaged weights, for `from_pretrained`.
     Raises:
-        RecipeError: the recipe, its data, its output folder or the repository that it is pushed to can't be used.
+        RecipeError: the recipe, its data, its `output_dir` or the repository that it is pushed to can't be used.
         FloatingPointError, KeyboardInterrupt, MemoryError, SystemExit: see [`TrainingLoop.run`].
-        OSError: a file can't be written, or the model is finished and can't be pushed.
+        OSError: a file can't be written, or the finished model can't be pushed.
     """
     folder = RunFolder(recipe.output_dir)
     folder.check(recipe)
@@ -58,7 +60,7 @@ def train(recipe: Recipe) -> Path:
     with raised_together(OSError):
         if is_main_process:
             write_report(recipe, folder, accelerator.device.type, accelerator.num_processes)
-    # An upload may take longer than processes wait for one another: the others leave first.
+    # An upload may take longer than processes wait for one another, so the others end first.
     accelerator.end_training()
     if is_main_process and recipe.push_to_hub is not None:
         logger.info(f"pushed to {push_model(recipe, folder)}")
@@ -66,7 +68,7 @@ def train(recipe: Recipe) -> Path:
 
 
 def speak_of_training_only() -> None:
-    """For a command: prints the entries of a run, and nothing of what the libraries beneath it say of every file."""
+    """For a command: prints the log entries of a run, without messages and progress bars of libraries."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for library in ("accelerate", "httpx"):
         logging.getLogger(library).setLevel(logging.WARNING)
@@ -75,12 +77,10 @@ def speak_of_training_only() -> None:
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
     """
-    The accelerator of a run. Comes before the model is made: the recipe's seed decides the first weights too, the same
-    in every process.
+    The accelerator of a run. It is made before the model, because it sets the seed of the first weights.
 
     Raises:
-        RecipeError: a tracker that is not installed, or a precision or a way to share the model that the device or the
-            recipe does not allow.
+        RecipeError: a tracker is not installed, or precision or sharding do not fit the device or the recipe.
     """
     available = {str(tracker) for tracker in get_available_trackers()}
     missing = [tracker for tracker in recipe.intervals.trackers if tracker not in available]
@@ -106,7 +106,7 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
         dynamo_plugin=TorchDynamoPlugin(backend="inductor") if optimization.compile else None,
     )
     if optimization.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        # accelerate would train in float32 without a word.
+        # accelerate would train in float32 without a warning.
         raise RecipeError(
             'optimization.mixed_precision is "fp16", which a CPU does not train in. Use "bf16" or "no", or a GPU.'
         )
@@ -128,29 +128,29 @@ def _process_group_options(system: SystemConfig) -> list[InitProcessGroupKwargs]
 
 
 def _prepare_sharding(recipe: Recipe, accelerator: Accelerator) -> None:
-    """Tells DeepSpeed what the recipe says, and refuses what cannot be sharded."""
+    """Gives DeepSpeed the values of the recipe, and refuses what cannot be sharded."""
     kind = accelerator.distributed_type
     adversarial = getattr(getattr(recipe, "loss", None), "adversarial", None)
     if adversarial is not None and kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise RecipeError(
-            f"{kind.value} shards one model, and this recipe has a discriminator beside it. "
-            "Start it with plain data parallelism (accelerate's MULTI_GPU)."
+            f"{kind.value} shards one model, but this recipe also has a discriminator. Use plain data parallelism "
+            "(accelerate's MULTI_GPU)."
         )
     if kind != DistributedType.DEEPSPEED:
         return
     plugin = accelerator.state.deepspeed_plugin
     if plugin.zero_stage == 3:
         raise RecipeError(
-            "ZeRO stage 3 leaves no process a whole parameter, and the averaged weights are made of them. Use stage 1 "
-            "or 2, or FSDP."
+            "ZeRO stage 3 splits parameters over processes, but averaging the weights needs whole parameters. Use "
+            "stage 1 or 2, or FSDP."
         )
-    # accelerate would read the first from a loader that it prepares, and leaves the second to the configuration.
+    # accelerate reads the first from a prepared loader, which there is not, and the second from its configuration.
     plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = recipe.optimization.batch_size
     plugin.deepspeed_config["gradient_clipping"] = recipe.optimization.max_grad_norm
 
 
 def make_task(recipe: Recipe, accelerator: Accelerator) -> Task:
-    """The task of a recipe's kind; what it needs is imported then."""
+    """The task of a recipe's kind, whose modules are imported only now."""
     if isinstance(recipe, GeneratorRecipe):
         from .generator import GeneratorTask
 
@@ -170,3 +170,49 @@ def make_task(recipe: Recipe, accelerator: Accelerator) -> Task:
     if isinstance(recipe, Stage2Recipe):
         return stage2_task(recipe, accelerator)
     return vqgan_task(cast(VQGANRecipe, recipe), accelerator)
+
+
+def load_initial_weights(model: nn.Module, source: str) -> None:
+    """
+    Loads the weights of another model of the same class.
+
+    Args:
+        source: folder or Hub id of such a model, or of a pipeline that has one as its transformer.
+    Raises:
+        RecipeError: there is no such model, or its parameters have other names or shapes.
+    """
+    from .tokenizer import load_model
+
+    subfolder = {"subfolder": "transformer"} if _is_pipeline(source) else {}
+    weights = load_model(type(model), source, "init_from", **subfolder).state_dict()
+    own = model.state_dict()
+    shapes = [name for name in own if name in weights and own[name].shape != weights[name].shape]
+    differences = [
+        f"{what} {_some(names)}"
+        for what, names in (
+            ("it lacks", own.keys() - weights.keys()),
+            ("this model has no", weights.keys() - own.keys()),
+            ("other shapes have", shapes),
+        )
+        if names
+    ]
+    if differences:
+        raise RecipeError(
+            f"init_from is {source!r}, whose weights do not fit the model of this recipe: {'; '.join(differences)}. "
+            "Name a model of the same configuration, or change the recipe's model."
+        )
+    model.load_state_dict(weights)
+
+
+def _is_pipeline(source: str) -> bool:
+    quietly = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    try:
+        return cached_file(source, "model_index.json", **quietly) is not None
+    except (OSError, ValueError):  # no such folder or repository: `load_model` raises a clear error
+        return False
+
+
+def _some(names: Iterable[str]) -> str:
+    names = sorted(names)
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

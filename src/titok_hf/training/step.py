@@ -17,12 +17,12 @@ from .optimization import make_optimizer, make_schedule
 from .rng import StepRng
 from .task import Batch, ModelLosses, Scalars, Task
 
-# Where each process holds a part of the weights only.
+# Where each process holds only a part of the weights.
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
 class NotFiniteError(FloatingPointError):
-    """A loss or gradients are not finite. Raised before anything of the step has changed weights or optimisers."""
+    """A loss or gradients are not finite. Raised before weights or optimisers have changed."""
 
 
 class Learner:
@@ -40,29 +40,29 @@ class Learner:
         self.accelerator = accelerator
         optimizer = make_optimizer(module, optimization)
         self.module, self.optimizer = accelerator.prepare(module, optimizer)
-        # Left unprepared: a prepared schedule advances once a process and step, and would end sooner with several.
+        # Not prepared: a prepared schedule advances once a process in each step, so it would end too early.
         self.schedule = make_schedule(
             optimizer, optimization.num_steps, optimization.warmup_steps, optimization.end_learning_rate
         )
 
     def clip(self) -> torch.Tensor:
-        """Scales gradients down to the largest norm allowed; returns their norm before that, over all processes."""
+        """Scales gradients down to the largest norm allowed; returns their norm before that."""
         if self.accelerator.distributed_type in SHARDED:
             norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.max_grad_norm)
-            # DeepSpeed clips by its own configuration, and gives a number, or nothing before its first step.
+            # DeepSpeed clips by its own configuration and returns a number, or None before its first step.
             return torch.as_tensor(0.0 if norm is None else norm, device=self.accelerator.device)
-        # accelerator.clip_grad_norm_ would undo fp16's scale in the gradients of every optimiser, also of those whose
-        # gradients are not complete, or are unscaled already.
+        # accelerator.clip_grad_norm_ would unscale the fp16 gradients of every optimiser, even if they are incomplete
+        # or unscaled already.
         self.accelerator.unscale_gradients(self.optimizer)
         return nn.utils.clip_grad_norm_(self.module.parameters(), self.max_grad_norm)
 
     def step(self, overflows: bool) -> None:
-        """One optimiser step with the gradients that were added up; fp16 leaves it out where they overflow."""
+        """One optimiser step with the accumulated gradients; fp16 skips it where they overflow."""
         scaler = self.accelerator.scaler
         if scaler is None:
             self.optimizer.step()
         else:
-            # accelerate's own step would also update the scale, which all optimisers share, once for each of them.
+            # accelerate's own step would also update the scale, which all optimisers share, once for each optimiser.
             scaler.step(_unwrapped(self.optimizer))
         self.optimizer.zero_grad()
         if not overflows and not self.optimizer.step_was_skipped:
@@ -84,13 +84,14 @@ def train_step(
     Returns:
         what is logged, means over the batches of this process.
     Raises:
-        NotFiniteError: in all processes. Weights, optimisers, schedules and the task are as they were.
+        NotFiniteError: in all processes. Weights, optimisers, schedules and the task have not changed.
     """
     _seed_dropout(seed, step, accelerator.process_index)
     model, last = learners["model"], len(batches) - 1
     of_batches: list[ModelLosses] = []
     for index, batch in enumerate(batches):
-        rng = _rng(accelerator, seed, step, index, len(batches))
+        rank, world_size = accelerator.process_index, accelerator.num_processes
+        rng = StepRng(seed, step, rank, world_size, accelerator.device, index, len(batches))
         with _gradients_shared(accelerator, model.module, index == last):
             losses = task.model_losses(model.module, batch, rng, step)
             accelerator.backward(losses.scalars["loss"])
@@ -107,7 +108,7 @@ def train_step(
             discriminator_scalars.append({name: value.detach() for name, value in own.items()})
         scalars["discriminator"] = _mean_of(discriminator_scalars) | {"grad_norm": discriminator.clip()}
 
-    overflows = check_finite(scalars, accelerator)  # the only place of a step that waits for the device
+    overflows = check_finite(scalars, accelerator)  # the only wait for the device in a step
     task.before_step()
     for name in scalars:
         learners[name].step(overflows[name])
@@ -119,14 +120,14 @@ def train_step(
 
 def check_finite(scalars: dict[str, Scalars], accelerator: Accelerator) -> dict[str, bool]:
     """
-    Stops a step that would ruin weights; in all processes, since losses and gradients are those of all.
+    Stops a step that would ruin the weights, in all processes.
 
     Args:
         scalars: `loss` and `grad_norm` of each module that is about to step.
     Returns:
-        by module, whether its gradients overflow in fp16, whose scaler tries its scale out and leaves that step out.
+        by module, whether its gradients overflow in fp16: the scaler then skips its step and lowers the scale.
     Raises:
-        NotFiniteError: a module's loss is not finite, or its gradients and no smaller scale is left to try.
+        NotFiniteError: a module's loss is not finite, or its gradients are not and the scale cannot get lower.
     """
     losses = accelerator.reduce(torch.stack([own["loss"].float() for own in scalars.values()]), "mean")
     norms = torch.stack([own["grad_norm"].float() for own in scalars.values()])
@@ -143,8 +144,8 @@ def check_finite(scalars: dict[str, Scalars], accelerator: Accelerator) -> dict[
 
 @contextmanager
 def _gradients_shared(accelerator: Accelerator, module: nn.Module, is_last: bool) -> Iterator[None]:
-    """Processes share their gradients only in the last batch of a step. This is set here, because accelerate's own
-    count goes wrong when a resumed run accumulates another number of batches."""
+    """Processes share their gradients only in the last batch of a step. Set here, because accelerate's own count is
+    wrong once a resumed run accumulates another number of batches."""
     accelerator.sync_gradients = is_last
     with nullcontext() if is_last else accelerator.no_sync(module):
         yield
@@ -155,13 +156,8 @@ def _mean_of(of_batches: list[Scalars]) -> Scalars:
     return {name: torch.stack([each[name] for each in of_batches]).mean() for name in of_batches[0]}
 
 
-def _rng(accelerator: Accelerator, seed: int, step: int, index: int, num_batches: int) -> StepRng:
-    rank, world_size = accelerator.process_index, accelerator.num_processes
-    return StepRng(seed, step, rank, world_size, accelerator.device, index, num_batches)
-
-
 def _seed_dropout(seed: int, step: int, process_index: int) -> None:
-    """Each step's dropout depends on seed, step and process alone, so that a step that failed can be done again."""
+    """Dropout depends only on seed, step and process, so that a failed step can be repeated."""
     state = np.random.SeedSequence([seed, step, process_index]).generate_state(1, np.uint64)[0]
     torch.manual_seed(int(state >> np.uint64(1)))
 

@@ -23,8 +23,8 @@ class ModelLosses:
 
     Args:
         scalars: what is logged; `loss` is minimised.
-        images, reconstructions: what a discriminator then learns from, float, shape (batch, channels, height, width).
-            None where the task has no discriminator.
+        images, reconstructions: the input of a discriminator, float, shape (batch, channels, height, width); None
+            where the task has no discriminator.
     """
 
     scalars: Scalars
@@ -32,11 +32,10 @@ class ModelLosses:
     reconstructions: torch.Tensor | None = None
 
     def detached(self) -> "ModelLosses":
-        """The same values without the graph behind them, so that its activations are freed."""
+        """The same values without their graph, so that its activations are freed."""
         scalars = {name: value.detach() for name, value in self.scalars.items()}
-        return ModelLosses(
-            scalars, self.images, None if self.reconstructions is None else self.reconstructions.detach()
-        )
+        reconstructions = None if self.reconstructions is None else self.reconstructions.detach()
+        return ModelLosses(scalars, self.images, reconstructions)
 
 
 class Task:
@@ -49,8 +48,8 @@ class Task:
         discriminator: trained beside it, or None.
         loader: the training examples.
         best: the measure by which the best model is kept, and whether larger is better.
-        data_record: what decides which examples are trained and tested on, and which frozen models are used: plain
-            values. A resumed run must find the same.
+        data_record: plain values that identify the training and test examples and the frozen models. A resumed run
+            must have the same.
     """
 
     model: nn.Module
@@ -61,12 +60,12 @@ class Task:
 
     def model_losses(self, model: nn.Module, batch: Batch, rng: StepRng, step: int) -> ModelLosses:
         """
-        Forward pass and losses of the model. It may change the state of the task only in `before_step`, because the
-        step may still fail.
+        Forward pass and losses of the model. The state of the task may change in `before_step` only, because the step
+        may still fail.
 
         Args:
             model: `self.model`, wrapped for this process.
-            batch: what the loader gives, on the device.
+            batch: of the loader, on the device.
             rng: the source of all random numbers.
             step: number of optimiser steps done so far.
         """
@@ -99,7 +98,7 @@ class Task:
         return {}
 
     def evaluate(self) -> tuple[dict[str, float], Image.Image]:
-        """Measures on the test images, and an image to look at, with the present weights; runs in all processes."""
+        """Measures on the test examples, and an image to look at, with the present weights; runs in all processes."""
         raise NotImplementedError
 
     def save(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:

@@ -1,5 +1,5 @@
-"""The models that are trained on pixels: the single-stage tokenizers (arXiv 2501.07730), the second stage of the
-two-stage ones (arXiv 2406.07550, section 3.3), and the MaskGIT-VQGAN that teaches their first stage."""
+"""The models that are trained on pixels: single-stage tokenizers (arXiv 2501.07730), the second stage of two-stage
+tokenizers (arXiv 2406.07550, section 3.3), and the MaskGIT-VQGAN, the teacher of their first stage."""
 
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
@@ -34,7 +34,7 @@ def single_stage_task(recipe: TokenizerRecipe, accelerator: Accelerator) -> Pixe
 
 
 def stage2_task(recipe: Stage2Recipe, accelerator: Accelerator) -> PixelTask:
-    """The stage-1 tokenizer with the decoder of the MaskGIT-VQGAN behind it; encoder and quantiser are frozen."""
+    """The stage-1 tokenizer followed by the decoder of the MaskGIT-VQGAN; encoder and quantiser are frozen."""
     model = with_pixel_decoder(recipe.tokenizer, recipe.teacher)
     _check_image_size(recipe.data.image_size, model.config.image_size, f"tokenizer {recipe.tokenizer}")
     model.encoder.requires_grad_(False)
@@ -55,10 +55,10 @@ def vqgan_task(recipe: VQGANRecipe, accelerator: Accelerator) -> PixelTask:
 
 def with_pixel_decoder(tokenizer: str, teacher: str) -> TiTokModel:
     """
-    Joins a stage-1 tokenizer and the codebook and decoder of its teacher: where stage 2 begins.
+    The initial model of stage 2: a stage-1 tokenizer with the codebook and decoder of its teacher.
 
     Args:
-        tokenizer: folder or Hub id of a [`TiTokModel`] that ends in proxy codes.
+        tokenizer: folder or Hub id of a [`TiTokModel`] that predicts proxy codes.
         teacher: folder or Hub id of a [`MaskGitVQGANModel`].
     Raises:
         RecipeError: one of the two is no such model, or they do not fit one another.
@@ -87,8 +87,7 @@ def with_pixel_decoder(tokenizer: str, teacher: str) -> TiTokModel:
 
 def tokenizer_config(values: dict[str, Any], image_size: int) -> TiTokConfig:
     """
-    The configuration that a recipe's `model` describes: a published variant where `variant` names one, with the other
-    fields on top.
+    The configuration of a recipe's `model`. If it has a `variant`, the other fields change that published variant.
 
     Raises:
         RecipeError: an unknown field, values that do not fit, or another image size than the data's.
@@ -113,19 +112,19 @@ def build_config(cls: type[PreTrainedConfig], values: dict[str, Any], variant: s
         raise RecipeError(f"model: {error.__cause__ or error}") from error
 
 
-def load_model(cls: type[Model], source: str, key: str, **place: str) -> Model:
+def load_model(cls: type[Model], source: str, key: str, **options: str) -> Model:
     """
-    A trained model that a recipe names under `key`; `place` may name its `subfolder`.
+    A trained model that a recipe names under `key`; `options` are those of `from_pretrained`.
 
     Raises:
-        RecipeError: there is no such folder or Hub id, or it holds something else.
+        RecipeError: there is no such folder or Hub id, or it contains something else.
     """
     if not Path(source).exists() and not may_be_hub_id(source, needs_user=False):
         raise RecipeError(
             f"{key} is {source!r}, and there is no such folder. Train it first, or name another folder or a Hub id."
         )
     try:
-        return cls.from_pretrained(source, **place)
+        return cls.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
         missing = "" if Path(source).exists() else " There is no such file or folder, and as a Hub id:"
         raise RecipeError(

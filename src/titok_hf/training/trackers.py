@@ -1,4 +1,4 @@
-"""What a run reports besides its losses: what it trains on, the time that is left, and the recipe for the trackers."""
+"""What a run reports besides its losses: what it trains on, the remaining time, and the recipe for the trackers."""
 
 import json
 import uuid
@@ -21,8 +21,8 @@ _PROJECT = "titok"
 
 def start_trackers(accelerator: Accelerator, recipe: Recipe, folder: RunFolder) -> None:
     """
-    Starts the recipe's trackers and gives each of them the recipe. A run is named after its folder. Where a tracker
-    can resume runs, a resumed run continues the one that it began.
+    Starts the recipe's trackers and logs the recipe. A run is named after its folder. A resumed run continues its old
+    run where the tracker can do that.
     """
     options: dict[str, dict[str, Any]] = {}
     if accelerator.is_main_process:
@@ -38,14 +38,14 @@ def start_trackers(accelerator: Accelerator, recipe: Recipe, folder: RunFolder) 
         return
     for tracker in accelerator.trackers:
         if tracker.name == "tensorboard":
-            # Its hyperparameters would be a run of their own beside this one.
+            # Its hyperparameters would appear as a second run.
             tracker.writer.add_text("recipe", f"```yaml\n{recipe_to_yaml(recipe)}```")
         else:
             tracker.store_init_configuration(flat_recipe(recipe))
 
 
 def flat_recipe(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as trackers take it: `{"optimization.batch_size": 32, ...}`, lists as text."""
+    """A recipe for trackers: `{"optimization.batch_size": 32, ...}`, lists as text."""
     flat: dict[str, Any] = {}
 
     def add(values: dict[str, Any], prefix: str) -> None:
@@ -60,7 +60,7 @@ def flat_recipe(recipe: Recipe) -> dict[str, Any]:
 
 
 def _run_id(folder: RunFolder) -> str:
-    """The id by which wandb knows the run; made at its first start."""
+    """The id of the run for wandb, made at its first start."""
     path = folder.path / "logs" / "wandb_id"
     if not path.exists():
         write_atomically(path, uuid.uuid4().hex[:12].encode())
@@ -70,7 +70,7 @@ def _run_id(folder: RunFolder) -> str:
 def announcement(
     recipe: Recipe, accelerator: Accelerator, modules: dict[str, nn.Module], loader: ResumableLoader, step: int
 ) -> str:
-    """What a run says at its start: device, processes, global batch, parameters, images and epochs."""
+    """The message at the start of a run: device, processes, global batch, parameters, images and epochs."""
     optimization, processes = recipe.optimization, accelerator.num_processes
     accumulated = optimization.gradient_accumulation_steps
     batch = optimization.batch_size * accumulated * processes
@@ -94,5 +94,5 @@ def announcement(
 
 
 def remaining(steps_done: int, steps_left: int, seconds: float) -> str:
-    """How long the rest of a run takes if it goes on like this, as hours:minutes:seconds."""
+    """The time that is left at the present speed, as hours:minutes:seconds."""
     return str(timedelta(seconds=round(seconds / max(steps_done, 1) * steps_left)))
