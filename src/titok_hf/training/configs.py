@@ -348,12 +348,8 @@ PixelRecipe = TokenizerRecipe | Stage2Recipe | VQGANRecipe
 ImageRecipe = PixelRecipe | Stage1Recipe
 
 RECIPES: dict[str, type[Recipe]] = {
-    "tokenizer": TokenizerRecipe,
-    "tokenizer_stage1": Stage1Recipe,
-    "tokenizer_stage2": Stage2Recipe,
-    "vqgan": VQGANRecipe,
-    "generator": GeneratorRecipe,
-    "classifier": ClassifierRecipe,
+    recipe.kind: recipe
+    for recipe in (TokenizerRecipe, Stage1Recipe, Stage2Recipe, VQGANRecipe, GeneratorRecipe, ClassifierRecipe)
 }
 
 

@@ -3,8 +3,8 @@
 import logging
 from collections.abc import Iterable
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
-from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -14,16 +14,7 @@ from torch import nn
 from transformers.utils import cached_file
 from transformers.utils.logging import disable_progress_bar
 
-from .configs import (
-    ClassifierRecipe,
-    GeneratorRecipe,
-    Recipe,
-    Stage1Recipe,
-    Stage2Recipe,
-    SystemConfig,
-    TokenizerRecipe,
-    VQGANRecipe,
-)
+from .configs import Recipe
 from .configs import load_training_recipe as load_training_recipe  # part of this module's interface
 from .loop import TrainingLoop
 from .processes import raised_together
@@ -33,6 +24,16 @@ from .run_folder import RunFolder
 from .task import Task
 
 logger = logging.getLogger(__name__)
+
+# By kind of recipe: the module of its task, which is imported when it is needed, and what makes the task.
+_TASKS = {
+    "tokenizer": ("tokenizer", "single_stage_task"),
+    "tokenizer_stage1": ("stage1", "Stage1Task"),
+    "tokenizer_stage2": ("tokenizer", "stage2_task"),
+    "vqgan": ("tokenizer", "vqgan_task"),
+    "generator": ("generator", "GeneratorTask"),
+    "classifier": ("classifier", "ClassifierTask"),
+}
 
 
 def train(recipe: Recipe) -> Path:
@@ -90,8 +91,12 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
             f"{', '.join(sorted(available)) or 'none'}. Install it, or leave it out."
         )
     set_seed(recipe.seed)
-    _set_numerics(recipe.system)
-    optimization = recipe.optimization
+    optimization, system = recipe.optimization, recipe.system
+    if system.allow_tf32 is not None:
+        torch.backends.cuda.matmul.allow_tf32 = system.allow_tf32
+        torch.backends.cudnn.allow_tf32 = system.allow_tf32
+    torch.backends.cudnn.benchmark = system.cudnn_benchmark
+    timeout = None if system.process_group_timeout is None else timedelta(seconds=system.process_group_timeout)
     accelerator = Accelerator(
         mixed_precision=optimization.mixed_precision,
         gradient_accumulation_steps=optimization.gradient_accumulation_steps,
@@ -99,9 +104,9 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
         project_config=ProjectConfiguration(
             project_dir=recipe.output_dir,
             logging_dir=f"{recipe.output_dir}/logs",
-            save_on_each_node=recipe.system.save_on_each_node,
+            save_on_each_node=system.save_on_each_node,
         ),
-        kwargs_handlers=_process_group_options(recipe.system),
+        kwargs_handlers=[] if timeout is None else [InitProcessGroupKwargs(timeout=timeout)],
         # None leaves the choice to `accelerate config`.
         dynamo_plugin=TorchDynamoPlugin(backend="inductor") if optimization.compile else None,
     )
@@ -112,19 +117,6 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
         )
     _prepare_sharding(recipe, accelerator)
     return accelerator
-
-
-def _set_numerics(system: SystemConfig) -> None:
-    if system.allow_tf32 is not None:
-        torch.backends.cuda.matmul.allow_tf32 = system.allow_tf32
-        torch.backends.cudnn.allow_tf32 = system.allow_tf32
-    torch.backends.cudnn.benchmark = system.cudnn_benchmark
-
-
-def _process_group_options(system: SystemConfig) -> list[InitProcessGroupKwargs]:
-    if system.process_group_timeout is None:
-        return []
-    return [InitProcessGroupKwargs(timeout=timedelta(seconds=system.process_group_timeout))]
 
 
 def _prepare_sharding(recipe: Recipe, accelerator: Accelerator) -> None:
@@ -150,26 +142,9 @@ def _prepare_sharding(recipe: Recipe, accelerator: Accelerator) -> None:
 
 
 def make_task(recipe: Recipe, accelerator: Accelerator) -> Task:
-    """The task of a recipe's kind, whose modules are imported only now."""
-    if isinstance(recipe, GeneratorRecipe):
-        from .generator import GeneratorTask
-
-        return GeneratorTask(recipe, accelerator)
-    if isinstance(recipe, Stage1Recipe):
-        from .stage1 import Stage1Task
-
-        return Stage1Task(recipe, accelerator)
-    if isinstance(recipe, ClassifierRecipe):
-        from .classifier import ClassifierTask
-
-        return ClassifierTask(recipe, accelerator)
-    from .tokenizer import single_stage_task, stage2_task, vqgan_task
-
-    if isinstance(recipe, TokenizerRecipe):
-        return single_stage_task(recipe, accelerator)
-    if isinstance(recipe, Stage2Recipe):
-        return stage2_task(recipe, accelerator)
-    return vqgan_task(cast(VQGANRecipe, recipe), accelerator)
+    """The task of a recipe's kind."""
+    module, name = _TASKS[recipe.kind]
+    return getattr(import_module(f".{module}", __package__), name)(recipe, accelerator)
 
 
 def load_initial_weights(model: nn.Module, source: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -46,17 +47,15 @@ def start_trackers(accelerator: Accelerator, recipe: Recipe, folder: RunFolder) 
 
 def flat_recipe(recipe: Recipe) -> dict[str, Any]:
     """A recipe for trackers: `{"optimization.batch_size": 32, ...}`, lists as text."""
-    flat: dict[str, Any] = {}
 
-    def add(values: dict[str, Any], prefix: str) -> None:
+    def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
         for key, value in values.items():
             if isinstance(value, dict):
-                add(value, f"{prefix}{key}.")
+                yield from flat(value, f"{prefix}{key}.")
             else:
-                flat[prefix + key] = json.dumps(value) if isinstance(value, list) else value
+                yield prefix + key, json.dumps(value) if isinstance(value, list) else value
 
-    add(yaml.safe_load(recipe_to_yaml(recipe)), "")
-    return flat
+    return dict(flat(yaml.safe_load(recipe_to_yaml(recipe))))
 
 
 def _run_id(folder: RunFolder) -> str:
