@@ -9,18 +9,22 @@ from datasets import Dataset, Features, Value
 from datasets import List as ListFeature
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import ConvNextConfig, ConvNextForImageClassification
 
 from tiny_pipeline import tiny_tokenizer
 from titok_hf import TiTokPipeline
 from titok_hf.data.encoders import ImageEncoder
 from titok_hf.data.pretokenize import PretokenizeSettings, pretokenize
+from titok_hf.data.run_data import open_image_data
+from titok_hf.evaluation.frechet import FrechetDistance
+from titok_hf.evaluation.sweep import SettingMeter, setting_of
 from titok_hf.scheduling_maskgit import MASK_SCHEDULES, MaskGitScheduler, mask_ratio
 from titok_hf.training.configs import GeneratorRecipe
 from titok_hf.training.generator import GeneratorTask
 from titok_hf.training.recipes import RecipeError, load_recipe
 from titok_hf.training.rng import StepRng
 from titok_hf.training.start import make_accelerator, make_task
-from training_runs import entries_of, equal, recipe_of, series, trained, weights_in
+from training_runs import entries_of, equal, loop_of, recipe_of, series, trained, weights_in
 
 
 def task_of(values: dict) -> GeneratorTask:
@@ -209,3 +213,76 @@ def test_images_and_codes_at_once_are_refused(generator_values):
 
 def test_the_bundled_recipe_is_valid():
     assert load_recipe(GeneratorRecipe, "fashion_generator").model["architecture"] == "vit"
+
+
+@pytest.fixture
+def network(tmp_path) -> str:
+    """A folder with a classifier of random weights, whose features are compared."""
+    torch.manual_seed(0)
+    config = ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, patch_size=2, num_labels=5)
+    ConvNextForImageClassification(config).save_pretrained(tmp_path / "network")
+    return str(tmp_path / "network")
+
+
+def with_network(values: dict, network: str, **changes) -> dict:
+    return values | {"intervals": values["intervals"] | {"frechet_network": network}} | changes
+
+
+def test_generated_images_are_compared_with_test_images_or_with_a_file_of_them(generator_values, network, tmp_path):
+    task = task_of(with_network(generator_values, network))
+    images = decoded_test_images(generator_values)
+    np.savez(tmp_path / "reference.npz", images.permute(0, 2, 3, 1).numpy())
+    from_file = task_of(with_network(generator_values, network, frechet_reference=str(tmp_path / "reference.npz")))
+    from_file.model.load_state_dict(task.model.state_dict())
+    with torch.no_grad():
+        measured, again = (each.evaluate()[0]["frechet_distance"] for each in (task, from_file))
+    assert task.best == ("frechet_distance", False)
+    distance = FrechetDistance(network)
+    distance.update(images.float() / 255, real=True)
+    expected = SettingMeter(task.pipeline, distance, 20)(setting_of(task.pipeline.scheduler)).distance
+    assert measured == pytest.approx(expected, rel=1e-6) and again == pytest.approx(expected, rel=1e-6)
+    assert expected > 0
+
+
+def decoded_test_images(values: dict) -> torch.Tensor:
+    data = recipe_of(values).data
+    return open_image_data(data, num_test=20, batch_size=4, with_labels=True).test
+
+
+def test_two_processes_share_the_generated_images(generator_values, network):
+    whole = task_of(with_network(generator_values, network)).meter
+    shares = [SettingMeter(whole.pipeline, whole.distance, 20, rank=rank, world_size=2) for rank in range(2)]
+    assert [seed for pair in zip(*(share.seeds for share in shares), strict=True) for seed in pair] == whole.seeds
+    assert [label for pair in zip(*(share.labels for share in shares), strict=True) for label in pair] == whole.labels
+
+
+def test_measuring_generated_images_leaves_the_run_as_it_is(generator_values, network, tmp_path):
+    changes = {"optimization": {"num_steps": 4}, "intervals": {"evaluate_every": 1}}
+    plain = trained(generator_values, **changes)
+    values = with_network(generator_values, network, output_dir=str(tmp_path / "measured"))
+    assert equal(trained(values, **changes), plain)
+    distances = series(values, "test/frechet_distance")
+    assert len(distances) == 4 and all(np.isfinite(distances))
+    assert loop_of(values, **changes).progress.best_by == "frechet_distance"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: {"frechet_reference": f"{folder}/nowhere.npz"}, "frechet_reference: .*nowhere.npz"),
+        (lambda folder: {"frechet_reference": small_images(folder)}, "frechet_reference: .*8 x 8"),
+        (lambda folder: {"data": None, "codes": some_codes(folder)}, "a recipe with codes has no images"),
+    ],
+)
+def test_a_reference_that_does_not_fit_is_refused(make, message, generator_values, network, tmp_path):
+    with pytest.raises(RecipeError, match=message):
+        task_of(with_network(generator_values, network, **make(tmp_path)))
+
+
+def small_images(folder) -> str:
+    np.savez(folder / "small.npz", np.zeros((4, 8, 8, 3), np.uint8))
+    return str(folder / "small.npz")
+
+
+def some_codes(folder) -> dict:
+    return {"source": write_codes(folder / "some_codes", [[0, 1, 2, 3]] * 8, [0, 1] * 4), "test_split": "train"}

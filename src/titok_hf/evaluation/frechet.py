@@ -10,7 +10,7 @@ from torch import nn
 
 from titok_hf.accepted_values import check_finite
 
-from .adm import FeatureStatistics, frechet_distance
+from .adm import FeatureStatistics, Gaussian, frechet_distance
 from .features import FeatureNetwork
 
 
@@ -39,6 +39,11 @@ class FrechetDistance:
     def __init__(self, network: str | Path | nn.Module, device: torch.device | str = "cpu") -> None:
         self.network = FeatureNetwork(network, device)
         self._statistics: dict[bool, FeatureStatistics] = {}
+        self._stored: Gaussian | None = None
+
+    def compare_with(self, stored: Gaussian) -> None:
+        """Compares with stored statistics of this network instead of real images."""
+        self._stored = stored
 
     def update(self, images: torch.Tensor, real: bool) -> None:
         """Adds a batch of images to one of the two sets.
@@ -70,6 +75,8 @@ class FrechetDistance:
         """
         merged = [self._of_all_processes(real) for real in (True, False)]
         counts = [0 if each is None else each.count for each in merged]
+        if self._stored is not None and merged[1] is not None and counts[1] > 1:
+            return frechet_distance(merged[1].compute(), self._stored)
         if min(counts) < 2:
             raise RuntimeError(
                 f"There are {counts[0]} real and {counts[1]} generated images. Give more than one of each kind."

@@ -159,6 +159,8 @@ class SettingMeter:
         num_images: images of each setting, at least 2.
         seed: of the images.
         batch_size: images made at once.
+        rank, world_size: of this process, which makes every `world_size`-th image. The distance is that of the images
+            of all processes.
     Raises:
         ValueError: too few images.
     """
@@ -170,12 +172,15 @@ class SettingMeter:
         num_images: int,
         seed: int = 0,
         batch_size: int = 32,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         if num_images < 2:
             raise ValueError(f"num_images is {num_images}. A distance needs at least two images.")
         self.pipeline, self.distance, self.batch_size = pipeline, distance, batch_size
-        self.labels = [index % pipeline.classes.num_classes for index in range(num_images)]
-        states = (np.random.SeedSequence((seed, index)).generate_state(1, np.uint64) for index in range(num_images))
+        images = range(rank, num_images, world_size)
+        self.labels = [index % pipeline.classes.num_classes for index in images]
+        states = (np.random.SeedSequence((seed, index)).generate_state(1, np.uint64) for index in images)
         self.seeds = [int(state[0]) for state in states]
 
     def __call__(self, setting: Setting) -> Measured:

@@ -61,9 +61,9 @@ class IntervalsConfig:
         checkpoint_every: steps between checkpoints, which also save the averaged model for `from_pretrained`.
         num_checkpoints: how many checkpoints are kept, the newest ones.
         num_test_images: how many test images an evaluation uses.
-        frechet_network: the network whose features give the Frechet distance of reconstructions: a file with the
-            weights of the published Inception network (the distance is then the rFID), or a folder or Hub id of an
-            image classifier of `transformers`. Without one the distance is not measured.
+        frechet_network: the network whose features give the Frechet distance of reconstructions, or of as many
+            generated images: a file with the weights of the published Inception network (for rFID and gFID), or a
+            folder or Hub id of an image classifier of `transformers`. Without one the distance is not measured.
         trackers: accelerate's names of further outputs of log entries and images, such as "tensorboard" or "wandb".
     """
 
@@ -303,6 +303,8 @@ class GeneratorRecipe(Recipe):
         model: fields of `MaskGitTransformer1DModel`; the tokenizer decides the sizes of the codes.
         sampler: fields of `MaskGitScheduler`, which is saved with the pipeline and makes the images of an evaluation.
             Its `mask_schedule` is also the schedule of training.
+        frechet_reference: for `intervals.frechet_network`, an npz file in the layout of ADM, with images or statistics
+            that generated images are compared with. Without it they are compared with the test images of `data`.
     """
 
     kind: Literal["generator"] = "generator"
@@ -312,6 +314,7 @@ class GeneratorRecipe(Recipe):
     data: ImageDataConfig | None = None
     loss: GeneratorLossConfig = field(default_factory=GeneratorLossConfig)
     sampler: dict[str, Any] = field(default_factory=dict)
+    frechet_reference: str | None = None
 
     def __post_init__(self) -> None:
         if (self.codes is None) == (self.data is None):

@@ -1,5 +1,6 @@
 """Trains a MaskGIT generator over the codes of a trained tokenizer (arXiv 2406.07550, section 3.3)."""
 
+import itertools
 from pathlib import Path
 
 import torch
@@ -9,6 +10,9 @@ from torch import nn
 from transformers.utils import cached_file
 
 from titok_hf.data.run_data import RunData, open_code_data, open_image_data
+from titok_hf.evaluation.frechet import FrechetDistance
+from titok_hf.evaluation.npz import NpzFile, check_size
+from titok_hf.evaluation.sweep import SettingMeter, setting_of
 from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
 from titok_hf.modeling_maskgit import MaskGitTransformer1DModel
 from titok_hf.modeling_titok import TiTokModel
@@ -33,6 +37,7 @@ _ENCODING_BATCH = 250
 _IMAGES_A_CLASS = 8
 _CLASSES_SHOWN = 16
 _LABEL_LENGTH = 24
+_GENERATED_BATCH = 100
 
 
 class GeneratorTask(Task):
@@ -54,17 +59,22 @@ class GeneratorTask(Task):
         self.tokenizer.to(accelerator.device).eval().requires_grad_(False)
         if recipe.codes is not None:
             opened = self._open_codes(recipe.codes)
-            self.test_codes = opened.test
+            self.test_codes, images = opened.test, None
         else:
             assert recipe.data is not None  # the recipe has exactly one of the two
             opened = self._open_images(recipe.data)
-            self.test_codes = torch.cat([self._encode(batch).cpu() for batch in opened.test.split(_ENCODING_BATCH)])
+            images = opened.test
+            self.test_codes = torch.cat([self._encode(batch).cpu() for batch in images.split(_ENCODING_BATCH)])
         names, test_labels = opened.splits.class_names, opened.test_labels
         assert names is not None and test_labels is not None  # the data are opened with labels
         self.loader, self.test_labels = opened.loader, test_labels
         self.data_record = opened.splits.record | {"tokenizer": weights_digest(self.tokenizer)}
         self.model = self._make_model(len(names)).to(accelerator.device)
         self.pipeline = self._make_pipeline(names)
+        self.meter = None
+        if recipe.intervals.frechet_network is not None:
+            self.meter = self._make_meter(recipe.intervals.frechet_network, images)
+            self.best = ("frechet_distance", False)
 
     def _open_codes(self, data: CodeDataConfig) -> RunData:
         """Codes that were made beforehand."""
@@ -118,6 +128,37 @@ class GeneratorTask(Task):
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
+    def _make_meter(self, network: str, images: torch.Tensor | None) -> SettingMeter:
+        """Measures generated images, against a reference file or uint8 test images; each process takes its share."""
+        accelerator, reference = self.accelerator, self.recipe.frechet_reference
+        with errors_of_section("intervals.frechet_network"):
+            distance = FrechetDistance(network, accelerator.device)
+        if images is None and reference is None:
+            raise RecipeError(
+                "intervals.frechet_network compares generated images with real ones, but a recipe with codes has no "
+                "images. Name an npz file in frechet_reference, or leave the network out."
+            )
+        batches = iter(()) if images is None else iter(images.split(_GENERATED_BATCH))
+        if reference is not None:
+            try:
+                file = NpzFile.open(reference)
+                check_size(file, (self.tokenizer.config.image_size,) * 2, "images")
+                if file.has_statistics and distance.network.is_inception:
+                    distance.compare_with(file.statistics()[0])
+                    batches = iter(())
+                elif file.shape is None:
+                    raise ValueError(f"{reference} has no images, only statistics of Inception. Name one with images.")
+                else:
+                    batches = file.batches(_GENERATED_BATCH)
+            except (OSError, ValueError) as error:
+                raise RecipeError(f"frechet_reference: {error}") from error
+        rank, world_size = accelerator.process_index, accelerator.num_processes
+        for batch in itertools.islice(batches, rank, None, world_size):
+            distance.update(to_pixel_values(batch), real=True)
+        num_images, sharing = self.recipe.intervals.num_test_images, {"rank": rank, "world_size": world_size}
+        with errors_of_section("intervals.num_test_images"):
+            return SettingMeter(self.pipeline, distance, num_images, batch_size=_GENERATED_BATCH, **sharing)
+
     def _image_processor(self) -> TiTokImageProcessorPil:
         """The tokenizer's, where one lies beside it."""
         source, data = self.recipe.tokenizer, self.recipe.data
@@ -154,7 +195,10 @@ class GeneratorTask(Task):
         return scheduler.add_noise(codes, shares, noise=order.to(codes.device)) == scheduler.config.mask_token_id
 
     def evaluate(self) -> tuple[dict[str, float], Image.Image]:
-        """Loss and accuracy on masked test codes, with the same masks each time; generated images, a row a class."""
+        """
+        Loss and accuracy on masked test codes, with the same masks each time, and the Frechet distance of generated
+        images, of which each process makes its share; generated images, a row a class.
+        """
         draws = torch.Generator().manual_seed(0)
         shape = self.test_codes.shape
         shares = self._mask_shares(torch.rand(shape[0], generator=draws))
@@ -167,6 +211,8 @@ class GeneratorTask(Task):
             sum_of_weights = self._sum_of_weights(mask.sum() * share, codes)
             for name, value in self._masked_loss(self.model, codes, labels, masked, sum_of_weights).items():
                 sums[name] += value.item() * share
+        if self.meter is not None:
+            sums["frechet_distance"] = self.meter(setting_of(self.pipeline.scheduler)).distance
         classes = list(range(min(self.model.config.num_classes, _CLASSES_SHOWN)))
         images = self.pipeline(
             classes,

@@ -26,7 +26,7 @@ from .run_folder import RunFolder
 _MEASURES = {
     "psnr": ("PSNR, mean over images", "psnr", "dB"),
     "ssim": ("SSIM, mean over images", "ssim", ""),
-    "frechet_distance": ("Frechet distance of reconstructions", "frechet_distance", ""),
+    "frechet_distance": ("Frechet distance", "frechet_distance", ""),
     "codes_used": ("codebook entries used", "codebook_usage", ""),
     "codebook_perplexity": ("codebook perplexity", "perplexity", ""),
     "proxy_code_loss": ("cross-entropy of the proxy codes", "cross_entropy", "nats"),
