@@ -233,7 +233,8 @@ def test_generated_images_are_compared_with_test_images_or_with_a_file_of_them(g
     images = decoded_test_images(generator_values)
     np.savez(tmp_path / "reference.npz", images.permute(0, 2, 3, 1).numpy())
     from_file = task_of(with_network(generator_values, network, frechet_reference=str(tmp_path / "reference.npz")))
-    from_file.model.load_state_dict(task.model.state_dict())
+    from_file.model.load_state_dict(task.model.eval().state_dict())
+    from_file.model.eval()
     with torch.no_grad():
         measured, again = (each.evaluate()[0]["frechet_distance"] for each in (task, from_file))
     assert task.best == ("frechet_distance", False)

@@ -15,8 +15,7 @@ MeanOverProcesses = Callable[[torch.Tensor], torch.Tensor]
 
 def hinge_loss(logits_real: torch.Tensor, logits_fake: torch.Tensor) -> torch.Tensor:
     """
-    What a discriminator minimises: half of the sum of how far real logits lie below 1 and fake ones above -1 (arXiv
-    1705.02894), each averaged. Float tensors of any shape; returns a scalar.
+    The hinge loss of a discriminator (arXiv 1705.02894): (mean(relu(1 - real)) + mean(relu(1 + fake))) / 2, a scalar.
     """
     return 0.5 * (F.relu(1 - logits_real).mean() + F.relu(1 + logits_fake).mean())
 

@@ -236,7 +236,7 @@ class Checkpoints:
         if found:
             raise RecipeError(
                 f"No checkpoint in {self.folder.checkpoints} is whole on every node ({', '.join(sorted(found))}). "
-                "Restore one of them, or remove the folder of the run to start anew."
+                "Restore one of them, or remove the folder of the run to start again."
             )
         return None
 

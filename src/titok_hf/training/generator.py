@@ -77,7 +77,7 @@ class GeneratorTask(Task):
             self.best = ("frechet_distance", False)
 
     def _open_codes(self, data: CodeDataConfig) -> RunData:
-        """Codes that were made beforehand."""
+        """Precomputed codes."""
         config, recipe = self.tokenizer.config, self.recipe
         with errors_of_section("codes"):
             return open_code_data(
@@ -160,7 +160,7 @@ class GeneratorTask(Task):
             return SettingMeter(self.pipeline, distance, num_images, batch_size=_GENERATED_BATCH, **sharing)
 
     def _image_processor(self) -> TiTokImageProcessorPil:
-        """The tokenizer's, where one lies beside it."""
+        """That of the tokenizer if it was saved with one, else one by the recipe."""
         source, data = self.recipe.tokenizer, self.recipe.data
         if cached_file(source, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False) is not None:
             return TiTokImageProcessorPil.from_pretrained(source)
@@ -170,7 +170,7 @@ class GeneratorTask(Task):
         """Masked-token loss of codes (batch, num_latent_tokens) and labels (batch,)."""
         labels = batch["label"]
         codes = batch["codes"] if "codes" in batch else self._encode(batch["pixels"])
-        shares = self._mask_shares(rng.draw(len(codes)))  # of the whole step, so that no process has to ask the others
+        shares = self._mask_shares(rng.draw(len(codes)))  # of the global batch, so no exchange is needed
         mask = self._mask(codes, rng.own(shares), rng.uniform(*codes.shape))
         dropped = rng.uniform(len(labels)) < self.recipe.loss.class_dropout
         labels = labels.masked_fill(dropped, self.model.null_class_label)
@@ -246,7 +246,7 @@ class GeneratorTask(Task):
         return masked_token_loss(logits, codes, mask, weights.label_smoothing, weights.unmasked_weight, sum_of_weights)
 
     def _sum_of_weights(self, num_masked: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        """What the tokens of a batch weigh together, `num_masked` of which are masked; on the device of `codes`."""
+        """The sum of the weights of the tokens of a batch, of which `num_masked` are masked; on their device."""
         weight = self.recipe.loss.unmasked_weight
         return (weight * codes.numel() + (1 - weight) * num_masked).to(codes.device, non_blocking=True)
 

@@ -25,7 +25,7 @@ def errors_of_section(name: str) -> Iterator[None]:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """Of the first values of every parameter, which differ where two models of one kind were trained differently."""
+    """A digest of the first values of every parameter, by which two models of one kind differ."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode() + tensor.flatten()[:64].float().cpu().numpy().tobytes())
@@ -33,7 +33,7 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def image_processor(image_size: int, resize_mode: str) -> TiTokImageProcessorPil:
-    """What brings a picture to the form that a run trained on; it is saved beside the model."""
+    """The image processor of a trained model: it crops images as in training."""
     return TiTokImageProcessorPil(size={"shortest_edge": image_size}, do_enlarge=resize_mode == "resize")
 
 

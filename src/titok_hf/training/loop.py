@@ -188,7 +188,9 @@ class TrainingLoop:
             self.checkpoints.save(self.step)
             state = f"The state before that step is in {self.folder.newest_checkpoint()}. Go on from there"
         else:
-            state = "The weights before it are not finite either and are not saved. Go on from an older checkpoint"
+            state = (
+                "The weights were not finite before it either, so they are not saved. Go on from an older checkpoint"
+            )
         raise FloatingPointError(
             f'{error} at step {self.step + 1}. {state} with optimization.mixed_precision "bf16" or "no" in place of '
             '"fp16", or start a new run with a lower learning rate.'

@@ -103,7 +103,7 @@ class RunFolder:
             for name in {**then, **record}:
                 change = _change(name, then.get(name), record.get(name))
                 if change is not None:
-                    raise RecipeError(f"{change} Or choose another output_dir to start anew.")
+                    raise RecipeError(f"{change} Or choose another output_dir for a new run.")
             return
 
     def claim(self, recipe: Recipe, record: dict[str, Any] | None = None) -> None:

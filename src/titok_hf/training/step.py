@@ -1,4 +1,4 @@
-"""One optimiser step, read from top to bottom: forward, loss, backward, clip, check, step."""
+"""One optimiser step: forward, loss, backward, clip, check, step."""
 
 import math
 from collections.abc import Iterator
