@@ -22,6 +22,7 @@ from transformers import (
 
 import golden_fill
 from golden_checkpoints import GOLDEN
+from titok_hf.evaluation.features import FeatureSet
 from titok_hf.evaluation.frechet import FrechetDistance, round_to_bytes
 from titok_hf.evaluation.frozen_classifier import FrozenClassifier
 from titok_hf.evaluation.reconstruction import CodebookUsage, count_codes
@@ -120,6 +121,21 @@ def test_equal_sets_have_no_distance_and_reset_forgets(classifier):
     distance.update(images, real=True)
     distance.update(images, real=False)
     assert abs(distance.compute()) < 1e-6 * apart
+
+
+def test_stored_statistics_serve_in_place_of_real_images(classifier):
+    real, made = torch.rand(2, 40, 3, 32, 32)
+    distance, from_statistics = FrechetDistance(classifier), FrechetDistance(classifier)
+    distance.update(real, real=True)
+    distance.update(made * 0.5, real=False)
+    statistics = FeatureSet()
+    statistics.update(distance.network(round_to_bytes(real)))
+    from_statistics.compare_with(statistics.gaussians()[0])
+    from_statistics.update(made * 0.5, real=False)
+    assert from_statistics.compute() == pytest.approx(distance.compute(), rel=1e-6)
+    from_statistics.reset(real=False)
+    with pytest.raises(RuntimeError, match="0 generated images"):
+        from_statistics.compute()
 
 
 def test_autocast_around_it_changes_nothing(classifier):

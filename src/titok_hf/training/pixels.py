@@ -77,22 +77,19 @@ class PixelTask(ReconstructionTask):
         quantizer_loss: torch.Tensor,
         adversarial: AdversarialConfig | None,
     ) -> Scalars:
-        weights, parts = self.weights, Scalars()
+        config, parts = self.weights, Scalars()
         terms = {
-            "reconstruction_loss": (
-                weights.reconstruction_weight,
-                pixel_loss(reconstructions, images, weights.reconstruction),
-            ),
-            "quantizer_loss": (weights.quantizer_weight, quantizer_loss.float()),
+            "reconstruction_loss": pixel_loss(reconstructions, images, config.reconstruction),
+            "quantizer_loss": quantizer_loss.float(),
         }
+        weights = {"reconstruction_loss": config.reconstruction_weight, "quantizer_loss": config.quantizer_weight}
         if self.perceptual is not None:
             parts = self.perceptual(reconstructions, images)
-            terms["perceptual_loss"] = (1.0, parts["perceptual_loss"])
+            terms["perceptual_loss"], weights["perceptual_loss"] = parts["perceptual_loss"], 1.0
         if adversarial is not None:
-            adversarial_loss = generator_adversarial_loss(self.discriminator, reconstructions)
-            terms["adversarial_loss"] = (adversarial.weight, adversarial_loss)
-        losses = {name: loss for name, (_, loss) in terms.items()}
-        return parts | weighted_loss(losses, {name: weight for name, (weight, _) in terms.items()})
+            terms["adversarial_loss"] = generator_adversarial_loss(self.discriminator, reconstructions)
+            weights["adversarial_loss"] = adversarial.weight
+        return parts | weighted_loss(terms, weights)
 
     def before_step(self) -> None:
         super().before_step()
