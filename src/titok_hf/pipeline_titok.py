@@ -319,9 +319,7 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
         callback_on_step_end_tensor_inputs: Sequence[str] = ("codes",),
     ) -> TiTokPipelineOutput | tuple:
         """
-        Generate images of classes, or change images through their codes.
-
-        Settings that are None are those of the scheduler's configuration.
+        Generate images of classes, or change images through their codes. Settings that are None are the scheduler's.
 
         Args:
             class_labels: number or name of a class, or a list of them.
@@ -329,8 +327,7 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
             num_inference_steps: sampling steps, at most 5000.
             guidance_scale: strength of the classifier-free guidance.
             temperature: weight of the Gumbel noise at the first step.
-            generator: source of all random numbers, a `torch.Generator`, not a seed. With a list of one generator for
-                each image, an image does not depend on the others.
+            generator: source of all random numbers; with one for each image, images do not depend on one another.
             init_codes: codes of images to start from, int64, shape (entries of `class_labels`, num_latent_tokens). One
                 row serves all classes, and one class all rows.
             strength: share of `init_codes` that is masked at random and resampled, in (0, 1].
@@ -340,20 +337,18 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
             callback_on_step_end: called as `callback(pipe, step, timestep, tensors)` after each step. It may return a
                 dictionary with other `codes` for the next step. If it sets `pipe._interrupt = True`, the call ends
                 after this step, with its `predicted_codes` where codes are still masked.
-            callback_on_step_end_tensor_inputs: what `tensors` holds: `"codes"`, some of which are the mask token, and
+            callback_on_step_end_tensor_inputs: what `tensors` holds: `"codes"`, some of which are the mask token, or
                 `"predicted_codes"`, the prediction of this step for all codes.
 
         Raises:
-            ValueError: a pipeline that cannot generate, arguments that do not fit, logits that are not finite, or
-                codes of the callback that do not exist.
+            ValueError: arguments that do not fit, logits that are not finite, or a callback with unknown codes.
         """
         self._check_can_generate()
         check_output_type(output_type, "latent")
         callback_tensors = tensors_of_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
         settings = {"guidance_scale": guidance_scale, "temperature": temperature}
         given = {name: value for name, value in settings.items() if value is not None}
-        # A scheduler for this call only: the settings must not stay in the pipeline.
-        scheduler = type(self.scheduler).from_config(self.scheduler.config, **given)
+        scheduler = type(self.scheduler).from_config(self.scheduler.config, **given)  # for this call only
         labels, codes, mask = self._inputs(class_labels, num_images_per_class, init_codes, strength, mask)
         generator = checked_generators(generator, len(labels))
         if strength is not None:
@@ -366,8 +361,7 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
         codes = self._sample(codes, labels, scheduler, generator, callback_on_step_end, callback_tensors)
         images = codes if output_type == "latent" else self._decode(codes, output_type)
         self.maybe_free_model_hooks()
-        output = TiTokPipelineOutput(images=images, codes=codes)
-        return output if return_dict else output.to_tuple()
+        return TiTokPipelineOutput(images=images, codes=codes) if return_dict else (images, codes)
 
     def _sample(
         self,
