@@ -75,7 +75,6 @@ def test_a_model_file_imports_neither_cards_nor_transfers_nor_readers_of_other_f
         "layout",
         "mixin",
         "remote_code",
-        "retries",
     )  # configurations are saved with remote code
     assert {name for name in imported if name.startswith("titok_hf.checkpoints.")} <= {
         f"titok_hf.checkpoints.{name}" for name in allowed

@@ -250,10 +250,10 @@ def test_errors_are_one_line_and_change_nothing(hub, titok_hf, folder, tmp_path)
         "push", folder, "user/tiny", "--variant", "fp16", exit_code=1
     )
     assert hub.repositories == {}
-    assert "did not do this" in titok_hf("pull", "user/none", tmp_path / "out", exit_code=1)
+    assert "The Hub request for" in titok_hf("pull", "user/none", tmp_path / "out", exit_code=1)
     hub.faults.append(Fault(r"POST .*/commit/", status=0))
     error = titok_hf("push", folder, "user/tiny", exit_code=1)
-    assert "did not do this for 'user/tiny'" in error and len(error.strip().splitlines()) == 1
+    assert "The Hub request for 'user/tiny' failed" in error and len(error.strip().splitlines()) == 1
     assert "tokenizer/config.json" not in remote_files(hub, "user/tiny")
     hub.faults.clear()
     titok_hf("push", folder, "user/tiny")

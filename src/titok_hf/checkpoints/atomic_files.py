@@ -264,6 +264,3 @@ def _fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-__all__ = ["UNFINISHED", "flush_names", "flush_to_disk", "folder_atomically", "set_permissions", "write_atomically"]

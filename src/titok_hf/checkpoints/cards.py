@@ -374,24 +374,3 @@ def _first_class(description: Description) -> str:
                 continue
         return str(number)
     return "0"
-
-
-__all__ = [
-    "CARD_NAME",
-    "CURVES_NAME",
-    "HERE",
-    "OPENING",
-    "RECONSTRUCTIONS_NAME",
-    "SAMPLES_NAME",
-    "CardContent",
-    "Measured",
-    "card_results",
-    "is_edited",
-    "is_generated",
-    "location_of",
-    "marked",
-    "model_card",
-    "readdressed",
-    "with_new_head",
-    "write_model_card",
-]

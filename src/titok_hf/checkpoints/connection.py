@@ -1,13 +1,14 @@
-"""What uploads and downloads share: errors in one sentence, kinds of repositories, names of files."""
+"""What uploads and downloads share: retries, errors in one sentence, checks before the work, names of files."""
 
 from __future__ import annotations
 
-import glob
 import os
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
 
 from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import (
@@ -24,28 +25,60 @@ from huggingface_hub.utils import validate_repo_id
 
 from .folders import Description
 from .locations import check_location
-from .retries import with_retries
 
 REPO_TYPES = ("model", "dataset")
-# What people load or read. Pickles run code when they are opened, so they are neither uploaded nor downloaded.
+# Pickles run code when they are opened, so they are neither uploaded nor downloaded.
 _PUBLISHED_SUFFIXES = (".json", ".safetensors", ".parquet", ".md", ".png", ".jpg", ".py", ".yaml", ".txt")
 Token = str | bool | None
-# Seconds for the first question to the Hub, where one without an answer means that there is no network.
+Answer = TypeVar("Answer")
+# Seconds to wait for the first answer of the Hub; without one there is no network.
 _PATIENCE = 10
+# HTTP statuses of a Hub that is busy or fails for a while, and the seconds before each new attempt.
+_TEMPORARY = (408, 429, 500, 502, 503, 504)
+_WAITS = (1, 2, 4, 8)
 
 
-def repo_type_of(api: HfApi, repo_id: str, revision: str | None) -> str | None:
+def with_retries(call: Callable[[], Answer]) -> Answer:
     """
-    Whether a repository is of the type "model" or "dataset"; None if there is no network, or the user wants none used.
+    The result of a call of the Hub, repeated up to four times, within 15 seconds, while the Hub is busy or fails: its
+    client does this for some calls only. Other errors are raised at once.
+
+    Args:
+        call: one that may be made several times.
+    """
+    for seconds in _WAITS:
+        try:
+            return call()
+        except Exception as error:
+            if _status_of(error) not in _TEMPORARY:
+                raise
+        time.sleep(seconds)
+    return call()
+
+
+def _status_of(error: BaseException | None) -> int | None:
+    """The HTTP status behind an error, which libraries may have wrapped in their own."""
+    while error is not None:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status is not None:
+            return status
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def files_on_hub(api: HfApi, repo_id: str, revision: str | None) -> tuple[str, dict[str, int]] | None:
+    """
+    The type of a repository, "model" or "dataset", and the size of each of its files by path; None if there is no
+    network, or HF_HUB_OFFLINE is set.
 
     Raises:
-        HfHubHTTPError: no such repository or revision, or an answer that is an error.
+        HfHubHTTPError: no such repository or revision, or another error of the Hub.
     """
     for repo_type in REPO_TYPES:
-        ask = partial(api.repo_info, repo_id, repo_type=repo_type, revision=revision)
+        ask = partial(api.repo_info, repo_id, repo_type=repo_type, revision=revision, files_metadata=True)
         try:
-            with_retries(ask)
-            return repo_type
+            info: Any = with_retries(ask)
+            return repo_type, {file.rfilename: file.size or 0 for file in info.siblings}
         except RepositoryNotFoundError:
             if repo_type == REPO_TYPES[-1]:
                 raise
@@ -58,7 +91,7 @@ def repo_type_of(api: HfApi, repo_id: str, revision: str | None) -> str | None:
 
 @contextmanager
 def clear_errors(repo_id: str) -> Iterator[None]:
-    """Errors of the Hub's client as one sentence about this repository."""
+    """A block in which each error of the Hub's client becomes one sentence about this repository."""
     try:
         yield
     except HFValidationError:
@@ -66,49 +99,48 @@ def clear_errors(repo_id: str) -> Iterator[None]:
             f"{repo_id!r} is no id of a Hub repository, and no folder here either. Write an id as user/name."
         ) from None
     except (HfHubHTTPError, TransportError, OfflineModeIsEnabled, LocalEntryNotFoundError, RuntimeError) as error:
-        # A large file whose upload fails is a RuntimeError, whatever the reason.
+        # The client raises a RuntimeError when the upload of a large file fails, for whatever reason.
         if isinstance(error, RuntimeError) and not isinstance(error.__cause__, (OSError, TransportError)):
             raise
         if isinstance(error, (OfflineModeIsEnabled, LocalEntryNotFoundError)) or _is_unreachable(error):
-            raise OSError(no_connection(repo_id, error)) from error
+            raise OSError(_no_connection(repo_id, error)) from error
         raise OSError(
-            f"The Hub did not do this for {repo_id!r} ({reason_of(error)}). Check the name, the revision, your login "
-            "(`hf auth login`) and the network, and call it again."
+            f"The Hub request for {repo_id!r} failed ({reason_of(error)}). Check the name, the revision, your login "
+            "(`hf auth login`) and the network, and try again."
         ) from error
 
 
 def reason_of(error: BaseException) -> str:
-    """All that an error says, on one line."""
+    """The whole message of an error, on one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def no_connection(repo_id: str, error: BaseException) -> str:
-    """What to say when the Hub was not, or could not be, asked for something that the cache does not have."""
+def _no_connection(repo_id: str, error: BaseException) -> str:
+    """The message when the cache lacks something and there is no connection to the Hub."""
     if constants.HF_HUB_OFFLINE:
         return (
-            f"HF_HUB_OFFLINE is set, so the Hub is not asked for {repo_id!r}, and what is in the cache is not enough. "
+            f"HF_HUB_OFFLINE is set, so the Hub is not asked for {repo_id!r}, and the cache does not have all of it. "
             "Unset it, or name a folder on this machine."
         )
     return (
-        f"The Hub cannot be reached for {repo_id!r} ({reason_of(error)}), and what is in the cache is not enough. "
+        f"The Hub cannot be reached for {repo_id!r} ({reason_of(error)}), and the cache does not have all of it. "
         "Check the network, or name a folder on this machine."
     )
 
 
 def _is_unreachable(error: BaseException) -> bool:
-    """Whether no connection came about, told by the names that HTTP libraries have for it."""
+    """Whether there was no connection, by the names of this error in HTTP libraries."""
     return type(error).__name__ in ("ConnectError", "ConnectTimeout", "ConnectionError", "ProxyError")
 
 
 def check_on_hub(repo_id: str, repo_type: str = "model", revision: str | None = None, token: Token = None) -> None:
     """
-    Ask once whether a repository can be had, before libraries ask for each of its files, with all their patience.
-
-    Without a connection the cache decides, and this process asks no more: what libraries then look for is there.
+    Check with one request that a repository can be read, before libraries ask for each of its files with long retries.
+    Without a connection, this process uses the cache only from now on.
 
     Raises:
         OSError: no such repository or revision, no access; or no connection, and nothing of it in the cache.
-        ValueError: an id that is none.
+        ValueError: an invalid id.
     """
     api = HfApi(token=token)
     with clear_errors(repo_id):
@@ -126,8 +158,7 @@ def check_on_hub(repo_id: str, repo_type: str = "model", revision: str | None = 
 
 def small_file(model: str, name: str, revision: str | None = None) -> Path | None:
     """
-    A file of a model in a folder, or of a model repository, from which it is downloaded if the cache lacks it; None if
-    there is no such file.
+    A file of a model in a folder or in a model repository (then it is downloaded); None if there is no such file.
 
     Raises:
         FileNotFoundError: neither a path nor the id of a repository.
@@ -139,13 +170,13 @@ def small_file(model: str, name: str, revision: str | None = None) -> Path | Non
     with clear_errors(model):
         try:
             return Path(with_retries(lambda: hf_hub_download(model, name, revision=revision)))
-        except EntryNotFoundError:  # of the Hub, or of a cache that nobody asks further than
+        except EntryNotFoundError:  # on the Hub, or offline in the cache
             return None
 
 
 def check_push(repo_id: str, repo_type: str = "model", token: Token = None) -> None:
     """
-    Look whether a repository could be pushed to, before the work whose result is to go there.
+    Check that a repository can be pushed to, before the work whose result is to go there.
 
     Args:
         repo_id: "user/name", or "name" for one's own.
@@ -153,7 +184,7 @@ def check_push(repo_id: str, repo_type: str = "model", token: Token = None) -> N
 
     Raises:
         OSError: nobody is logged in, the user may not write there, or no connection.
-        ValueError: an id that is none.
+        ValueError: an invalid id.
     """
     api = HfApi(token=token)
     with clear_errors(repo_id):
@@ -166,7 +197,7 @@ def check_push(repo_id: str, repo_type: str = "model", token: Token = None) -> N
             with_retries(lambda: api.auth_check(f"{owner}/{name}", repo_type=repo_type, write=True))
         except HfHubHTTPError as error:
             if error.response.status_code == 404 and owner in owners and token_role != "read":
-                return  # it is not there yet, and the push will make it
+                return  # it does not exist yet, and the push will create it
             raise OSError(
                 f"You are logged in as {user['name']!r}, who may not write to {repo_id!r}. Name a repository of your "
                 "own or of your organisation, or log in as somebody else or with a token that may write "
@@ -175,7 +206,7 @@ def check_push(repo_id: str, repo_type: str = "model", token: Token = None) -> N
 
 
 def check_weights(folder: Path, description: Description, variant: str | None = None) -> None:
-    """Raises OSError if a part has no weights, or if no part has weights of the variant that is asked for."""
+    """Raise OSError if a part has no weights, or if no part has weights of the variant that is asked for."""
     for part, weights in description.weights.items():
         if not weights.num_parameters:
             raise OSError(f"The {part} in {folder} has no safetensors weights. Save or download it again.")
@@ -186,32 +217,11 @@ def check_weights(folder: Path, description: Description, variant: str | None = 
 
 
 def is_published(name: str) -> bool:
-    """Whether a file is of a kind that is uploaded and downloaded: what people load or read, and licences."""
+    """Whether a file is of a kind that is uploaded and downloaded: known formats, and licences."""
     path = PurePosixPath(name)
     return path.suffix in _PUBLISHED_SUFFIXES or path.stem.upper() in ("LICENSE", "LICENCE", "NOTICE")
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a path or a folder in it begins with a dot."""
+    """Whether the name of a file, or of a folder above it, begins with a dot."""
     return any(part.startswith(".") for part in PurePosixPath(name).parts)
-
-
-def exactly(names: Iterable[str]) -> list[str]:
-    """Patterns that fit these names alone."""
-    return [glob.escape(name) for name in names]
-
-
-__all__ = [
-    "Token",
-    "check_on_hub",
-    "check_push",
-    "check_weights",
-    "clear_errors",
-    "exactly",
-    "is_hidden",
-    "is_published",
-    "no_connection",
-    "reason_of",
-    "repo_type_of",
-    "small_file",
-]

@@ -96,6 +96,3 @@ def _draw_panel(axes: Axes, names: Sequence[str], series: Mapping[str, tuple[lis
     axes.grid(alpha=0.3)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-
-
-__all__ = ["draw_curves"]

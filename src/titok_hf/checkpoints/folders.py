@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -171,30 +172,25 @@ def forget_origins(folder: Path) -> None:
 
 def read_weights(folder: Path) -> Weights:
     """Parameters and bytes of one part, from the headers of its safetensors files."""
-    files: dict[str | None, list[Path]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        files.setdefault(variant_of(path.name), []).append(path)
-    variants = tuple(sorted(files, key=lambda name: (name is not None, name)))
+
+    def num_parameters(name: str) -> int:
+        return sum(math.prod(shape) for shape, _ in stored_tensors([folder / name]).values())
+
+    return weights_among({path.name: path.stat().st_size for path in folder.glob("*.safetensors")}, num_parameters)
+
+
+def weights_among(sizes: Mapping[str, int], num_parameters: Callable[[str], int]) -> Weights:
+    """
+    Parameters and bytes of one part.
+
+    Args:
+        sizes: bytes of each file of its folder, by name.
+        num_parameters: counts the parameters in a safetensors file.
+    """
+    files: dict[str | None, list[str]] = {}
+    for name in sizes:
+        if name.endswith(".safetensors"):
+            files.setdefault(variant_of(name), []).append(name)
+    variants = tuple(sorted(files, key=lambda variant: (variant is not None, variant)))
     shown = files[variants[0]] if variants else []
-    return Weights(
-        num_parameters=sum(_num_parameters(path) for path in shown),
-        num_bytes=sum(path.stat().st_size for path in shown),
-        variants=variants,
-    )
-
-
-def _num_parameters(path: Path) -> int:
-    return sum(math.prod(shape) for shape, _ in stored_tensors([path]).values())
-
-
-__all__ = [
-    "IMAGE_PROCESSOR_NAME",
-    "PIPELINE_FOLDERS",
-    "Description",
-    "Kind",
-    "Weights",
-    "describe",
-    "forget_origins",
-    "kind_of",
-    "read_weights",
-]
+    return Weights(sum(map(num_parameters, shown)), sum(sizes[name] for name in shown), variants)

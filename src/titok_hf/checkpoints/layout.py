@@ -326,21 +326,3 @@ def _shown_text(text: str, length: int = 300) -> str:
 def _count(names: list[str], shown: int = 3) -> str:
     """How many names there are, and the first few of them."""
     return f"{len(names)} ({', '.join(names[:shown])}{', ...' if len(names) > shown else ''})"
-
-
-__all__ = [
-    "INDEX_NAME",
-    "VERSION_KEY",
-    "check_depth",
-    "check_finite_weights",
-    "check_weights",
-    "check_weights_index",
-    "checkpoint_atomically",
-    "is_weights_file",
-    "naming",
-    "outdated_files",
-    "read_index",
-    "read_json",
-    "stored_tensors",
-    "variant_of",
-]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .connection import with_retries
 from .layout import (
     INDEX_NAME,
     check_depth,
@@ -17,7 +18,6 @@ from .layout import (
     read_json,
     stored_tensors,
 )
-from .retries import with_retries
 
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 # With these the tensors of the model are not those of the files, which then are the library's to judge.
@@ -196,6 +196,3 @@ class _Files:
         commit = extract_commit_hash(path, None)
         self.revision = {} if commit is None else {"revision": commit}
         return Path(path)
-
-
-__all__ = ["load_naming_the_file"]

@@ -96,6 +96,3 @@ def check_apart(output: str | os.PathLike, *inputs: str | os.PathLike | None) ->
         if read == written or written in read.parents or (written.exists() and written.samefile(read)):
             where = "is read, and would be overwritten" if read == written else f"lies in {output} and is read"
             raise FileExistsError(f"{one} {where}. Choose another place with --output.")
-
-
-__all__ = ["check_apart", "check_is_hub_id", "check_location", "is_hub_id", "may_be_hub_id"]

@@ -157,6 +157,3 @@ class CheckpointMixin(PushMixin, ReaderMixin):
             super().save_pretrained(folder, **sizes, **kwargs)  # type: ignore[misc]
         if push_to_hub:
             self._push_after_saving(save_directory, sizes | push_arguments)
-
-
-__all__ = ["CheckpointMixin", "PushMixin", "ReaderMixin", "add_reader"]

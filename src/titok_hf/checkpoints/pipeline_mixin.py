@@ -10,11 +10,10 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.errors import HTTPError as TransportError  # of the HTTP library that huggingface_hub uses
 
-from .connection import reason_of
+from .connection import reason_of, with_retries
 from .layout import INDEX_NAME, checkpoint_atomically, naming, read_index
 from .mixin import PushMixin
 from .remote_code import LoadedByDiffusers
-from .retries import with_retries
 
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
 # What a pipeline is read from, and nothing beside it. Weights come as safetensors only: a pickle runs code when it is
@@ -182,6 +181,3 @@ def _weight_patterns(part: str, variant: str | None) -> list[str]:
     """The weights of one part: in one file, or in numbered ones."""
     name = f"{part}/{_WEIGHTS[part]}" + (f".{variant}" if variant else "")
     return [f"{name}.safetensors", f"{name}-?????-of-?????.safetensors"]
-
-
-__all__ = ["PipelineCheckpointMixin", "checkpoint_folder"]

@@ -1,7 +1,8 @@
-"""A repository of the Hub to this machine: only the files that are needed, whole or not at all."""
+"""Downloads of a repository of the Hub: only the files that are needed, and a folder that is complete or absent."""
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 from collections.abc import Iterable
@@ -10,16 +11,24 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from .cards import CARD_NAME
-from .connection import REPO_TYPES, Token, check_weights, clear_errors, exactly, is_hidden, is_published, repo_type_of
-from .folders import Description, Kind, Weights, describe, kind_of
+from .connection import (
+    REPO_TYPES,
+    Token,
+    check_weights,
+    clear_errors,
+    files_on_hub,
+    is_hidden,
+    is_published,
+    with_retries,
+)
+from .folders import Description, Kind, describe, kind_of, weights_among
 from .layout import checkpoint_atomically, is_weights_file, variant_of
 from .locations import check_is_hub_id
-from .retries import with_retries
 
-# What tells a checkpoint apart and describes it, without its weights.
+# The files that describe a checkpoint.
 _SMALL_FILES = ["*.json", CARD_NAME]
 
 
@@ -28,7 +37,7 @@ class Pulled:
     """
     Args:
         kind: what was downloaded.
-        folder: where it lies now.
+        folder: where it is now.
         files: paths in it.
     """
 
@@ -46,40 +55,35 @@ def pull(
     token: Token = None,
 ) -> Pulled:
     """
-    Download a checkpoint or a data set, through the cache: what is there already is not downloaded again, and an
-    interrupted download goes on where it stopped.
+    Download a checkpoint or a data set through the cache: files in the cache are not downloaded again, and an
+    interrupted download continues.
 
     Args:
         repo_id: "user/name".
-        folder: where to put a copy, which appears when everything is there; by default it stays in the cache. Files of
-            the same name, and weights of the same variant, are replaced; all others in it stay.
+        folder: where to put a copy, which appears when it is complete; by default the files stay in the cache. Files
+            of the same name, and weights of the same variant, are replaced; other files in it stay.
         revision: branch, tag or commit; by default main.
-        variant: take the weights of this variant, where a part has them; by default the plain ones.
+        variant: download the weights of this variant, where a part has them; by default the plain ones.
         token: of the Hub user; by default the one that is logged in.
 
     Raises:
-        OSError: no such repository, nothing of ours in it, no access, no connection, or a place that refuses to be
+        OSError: no such repository, nothing of ours in it, no access, no connection, or a folder that cannot be
             written.
-        ValueError: an id that is none.
+        ValueError: an invalid id, or no weights of this variant.
     """
-    cached, repo_type, online = _small_files(repo_id, revision, token)
+    cached, repo_type, sizes = _small_files(repo_id, revision, token)
     kind = _kind_of(cached, repo_type)
-    place: dict[str, Any] = {"repo_type": repo_type, "revision": revision, "token": token}
-    with clear_errors(repo_id):
-        if online:
-            api = HfApi(token=token)
-            there = with_retries(lambda: api.list_repo_files(repo_id, repo_type=repo_type, revision=revision))
-        else:
-            cached = Path(snapshot_download(repo_id, local_files_only=True, **place))
-            there = [path.relative_to(cached).as_posix() for path in cached.rglob("*") if path.is_file()]
-        files = needed_files(there, variant)
-        if variant is not None and not any(is_weights_file(name) and variant_of(name) == variant for name in files):
-            names = sorted({variant_of(name) or "" for name in there if is_weights_file(name)} - {""})
-            raise ValueError(
-                f"{repo_id!r} has no weights of the variant {variant!r}. Variants there: {', '.join(names) or 'none'}."
-            )
-        if online:
-            patterns = exactly(files)
+    there = sizes or [path.relative_to(cached).as_posix() for path in cached.rglob("*") if path.is_file()]
+    files = needed_files(there, variant)
+    if variant is not None and not any(is_weights_file(name) and variant_of(name) == variant for name in files):
+        names = sorted({variant_of(name) or "" for name in there if is_weights_file(name)} - {""})
+        raise ValueError(
+            f"{repo_id!r} has no weights of the variant {variant!r}. Variants there: {', '.join(names) or 'none'}."
+        )
+    if sizes is not None:
+        place: dict[str, Any] = {"repo_type": repo_type, "revision": revision, "token": token}
+        patterns = [glob.escape(name) for name in files]
+        with clear_errors(repo_id):
             cached = Path(with_retries(lambda: snapshot_download(repo_id, allow_patterns=patterns, **place)))
     if kind is Kind.DATA_SET:
         kind_of(cached)
@@ -96,30 +100,33 @@ def pull(
 
 def describe_remote(repo_id: str, revision: str | None = None, token: Token = None) -> tuple[Description, str | None]:
     """
-    What a repository holds and the text of its card, from its small files and the headers of its weights alone.
+    The content of a repository and the text of its card, read from its small files and the headers of its weights.
 
     Raises:
         OSError, ValueError: as `pull`.
     """
-    folder, repo_type, online = _small_files(repo_id, revision, token)
-    if _kind_of(folder, repo_type) is Kind.DATA_SET:
-        description = Description(Kind.DATA_SET)
-    else:
-        description = describe(folder)
-    if online and repo_type == "model":
-        in_folders = description.kind is Kind.PIPELINE
-        with clear_errors(repo_id):
-            weights = {
-                part: _remote_weights(HfApi(token=token), repo_id, part if in_folders else None, revision)
-                for part in description.weights
-            }
+    folder, repo_type, sizes = _small_files(repo_id, revision, token)
+    description = Description(Kind.DATA_SET) if repo_type == Kind.DATA_SET.repo_type else describe(folder)
+    if sizes is not None:
+        api = HfApi(token=token)
+
+        def num_parameters(name: str) -> int:
+            header = api.parse_safetensors_file_metadata(repo_id, name, revision=revision)
+            return sum(header.parameter_count.values())
+
+        weights = {}
+        for part in description.weights:
+            place = PurePosixPath(part if description.kind is Kind.PIPELINE else "")
+            files = {name: size for name, size in sizes.items() if PurePosixPath(name).parent == place}
+            with clear_errors(repo_id):
+                weights[part] = weights_among(files, num_parameters)
         description = replace(description, weights=weights)
     card = folder / CARD_NAME
     return description, card.read_text(encoding="utf-8") if card.is_file() else None
 
 
 def needed_files(names: Iterable[str], variant: str | None = None) -> list[str]:
-    """The files that somebody who wants one variant needs; a folder without it gives its plain weights."""
+    """The files needed to load one variant; of a folder without that variant, the plain weights."""
     wanted = [name for name in names if is_published(name) and not is_hidden(name)]
     with_variant = {
         PurePosixPath(name).parent for name in wanted if is_weights_file(name) and variant_of(name) == variant
@@ -132,50 +139,29 @@ def needed_files(names: Iterable[str], variant: str | None = None) -> list[str]:
     )
 
 
-def _small_files(repo_id: str, revision: str | None, token: Token) -> tuple[Path, str, bool]:
-    """The folder in the cache with configurations and card, the type of repository, and whether the Hub answered."""
-    place: dict[str, Any] = {"revision": revision, "token": token, "allow_patterns": _SMALL_FILES}
+def _small_files(repo_id: str, revision: str | None, token: Token) -> tuple[Path, str, dict[str, int] | None]:
+    """
+    The folder in the cache with configurations and card, the type of the repository, and the sizes of all its files;
+    None in place of these without a connection.
+    """
     check_is_hub_id(repo_id)
+    place: dict[str, Any] = {"revision": revision, "token": token, "allow_patterns": _SMALL_FILES}
+
+    def cached(repo_type: str) -> Path:
+        return Path(snapshot_download(repo_id, repo_type=repo_type, local_files_only=True, **place))
+
     with clear_errors(repo_id):
-        repo_type = repo_type_of(HfApi(token=token), repo_id, revision)
-        if repo_type is not None:
+        found = files_on_hub(HfApi(token=token), repo_id, revision)
+        if found is not None:
+            repo_type, sizes = found
             small = with_retries(lambda: snapshot_download(repo_id, repo_type=repo_type, **place))
-            return Path(small), repo_type, True
-        for repo_type in REPO_TYPES[:-1]:
-            try:
-                return _cached(repo_id, repo_type, place), repo_type, False
-            except LocalEntryNotFoundError:
-                continue
-        return _cached(repo_id, REPO_TYPES[-1], place), REPO_TYPES[-1], False
+            return Path(small), repo_type, sizes
+        try:
+            return cached(REPO_TYPES[0]), REPO_TYPES[0], None
+        except LocalEntryNotFoundError:
+            return cached(REPO_TYPES[1]), REPO_TYPES[1], None
 
 
 def _kind_of(folder: Path, repo_type: str) -> Kind:
-    """What a repository holds whose small files are in a folder: those of a data set say nothing."""
+    """The kind of a repository whose small files are in a folder; those of a data set do not tell it."""
     return Kind.DATA_SET if repo_type == Kind.DATA_SET.repo_type else kind_of(folder)
-
-
-def _cached(repo_id: str, repo_type: str, place: dict[str, Any]) -> Path:
-    return Path(snapshot_download(repo_id, repo_type=repo_type, local_files_only=True, **place))
-
-
-def _remote_weights(api: HfApi, repo_id: str, folder: str | None, revision: str | None) -> Weights:
-    """Parameters and bytes of a part on the Hub, from the headers of its files."""
-    try:
-        entries = list(api.list_repo_tree(repo_id, path_in_repo=folder, revision=revision))
-    except EntryNotFoundError:
-        return Weights(0, 0, ())
-    files: dict[str | None, list] = {}
-    for entry in entries:
-        if entry.path.endswith(".safetensors"):
-            files.setdefault(variant_of(entry.path), []).append(entry)
-    variants = tuple(sorted(files, key=lambda name: (name is not None, name)))
-    shown = files[variants[0]] if variants else []
-    headers = [api.parse_safetensors_file_metadata(repo_id, entry.path, revision=revision) for entry in shown]
-    return Weights(
-        num_parameters=sum(sum(header.parameter_count.values()) for header in headers),
-        num_bytes=sum(entry.size for entry in shown),
-        variants=variants,
-    )
-
-
-__all__ = ["Pulled", "describe_remote", "needed_files", "pull"]

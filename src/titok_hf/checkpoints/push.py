@@ -13,7 +13,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from .atomic_files import write_atomically
 from .cards import CARD_NAME, CardContent, is_generated, model_card, readdressed, with_new_head
-from .connection import Token, check_weights, clear_errors, is_hidden, is_published
+from .connection import Token, check_weights, clear_errors, is_hidden, is_published, with_retries
 from .folders import (
     IMAGE_PROCESSOR_NAME,
     PIPELINE_FOLDERS,
@@ -24,7 +24,6 @@ from .folders import (
 )
 from .layout import INDEX_NAME, is_weights_file, outdated_files
 from .pull import needed_files
-from .retries import with_retries
 
 # They run code when they are opened: nobody shall find one where a checkpoint of ours is.
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -232,6 +231,3 @@ def _write_card(path: Path, card: str) -> None:
     """Writes the card into the folder too, unless it is there already; the Hub's cache is left as it is."""
     if not path.is_symlink() and (not path.is_file() or path.read_text(encoding="utf-8") != card):
         write_atomically(path, card.encode())
-
-
-__all__ = ["Pushed", "push_folder", "push_saved"]

@@ -152,13 +152,3 @@ class LoadedByDiffusers:
 
 def _is_ours(module: str | None) -> bool:
     return module is not None and module.partition(".")[0] == "titok_hf"
-
-
-__all__ = [
-    "REMOTE_CODE",
-    "REMOTE_MODULE",
-    "LoadedByAutoClasses",
-    "LoadedByDiffusers",
-    "write_pipeline_remote_code",
-    "write_remote_code",
-]
