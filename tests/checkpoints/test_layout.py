@@ -104,7 +104,7 @@ def test_neither_folder_nor_repository(model):
 
 
 def test_a_repository_that_is_not_cached_needs_the_network():
-    with pytest.raises(OSError, match="the Hub did not give it"):  # the tests run offline
+    with pytest.raises(OSError, match="the Hub request for it failed"):  # the tests run offline
         checkpoint_folder("nobody/nothing")
 
 
@@ -154,4 +154,4 @@ def test_a_repository_that_does_not_exist_is_one_clear_error(tmp_path):
     with hub_server(tmp_path, "user/titok") as (endpoint, _):
         result = download(endpoint, tmp_path, "user/other", "{}")
     assert result.returncode == 1
-    assert "OSError: 'user/other' is no folder here, and the Hub did not give it" in result.stderr
+    assert "OSError: 'user/other' is no folder here, and the Hub request for it failed" in result.stderr

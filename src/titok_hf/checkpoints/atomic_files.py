@@ -1,7 +1,7 @@
-"""Files and folders that are either whole or absent: written beside their place, then renamed into it.
+"""Files and folders that are either complete or absent: written under another name first, then renamed.
 
-What is written gets the permissions that the umask gives to any file, whatever library wrote it, and is on the disk
-before it replaces anything.
+They get the permissions that the umask allows, whatever library wrote them, and are on the disk before they replace
+anything.
 """
 
 import os
@@ -19,26 +19,26 @@ except ModuleNotFoundError:  # Windows: there the folders of killed processes st
     fcntl = None  # type: ignore[assignment]
 
 UNFINISHED = ".unfinished-"
-"""How the names of files and folders begin that are not yet in their place."""
+"""Prefix of the names of files and folders that are being written."""
 
 
 def write_atomically(path: str | os.PathLike, content: bytes | Callable[[Path], object]) -> Path:
     """
-    Write one file so that nobody ever sees a part of it; what was there stays until the new file is complete.
+    Write one file, of which other processes never see a part: the old file stays until the new one is complete.
 
-    A link stays a link, and the file that it points to is written. What is no regular file (a pipe, `/dev/stdout`)
-    can't be replaced by one: the content is written into it.
+    A link stays a link, and the file that it points to is written. A pipe or a device (`/dev/stdout`) is not replaced;
+    the content is written into it.
 
     Args:
         path: the file to write. Missing folders above it are made.
         content: its bytes, or a function that writes them to the path it is given. That path has the suffix of `path`,
-            so libraries that choose the format by the suffix (Pillow, numpy) choose the right one.
+            by which some libraries (Pillow, numpy) choose the format.
 
     Returns:
         `path`.
 
     Raises:
-        OSError: the place cannot be written; nothing is left behind.
+        OSError: the file cannot be written; the folder is as it was.
     """
     path = Path(path)
     if _is_stream(path):
@@ -64,7 +64,7 @@ def write_atomically(path: str | os.PathLike, content: bytes | Callable[[Path], 
 
 
 def _is_stream(path: Path) -> bool:
-    """Whether something is there that takes bytes and is no file: a pipe, a device, an open file of a process."""
+    """Whether a path is something that takes bytes but is no regular file: a pipe, a device, a stream of a process."""
     if Path(os.path.abspath(path)).is_relative_to("/dev"):  # /dev/stdout may be a file that others have open too
         return path.exists()
     return path.exists() and not path.is_file() and not path.is_dir()
@@ -87,26 +87,27 @@ def folder_atomically(
     outdated: Callable[[Iterable[str], Iterable[str]], Iterable[str]] | None = None,
 ) -> Iterator[Path]:
     """
-    A context that gives an empty folder to fill, and moves its files into `path` when the block ends without error.
+    A context with an empty folder to fill, whose files are moved into `path` if the block ends without an error.
 
-    Files of the same name are replaced, in folders below `path` too; all others stay (a README, a `.git`, the weights
-    of another variant). After an error, also one in the middle of the moves, `path` is as it was.
+    Files of the same name are replaced, also in subfolders; other files stay (a README, a `.git`, the weights of
+    another variant). After an error, also one between two moves, `path` is as it was.
 
     Args:
         path: the folder to write; made if missing.
-        last: the files that make the folder complete, the most telling one at the end. Old ones go first and new ones
-            come last, so that a folder whose writer was killed between two moves is not taken for complete.
-        outdated: is given the files that lie beside the new ones, and the new ones, as paths relative to `path`, and
-            names those of the first that the second make invalid. They are removed.
+        last: names of the files that make the folder complete, the most important one at the end. Their old versions
+            are removed first and the new ones come last, so a folder whose writer was killed between two moves does
+            not look complete.
+        outdated: a function of the files beside the new ones and of the new ones, as paths relative to `path`. It
+            returns those of the former that the latter make invalid; they are removed.
 
     Raises:
-        OSError: the place cannot be written, or has a folder where a file is to be written.
+        OSError: the folder cannot be written, or has a folder where a file is to be written.
     """
     path = Path(path).resolve()
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"{path} is a file, and a folder is to be written there. Choose another name.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Renaming works within one file system: a folder that exists may be the root of its own.
+    # Files are renamed within one file system only: a folder that exists may be the root of its own.
     with _workplace(path if path.exists() else path.parent, path.name) as unfinished:
         yield unfinished
         set_permissions(unfinished)
@@ -124,8 +125,8 @@ def folder_atomically(
 
 def set_permissions(folder: Path) -> None:
     """
-    Give all files in a folder the permissions that the umask allows: some writers (safetensors, `tempfile`) make files
-    that nobody else can read.
+    Give all files in a folder the permissions that the umask allows: some libraries (safetensors, `tempfile`) write
+    files that other users cannot read.
     """
     permissions = folder.stat().st_mode & 0o666
     for top, _, names in os.walk(folder):
@@ -136,8 +137,8 @@ def set_permissions(folder: Path) -> None:
 
 def flush_to_disk(path: Path) -> None:
     """
-    Waits until a file, or a folder with everything in it, is on the disk. Without it, a power cut after a rename can
-    leave the new name with no content behind it.
+    Wait until a file, or a folder with all its files, is on the disk. Otherwise a file could be empty after a rename
+    and a power cut.
     """
     for folder, _, files in os.walk(path):
         for name in files:
@@ -148,7 +149,7 @@ def flush_to_disk(path: Path) -> None:
 
 
 def _exchange(source: Path, target: Path, replaced: Path, names: list[str], outdated: Iterable[str]) -> None:
-    """Move files from `source` into `target`, and what is in their way, and what they outdate, into `replaced`."""
+    """Move files from `source` into `target`, and the files that they replace or outdate into `replaced`."""
     for name in names:
         _check_place(target, Path(name))
     moves: list[tuple[Path, Path]] = []
@@ -161,7 +162,7 @@ def _exchange(source: Path, target: Path, replaced: Path, names: list[str], outd
         moves.append((one, other))
 
     try:
-        # In reverse, so that the file which makes the folder complete goes first.
+        # In reverse order, so that the file which makes the folder complete is removed first.
         for name in [*reversed(names), *sorted(outdated)]:
             if os.path.lexists(target / name):
                 move(target / name, replaced / name)
@@ -179,7 +180,7 @@ def _exchange(source: Path, target: Path, replaced: Path, names: list[str], outd
 
 
 def _check_place(target: Path, name: Path) -> None:
-    """Refuse to put a file where a folder is, or a folder where a file is: neither is anything of ours."""
+    """Refuse to replace a folder by a file, or a file by a folder: this package did not write it."""
     if (target / name).is_dir():
         raise IsADirectoryError(f"{target / name} is a folder, and a file is to be written there. Move it away.")
     for parent in (target / parent for parent in name.parents):
@@ -189,7 +190,7 @@ def _check_place(target: Path, name: Path) -> None:
 
 @contextmanager
 def _workplace(folder: Path, name: str) -> Iterator[Path]:
-    """A new folder in another, which is gone at the end, and with it those that killed processes left for `name`."""
+    """A temporary folder in another; removes it at the end, and before it those that killed processes left behind."""
     for leftover in folder.glob(f"{UNFINISHED}*-{escape(name)}"):
         if leftover.is_dir() and _is_abandoned(leftover):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -204,13 +205,13 @@ def _workplace(folder: Path, name: str) -> Iterator[Path]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """A lock on a folder for as long as this process lives, where the system knows such locks."""
+    """A lock on a folder, which the system removes when this process ends; no lock on systems without such locks."""
     if fcntl is None:
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # a file system without locks: nobody will take the folder for abandoned there
+        with suppress(OSError):  # a file system without locks
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
@@ -218,7 +219,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _is_abandoned(folder: Path) -> bool:
-    """Whether the process that made a workplace has ended: the system then took its lock away."""
+    """Whether the process that made a temporary folder has ended, and with it its lock."""
     if fcntl is None:
         return False
     try:
@@ -235,12 +236,12 @@ def _is_abandoned(folder: Path) -> bool:
 
 
 def _unfinished_name() -> str:
-    """The number of a process is not enough: another machine, or a later process, may have the same."""
+    """A new name. The process number alone is not enough: another machine or a later process may have the same."""
     return f"{UNFINISHED}{os.getpid()}-{uuid4().hex[:8]}"
 
 
 def _files_beside(folder: Path, names: Iterable[str]) -> list[str]:
-    """Files that lie beside the named ones, the names relative to `folder` as theirs are."""
+    """The files in the folders of the named ones, as paths relative to `folder`."""
     parents = {Path(name).parent for name in names}
     return [
         (parent / path.name).as_posix()
@@ -252,7 +253,7 @@ def _files_beside(folder: Path, names: Iterable[str]) -> list[str]:
 
 
 def flush_names(folder: Path) -> None:
-    """Waits until the names of a folder's entries are on the disk, where the system can do that."""
+    """Wait until the names in a folder are on the disk, if the system supports it."""
     if os.name == "posix":  # elsewhere a folder cannot be opened
         with suppress(OSError):  # and some network file systems refuse it
             _fsync(folder)

@@ -1,8 +1,8 @@
-"""Model cards: what a checkpoint is, how to use it, and its measured numbers with the commands behind them.
+"""Model cards: what a checkpoint is, how to use it, and measured numbers with the commands that measured them.
 
-A card is made of what the folder says about itself (sizes, classes, sampler settings, pictures beside it) and of what
-only its maker knows ([`CardContent`]). A card that a person has edited is never overwritten: a generated one ends in a
-mark with the hash of its text, and only a card whose text still has that hash is replaced.
+A card is made from the files of the folder (sizes, classes, sampler settings, images) and from [`CardContent`]. A card
+that a person has edited is never overwritten: a generated card ends in a mark with the hash of its text, and only a
+card whose text still has that hash is replaced.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ SAMPLES_NAME = "generated.png"
 RECONSTRUCTIONS_NAME = "reconstructed.png"
 CURVES_NAME = "curves.png"
 
-# Where the card of a data set loads it from until it is pushed: the current folder. So a data set has the same bytes
-# whatever its folder is called.
+# Before it is pushed, the card of a data set loads it from the current folder, so that the card does not depend on the
+# name of the folder.
 HERE = "."
 OPENING = "from pathlib import Path\n\nfrom datasets import load_dataset\n\ndataset = load_dataset(str(Path.cwd()))"
 
@@ -51,16 +51,15 @@ class Measured:
     One result.
 
     Args:
-        name: of the measure, as a reader calls it ("PSNR, mean over images").
+        name: of the measure, for readers ("PSNR, mean over images").
         value: the number.
         metric: its name among the Hub's metrics ("psnr", "fid", "accuracy").
         dataset: Hub id of the data set it was measured on ("zalando-datasets/fashion_mnist").
-        dataset_name: what people call that data set.
+        dataset_name: the usual name of that data set.
         split: of the data set; None for images that were generated.
-        unit: follows the value ("dB").
-        command: what was run to measure it.
-        published_in: arXiv number of the paper that a number is repeated from, which the card then says; None for
-            what was measured.
+        unit: of the value ("dB").
+        command: the command that measured it.
+        published_in: arXiv number of the paper that published the number; None if it was measured here.
         task: "reconstruction" or "generation"; by default the first for images of a split, else the second.
     """
 
@@ -79,20 +78,20 @@ class Measured:
 @dataclass(frozen=True)
 class CardContent:
     """
-    What only the maker of a checkpoint knows. All of it may be left out; a section without content is not written.
+    The content of a card that the files of the checkpoint do not have. A section without content is not written.
 
     Args:
         title: heading of the card; by default the name of the folder.
-        repo_id: where it will be on the Hub, for the Python on the card; by default the folder stands there, as seen
-            from the current one.
-        introduction: what it is, as Markdown; by default what its configuration tells.
+        repo_id: its future repository on the Hub, for the Python on the card; by default the path of the folder,
+            relative to the current one.
+        introduction: what it is, as Markdown; by default a description of its configuration.
         license: identifier ("apache-2.0").
         datasets: Hub ids of the data sets it was trained on.
         base_models: Hub ids of the checkpoints that it was trained or converted from.
         results: measured and published numbers.
         source: where it comes from, as Markdown, for checkpoints that were not trained here.
         training: how it was trained, as Markdown.
-        training_commands: what was run to train it, in this order.
+        training_commands: the commands that trained it, in this order.
         recipe: the training recipe, YAML.
         limits: intended use and limits, as Markdown.
     """
@@ -117,16 +116,16 @@ def write_model_card(
     """
     Write `README.md` into a checkpoint folder, unless a person has edited the one that is there.
 
-    `generated.png`, `reconstructed.png` and `curves.png` are shown if they lie in the folder.
+    `generated.png`, `reconstructed.png` and `curves.png` are shown if they are in the folder.
 
     Args:
         folder: a saved pipeline, tokenizer, generator or MaskGIT-VQGAN.
-        content: what the folder does not tell.
-        destination: the folder that this one is going to become (see `folder_atomically`), whose name and whose edited
-            card count instead.
+        content: what the files in the folder do not tell.
+        destination: the folder into which this one will be moved (see `folder_atomically`); its name and its edited
+            card are used then.
 
     Returns:
-        the card's path, whether it was written or left alone.
+        the card's path, whether it was written or not.
 
     Raises:
         OSError: the folder holds no checkpoint of ours, or cannot be written.
@@ -145,11 +144,12 @@ def model_card(
     has_image_processor: bool = False,
 ) -> str:
     """
-    The text of a generated card, whatever card is there.
+    The text of a generated card.
 
     Args:
-        destination: where the folder is going to lie, if elsewhere.
-        has_image_processor: whether the settings of one will lie beside the model, though they are not in the folder.
+        destination: the folder into which this one will be moved, if any.
+        has_image_processor: whether the repository will have the settings of an image processor, though the folder
+            has none.
     """
     folder = Path(folder).resolve()
     description = describe(folder)
@@ -170,7 +170,7 @@ def model_card(
         is_pipeline=description.kind is Kind.PIPELINE,
         has_codebook=tokenizer is None or description.has_codebook,
         has_image_processor=description.has_image_processor,
-        # A tokenizer before its second stage ends in the logits of proxy codes.
+        # The decoder of a tokenizer before its second stage predicts proxy codes.
         draws_pixels=tokenizer is None
         or tokenizer.get("decoder_head") != "proxy_codes"
         or tokenizer.get("pixel_decoder") is not None,
@@ -190,14 +190,14 @@ def _template() -> Template:
 
 
 def in_python(text: str) -> str:
-    """A text as Python writes it, in double quotes."""
+    """A text as a Python string, in double quotes."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def location_of(folder: str | os.PathLike) -> str:
     """
-    What the Python on a card loads a local folder by: its path seen from the current folder, or its name where it lies
-    elsewhere. Where things lie on this machine is not published.
+    How the Python on a card names a local folder: by its path in the current folder, else by its name.
+    Other paths of this machine are not published.
     """
     folder, here = Path(folder).resolve(), Path.cwd().resolve()
     inside = folder != here and folder.is_relative_to(here)
@@ -210,7 +210,7 @@ def is_edited(path: Path) -> bool:
 
 
 def is_generated(card: str) -> bool:
-    """Whether a card's text is, to the letter, what this package wrote."""
+    """Whether a card's text is exactly what this package wrote."""
     # Git and editors on Windows change the ends of lines, which is no edit.
     card = card.replace("\r\n", "\n")
     mark = _MARK.search(card)
@@ -218,7 +218,7 @@ def is_generated(card: str) -> bool:
 
 
 def readdressed(card: str, repo_id: str) -> str:
-    """A generated card whose Python loads from `repo_id` instead of another place; any other card as it is."""
+    """A generated card whose Python now loads from `repo_id`; any other card unchanged."""
     card = card.replace("\r\n", "\n")
     mark = _MARK.search(card)
     if mark is None or not is_generated(card):
@@ -233,18 +233,18 @@ def readdressed(card: str, repo_id: str) -> str:
 
 def with_new_head(card: str, generated: str) -> str:
     """
-    A data set's card that a person edited, with what `datasets` needs to know of files and columns as it is now.
-
-    Args:
-        card: the edited one.
-        generated: what this package would write.
+    An edited card of a data set with the metadata of a newly generated one, in which `datasets` finds the files and
+    columns.
     """
     from yaml import YAMLError
 
     head = RepoCard(generated).data.to_dict()
     try:
         edited = RepoCard(card)
-    except (ValueError, YAMLError):  # a head that is no YAML; `datasets` finds the splits by the names of the files
+    except (
+        ValueError,
+        YAMLError,
+    ):  # no YAML; `datasets` then finds the splits by the names of the files
         return card
     needed = {name: head[name] for name in ("configs", "dataset_info", "size_categories") if name in head}
     if needed.items() <= edited.data.to_dict().items():
@@ -276,7 +276,7 @@ def card_results(card: str) -> list[dict[str, Any]]:
 
 
 def marked(text: str, location: str) -> str:
-    """A generated card's text with the mark at its end, by which `is_generated` knows it."""
+    """A card's text with the mark at its end that `is_generated` looks for."""
     return (
         f'{text}\n<!-- Written by titok_hf for "{location}", sha256 {_digest(text)}.\n'
         "Edit this card as you like: once its text is changed, titok_hf never overwrites it. -->\n"
@@ -288,7 +288,7 @@ def _digest(text: str) -> str:
 
 
 def _metadata(description: Description, content: CardContent, title: str) -> str:
-    """The YAML head: what the Hub searches, filters and lists by."""
+    """The YAML metadata, which the Hub uses for search, filters and lists."""
     tasks = {
         "reconstruction": ("image-to-image", "Reconstruction"),
         "generation": ("unconditional-image-generation", "Class-conditional generation"),
@@ -324,14 +324,14 @@ def _metadata(description: Description, content: CardContent, title: str) -> str
 
 
 def _pipeline_tag(description: Description) -> str:
-    """The Hub's task that comes nearest. It has none for class-conditional generation."""
+    """The most similar task of the Hub, which has none for class-conditional generation."""
     if description.kind is Kind.PIPELINE:
         return _TASKS[Kind.GENERATOR if description.transformer else Kind.TOKENIZER]
     return _TASKS[description.kind]
 
 
 def _tags(description: Description) -> list[str]:
-    """What people search for on the Hub."""
+    """Words to search for on the Hub."""
     words = ["titok"]
     if description.tokenizer or description.kind is Kind.VQGAN:
         words.append("image-tokenizer")
@@ -345,7 +345,7 @@ def _tags(description: Description) -> list[str]:
 
 
 def _papers(description: Description) -> dict[str, str]:
-    """arXiv number -> title of what the checkpoint is made after."""
+    """arXiv number -> title of the papers of the checkpoint's architecture."""
     titok = {"2406.07550": "An Image is Worth 32 Tokens for Reconstruction and Generation"}
     single_stage = {
         "2501.07730": "Democratizing Text-to-Image Masked Generative Models with Compact Text-Aware One-Dimensional "
@@ -359,7 +359,7 @@ def _papers(description: Description) -> dict[str, str]:
 
 
 def _first_class(description: Description) -> str:
-    """The first class as Python: its shortest name that names no other class, else its number."""
+    """The first class as Python: its shortest name that is unique among the classes, else its number."""
     from ..class_names import ClassNames  # which imports torch
 
     if description.transformer is None:

@@ -1,4 +1,4 @@
-"""Learning curves as a picture, from what a training run wrote down."""
+"""A plot of the learning curves of a training run."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ _LOGARITHMIC_RANGE = 100
 
 def draw_curves(metrics: Iterable[Mapping[str, Any]], path: str | os.PathLike) -> Path:
     """
-    Draw losses in one panel and each test measure in a panel of its own, over the steps. Needs matplotlib.
+    Draw all losses in one panel and each test measure in a panel of its own, over the steps. Needs matplotlib.
 
     Args:
         metrics: rows of a `metrics.jsonl`: `{"step": 100, "loss": 0.3, "test/psnr": 21.5}`. A name with "loss" in it
-            is a loss, one that begins with "test/" a test measure; other names are left out. A row need not have all.
+            is a loss, one that begins with "test/" a test measure; other names are not drawn. Rows may have different
+            names.
         path: the PNG file to write.
 
     Returns:
@@ -46,8 +47,8 @@ def draw_curves(metrics: Iterable[Mapping[str, Any]], path: str | os.PathLike) -
     columns = min(len(panels), _COLUMNS)
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(columns * _PANEL_INCHES[0], rows * _PANEL_INCHES[1]), layout="constrained")
-    places = figure.subplots(rows, columns, squeeze=False).flat
-    for axes, names in zip(places, panels, strict=False):
+    all_axes = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, names in zip(all_axes, panels, strict=False):
         _draw_panel(axes, names, series)
     for axes in list(figure.axes)[len(panels) :]:
         axes.set_visible(False)
@@ -76,15 +77,15 @@ def _draw_panel(axes: Axes, names: Sequence[str], series: Mapping[str, tuple[lis
             steps,
             values,
             label=name.removeprefix(_TEST),
-            # Losses may be equal. Each is thinner than those below it and has other gaps, so that none is hidden.
+            # Losses may be equal: each line is thinner than those below it and dashed differently, so all are visible.
             linestyle=_LINE_STYLES[index % len(_LINE_STYLES)],
             linewidth=1.2 + 2 * (len(names) - 1 - index) / len(names),
-            # A line of one point would not be seen.
+            # Without markers, a line of one point would be invisible.
             marker="o" if len(steps) < 20 else None,
             markersize=3 + 2 * (len(names) - 1 - index) / len(names),
         )
     values = [value for name in names for value in series[name][1]]
-    # What is negative (an adversarial loss) has no logarithm.
+    # An adversarial loss may be negative.
     if split == "train" and min(values) > 0 and max(values) / min(values) > _LOGARITHMIC_RANGE:
         axes.set_yscale("log")
     if len(names) > 1:

@@ -1,4 +1,4 @@
-"""What a saved folder is, read from its configuration files and the headers of its weights alone."""
+"""Descriptions of saved folders, from their configuration files and the headers of their weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .layout import INDEX_NAME, VERSION_KEY, read_index, read_json, stored_tenso
 
 
 class Kind(Enum):
-    """What can be saved, described and pushed. Its value is what people call it."""
+    """What can be saved, described and pushed; the value is its name for users."""
 
     PIPELINE = "pipeline"
     TOKENIZER = "tokenizer"
@@ -32,10 +32,9 @@ class Kind(Enum):
 class Weights:
     """
     Args:
-        num_parameters: numbers in the safetensors files.
+        num_parameters: count in the safetensors files of the first variant.
         num_bytes: size of these files.
-        variants: names of the variants that lie there ("fp16"), None among them for the plain weights. Parameters and
-            bytes are those of the first: the plain ones where there are any.
+        variants: names of the variants ("fp16"); None, for the plain weights, comes first.
     """
 
     num_parameters: int
@@ -52,7 +51,7 @@ class Description:
         configurations: part ("tokenizer", "transformer", "scheduler", "vqgan") -> its saved configuration.
         weights: part -> its weights.
         classes: names of the classes that a pipeline generates, by number.
-        has_image_processor: whether the settings of an image processor lie beside a single model.
+        has_image_processor: whether a single model has the settings of an image processor beside it.
     """
 
     kind: Kind
@@ -69,7 +68,7 @@ class Description:
 
     @property
     def has_codebook(self) -> bool:
-        """Whether the tokens of the tokenizer are codes, which its configuration class knows."""
+        """Whether the tokens of the tokenizer are codes."""
         from transformers import AutoConfig  # which imports torch
 
         return AutoConfig.for_model(**(self.tokenizer or {})).has_codebook
@@ -85,7 +84,7 @@ class Description:
         return self.configurations.get("scheduler")
 
 
-# The part whose place is the folder itself, and the key and value in its config.json which tell it.
+# Kinds whose folder holds one part: the part, and the key and value in its config.json that identify it.
 _SINGLE_PARTS = {
     Kind.TOKENIZER: ("tokenizer", "model_type", "titok"),
     Kind.VQGAN: ("vqgan", "model_type", "maskgit_vqgan"),
@@ -99,7 +98,7 @@ _CONFIGURATION_FILES = {"scheduler": "scheduler_config.json"}
 
 def kind_of(folder: Path) -> Kind:
     """
-    What a folder holds.
+    The kind of what a folder holds.
 
     Raises:
         OSError: nothing of this package, an unfinished data set, or a damaged configuration.
@@ -107,8 +106,8 @@ def kind_of(folder: Path) -> Kind:
     if (folder / INDEX_NAME).is_file():
         index = read_index(folder)
         name = index.get("_class_name")
-        # diffusers knows pipelines outside of it by their module and their class. A user's subclass has a name of its
-        # own, but is saved with the version of this package like every other.
+        # diffusers records a pipeline of another package by module and class. A user's subclass has another name, but
+        # is saved with the version of this package.
         if (name[-1] if isinstance(name, list) else name) != "TiTokPipeline" and VERSION_KEY not in index:
             raise OSError(f"{folder} is a pipeline of the class {name}, not a TiTokPipeline.")
         return Kind.PIPELINE
@@ -129,10 +128,10 @@ def kind_of(folder: Path) -> Kind:
 
 def describe(folder: Path) -> Description:
     """
-    Everything that a checkpoint folder says about itself.
+    The description of a checkpoint folder.
 
     Raises:
-        OSError: as `kind_of`, or a part that is missing or damaged.
+        OSError: as `kind_of`, or a part is missing or damaged.
     """
     kind = kind_of(folder)
     if kind is Kind.DATA_SET:
@@ -163,7 +162,7 @@ def describe(folder: Path) -> Description:
 
 
 def forget_origins(folder: Path) -> None:
-    """Take out of all configurations where a part was loaded from: a path here means nothing elsewhere."""
+    """Remove from all configurations the path that a part was loaded from: it has no meaning on other machines."""
     for path in folder.rglob("*.json"):
         configuration = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(configuration, dict) and configuration.pop("_name_or_path", None) is not None:

@@ -1,4 +1,4 @@
-"""What a saved checkpoint consists of, on disk or on the Hub, and whether its files are whole. Needs no torch."""
+"""The files of a saved checkpoint, on disk or on the Hub, and checks that they are complete. Needs no torch."""
 
 import json
 import os
@@ -16,21 +16,31 @@ from .atomic_files import folder_atomically
 
 INDEX_NAME = "model_index.json"
 VERSION_KEY = "_titok_hf_version"
-# Without its card a data set is not finished, without its configuration a model, without its index a pipeline.
-_TELLING_FILES = ("README.md", "config.json", INDEX_NAME)
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+"""Arguments of `from_pretrained` that say where on the Hub a file is and how to download it."""
+# These are written last: they make a data set, a model, a pipeline complete.
+_LAST_FILES = ("README.md", "config.json", INDEX_NAME)
 _PARTS = ("tokenizer", "image_processor", "transformer", "scheduler")
-# How the names of fields end that say how often a layer is repeated.
+# Ends of the names of fields that hold a number of layers.
 _DEPTHS = ("num_hidden_layers", "num_resnet_blocks")
-# What `from_pretrained` of the libraries takes without a change to what is loaded.
+# Arguments of the libraries' `from_pretrained` that do not change what is loaded.
 _LOADING_ARGUMENTS = {
-    *("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder", "variant"),
-    *("dtype", "torch_dtype", "use_safetensors", "low_cpu_mem_usage", "output_loading_info", "return_unused_kwargs"),
+    *HUB_ARGUMENTS,
+    *(
+        "variant",
+        "dtype",
+        "torch_dtype",
+        "use_safetensors",
+        "low_cpu_mem_usage",
+        "output_loading_info",
+        "return_unused_kwargs",
+    ),
 }
 _AGAIN = "Save or download the checkpoint again."
 
-# Every name under which transformers, diffusers or the original look for the weights of a model, with the index of
-# shards: "model.fp16-00001-of-00002.safetensors", "model.safetensors.index.fp16.json", "pytorch_model.bin"; diffusers
-# once put the variant behind the number. Not "adapter_model", "optimizer" or any name that a person chose.
+# The names under which transformers, diffusers or the original look for weights and for the index of their shards:
+# "model.fp16-00001-of-00002.safetensors", "model.safetensors.index.fp16.json", "pytorch_model.bin"; older versions of
+# diffusers put the variant after the number. It does not fit "adapter_model", "optimizer" or names of a user's own.
 _WEIGHTS_FILE = re.compile(
     r"^(?:model|pytorch_model|diffusion_pytorch_model|flax_model|checkpoint(?=\.msgpack))"
     r"(?:\.(?P<variant>(?!safetensors|bin|msgpack).+?))?(?:-\d+-of-\d+(?:\.(?P<late_variant>[^.]+))?)?"
@@ -75,10 +85,10 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """
-    A configuration file.
+    The content of a configuration file.
 
     Raises:
-        OSError: none there, or a damaged one.
+        OSError: the file is missing or damaged.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -100,25 +110,23 @@ def naming(
     arguments: Iterable[str] | None = None,
 ) -> Iterator[None]:
     """
-    A block that uses the content of a file: whatever a wrong content makes fail there becomes an error with its name.
+    A block that uses the content of a file. If it fails because of that content, the error names the file.
 
     Args:
         path: the file.
-        what: is wrong with it then.
-        arguments: names of the caller's arguments, where the block uses such. Then errors pass as they are that may be
-            about them: a RuntimeError (devices, memory), and a TypeError if any of them changes more than where and
-            how to load.
+        what: what the error says about the file.
+        arguments: names of the caller's arguments, if the block uses them. Errors that may be about them are not
+            changed: a RuntimeError (devices, memory), and a TypeError if one of them changes what is loaded.
 
     Raises:
-        OSError, ValueError: the block failed, with such an error or another. A missing package is no fault of a file
-            and passes as it is.
+        OSError, ValueError: the block failed. Errors about missing packages are not changed.
     """
     try:
         yield
     except (ImportError, NotImplementedError):
         raise
     except Exception as error:
-        # An OSError of the system without a file is one of reading what is no file of this kind.
+        # An OSError of the system that names no file comes from reading a file of another kind.
         if isinstance(error, OSError) and (error.errno is None or error.filename is not None):
             raise
         if arguments is not None and _may_be_callers(error, arguments):
@@ -140,23 +148,20 @@ def _may_be_callers(error: Exception, arguments: Iterable[str]) -> bool:
 
 def checkpoint_atomically(path: str | os.PathLike) -> AbstractContextManager[Path]:
     """
-    How checkpoints are written, and copies of data sets: see [`folder_atomically`]. Files of the same name are
-    replaced, and so is what [`outdated_files`] names: old weights that could be loaded in place of the new ones. All
-    else in `path` stays.
+    [`folder_atomically`] for checkpoints and copies of data sets. Files of the same name are replaced, and those of
+    [`outdated_files`] are removed: old weights that could be loaded instead of the new ones. Other files stay.
     """
-    return folder_atomically(path, _TELLING_FILES, outdated_files)
+    return folder_atomically(path, _LAST_FILES, outdated_files)
 
 
 def outdated_files(there: Iterable[str], new: Iterable[str]) -> list[str]:
     """
-    Which files nobody shall read any more once others lie beside them.
-
-    These are the weights of the same part and variant in another form (one file beside shards, their index, pickles
-    beside safetensors) and the shards of the same split of a data set.
+    The files that new files make invalid: weights of the same part and variant in another form (one file instead of
+    shards, an index, pickles), and shards of the same split of a data set.
 
     Args:
-        there: paths of files that are there.
-        new: paths of files that are put there.
+        there: paths of the present files.
+        new: paths of the files that are added.
     """
     new = set(new)
     written = {_series(name) for name in new} - {None}
@@ -164,13 +169,13 @@ def outdated_files(there: Iterable[str], new: Iterable[str]) -> list[str]:
 
 
 def variant_of(file_name: str) -> str | None:
-    """The variant that a weights file or its index is of ("model.fp16.safetensors" -> "fp16"), None if plain."""
+    """The variant of a weights file or of an index ("model.fp16.safetensors" -> "fp16"); None without one."""
     found = _WEIGHTS_FILE.match(PurePosixPath(file_name).name)
     return None if found is None else found["variant"] or found["late_variant"] or found["index_variant"]
 
 
 def is_weights_file(file_name: str) -> bool:
-    """Whether a file holds weights as safetensors, or lists the files that do."""
+    """Whether a file holds weights as safetensors, or is the index of such files."""
     found = _WEIGHTS_FILE.match(PurePosixPath(file_name).name)
     return found is not None and found["suffix"] == "safetensors"
 
@@ -180,7 +185,7 @@ def check_weights_index(path: Path) -> list[Path]:
     The weights files that an index names.
 
     Raises:
-        OSError: a damaged index, or one that names a pickle, a file outside of its folder or one that is not there.
+        OSError: a damaged index, or one that names a pickle or a file outside of its folder.
     """
     index = read_json(path)
     weight_map = index.get("weight_map")
@@ -201,7 +206,7 @@ def stored_tensors(files: Iterable[Path]) -> dict[str, tuple[tuple[int, ...], st
     Shape and dtype ("F32") of each tensor in safetensors files, from their headers.
 
     Raises:
-        OSError: a file that is not there, or damaged.
+        OSError: a file is missing or damaged.
     """
     stored = {}
     for path in files:
@@ -225,16 +230,16 @@ def check_weights(
     shapes: bool = True,
 ) -> None:
     """
-    Compare the tensors in a checkpoint with those that a model wants, since libraries fill a gap with random numbers.
+    Compare the tensors in a checkpoint with those of a model, since libraries fill missing ones with random numbers.
 
     Args:
         source: folder or Hub id, for the message.
-        stored: what `stored_tensors` gives.
-        expected: state dict of the model; tensors on the meta device are enough.
+        stored: the result of `stored_tensors`.
+        expected: state dict of the model; its tensors may be on the meta device.
         names, shapes: whether to compare these.
 
     Raises:
-        OSError: a name that only one side has, another shape, or integers in place of floating-point numbers.
+        OSError: a name that only one of them has, another shape, or integers instead of floating-point numbers.
     """
     shared = [name for name in expected if name in stored]
     differences = {
@@ -258,10 +263,9 @@ def check_weights(
 
 def check_depth(path: Path, config: object, num_tensors: int) -> None:
     """
-    Refuse a configuration of more layers than there are tensors: to build them only to find out may take for ever.
-
     Raises:
-        OSError: such a number.
+        OSError: the configuration has more layers than the checkpoint has tensors. This is checked before the model is
+            built, because building a very large number of layers would take too long.
     """
     entries = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else []
     for key, value in entries:
@@ -272,11 +276,9 @@ def check_depth(path: Path, config: object, num_tensors: int) -> None:
 
 def check_finite_weights(source: object, tensors: Mapping[str, Any]) -> None:
     """
-    Refuse weights that turn every image into noise.
-
     Args:
         source: file, folder or Hub id, for the message.
-        tensors: the state dict; tensors on the meta device (offloaded to the disk) are left out.
+        tensors: the state dict; tensors on the meta device (offloaded to the disk) are not checked.
 
     Raises:
         OSError: NaN or infinity in a tensor.
@@ -294,7 +296,7 @@ def check_finite_weights(source: object, tensors: Mapping[str, Any]) -> None:
 
 
 def _series(name: str) -> tuple[PurePosixPath, str, str | None] | None:
-    """What a file replaces: weights of one part and variant, or shards of one split. None for any other file."""
+    """Equal for files that replace one another: weights of a part and variant, shards of a split. None for others."""
     path = PurePosixPath(name)
     weights, shard = _WEIGHTS_FILE.match(path.name), _DATA_SHARD.match(path.name)
     if weights is not None:
@@ -307,22 +309,20 @@ def _is_class(label: str, name: object) -> bool:
 
 
 def _shown(value: object) -> str:
-    """A value from a file in a message, however long it is."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    """A value from a file, for a message."""
+    return _shortened(repr(value), 80)
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of an exception, or its name."""
-    text = str(error).strip()
-    line = text.splitlines()[0] if text else type(error).__name__
-    return _shown_text(line if not isinstance(error, KeyError) else f"{line} is missing")
+    """The first line of an error's message, or the name of its class."""
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return _shortened(line if not isinstance(error, KeyError) else f"{line} is missing", 300)
 
 
-def _shown_text(text: str, length: int = 300) -> str:
+def _shortened(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def _count(names: list[str], shown: int = 3) -> str:
-    """How many names there are, and the first few of them."""
+    """The number of names, and the first few of them."""
     return f"{len(names)} ({', '.join(names[:shown])}{', ...' if len(names) > shown else ''})"

@@ -1,4 +1,4 @@
-"""`from_pretrained` of our classes: a checkpoint in the format of its library, checked before the library reads it."""
+"""Loading of a checkpoint in the format of its library, which is checked before the library reads it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from .connection import with_retries
 from .layout import (
+    HUB_ARGUMENTS,
     INDEX_NAME,
     check_depth,
     check_finite_weights,
@@ -19,8 +20,7 @@ from .layout import (
     stored_tensors,
 )
 
-_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-# With these the tensors of the model are not those of the files, which then are the library's to judge.
+# With these arguments the tensors of the model are not those of the files, so the files are left to the library.
 _OTHER_TENSORS = ("state_dict", "quantization_config", "key_mapping", "gguf_file")
 
 
@@ -28,15 +28,8 @@ def load_naming_the_file(
     cls: type, load: Callable[..., Any], source: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """
-    An instance of one of our classes, by the library's own `from_pretrained`; an error names the file that is wrong.
-
-    Args:
-        cls: a model, or a class that has a configuration and no weights.
-        load: the library's `from_pretrained`, bound to `cls`.
-        source, args, kwargs: its arguments.
-
-    Raises:
-        OSError, ValueError: as `ReaderMixin.from_pretrained`.
+    An instance of `cls`, a model or a class without weights, by `load`, the library's own `from_pretrained`, with its
+    arguments. An error names the file that is wrong; see `ReaderMixin.from_pretrained`.
     """
     name = getattr(cls, "config_name", None) or "config.json"
     path = Path(str(source), kwargs.get("subfolder") or "", name)
@@ -54,14 +47,14 @@ def load_naming_the_file(
 
 
 def _load_model(cls: Any, load: Callable[..., Any], source: Any, *args: Any, **kwargs: Any) -> Any:
-    """A model from safetensors, with files that fit one another and weights that are finite."""
+    """A model from safetensors, after its files were compared; its weights must be finite."""
     if kwargs.setdefault("use_safetensors", True) is False:
         raise ValueError("use_safetensors is False, but pickles run code when opened and are not read. Leave it out.")
     files = _Files(cls, source, kwargs)
     files.check()
     kwargs |= files.revision
     if files.weights:
-        kwargs.pop("force_download", None)  # they have just been
+        kwargs.pop("force_download", None)  # they have just been downloaded
     with naming(source, "cannot be loaded", kwargs):
         loaded = load(source, *args, **kwargs)
     model = loaded[0] if isinstance(loaded, tuple) else loaded
@@ -70,14 +63,14 @@ def _load_model(cls: Any, load: Callable[..., Any], source: Any, *args: Any, **k
 
 
 def _component_of_pipeline(cls: type, source: Any, kwargs: dict[str, Any]) -> str | None:
-    """The subfolder where a saved pipeline, on disk or on the Hub, has an instance of `cls`; None if it is none."""
+    """The subfolder of a saved pipeline, on disk or on the Hub, that holds an instance of `cls`; None without one."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         index = Path(str(source), INDEX_NAME)
         if not Path(str(source)).is_dir():
-            where = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs and name != "force_download"}
+            where = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs and name != "force_download"}
             index = Path(hf_hub_download(str(source), index.name, **where))
         components = read_json(index)
     except (OSError, ValueError, HfHubHTTPError, HFValidationError):
@@ -89,7 +82,7 @@ def _component_of_pipeline(cls: type, source: Any, kwargs: dict[str, Any]) -> st
 
 class _Files:
     """
-    The files of one model in the format of its library, on this machine: those of the Hub are downloaded.
+    The files of one model in the format of its library; those on the Hub are downloaded.
 
     Args:
         cls: the model's class, of transformers or of diffusers.
@@ -102,14 +95,14 @@ class _Files:
         self.kwargs = kwargs
         self.of_transformers = hasattr(cls, "config_class")
         self.config, self.weights = None, list[Path]()
-        # The commit that the configuration is of: what is checked is what is loaded, though somebody pushes meanwhile.
+        # The commit of the configuration: the checked files are the loaded ones, even if somebody pushes meanwhile.
         self.revision: dict[str, str] = {}
         if isinstance(source, str | os.PathLike) and not any(kwargs.get(name) is not None for name in _OTHER_TENSORS):
             self.config = self._find("config.json")
             self.weights = [] if self.config is None else self._find_weights()
 
     def check(self) -> None:
-        """Compare the files with one another before the library takes memory for what they claim."""
+        """Compare the files with one another before the library allocates memory for the model."""
         if self.config is None:
             self._check_configuration_is_given()
             return
@@ -126,16 +119,11 @@ class _Files:
         if given is not None:
             expected = self._expected(given)
         if self.weights:
-            check_weights(
-                self.source,
-                stored,
-                expected,
-                names=names,
-                shapes=not self.kwargs.get("ignore_mismatched_sizes"),
-            )
+            shapes = not self.kwargs.get("ignore_mismatched_sizes")
+            check_weights(self.source, stored, expected, names=names, shapes=shapes)
 
     def _check_configuration_is_given(self) -> None:
-        """Without one transformers takes the default configuration for that of the weights."""
+        """Raise an error without a configuration, where transformers would use the default one."""
         asked = ("config", "state_dict", "gguf_file")
         is_folder = isinstance(self.source, str | os.PathLike) and Path(self.source).is_dir()
         if not is_folder or any(self.kwargs.get(name) is not None for name in asked):
@@ -145,7 +133,7 @@ class _Files:
             raise FileNotFoundError(f"{folder} has no config.json, so it holds no {self.cls.__name__}.")
 
     def _given(self, values: dict[str, Any]) -> Any:
-        """The configuration that the caller asks for where it is not that of the file."""
+        """The configuration that the caller asks for, if it is not that of the file."""
         config = self.kwargs.get("config")
         if config is not None:
             return config
@@ -180,12 +168,12 @@ class _Files:
         return []
 
     def _find(self, name: str) -> Path | None:
-        """A file of the checkpoint, or None where there is none: that is the library's to report."""
-        place = {name: self.kwargs[name] for name in _HUB_ARGUMENTS if self.kwargs.get(name) is not None}
+        """A file of the checkpoint; None if it is missing, which the library reports."""
+        place = {name: self.kwargs[name] for name in HUB_ARGUMENTS if self.kwargs.get(name) is not None}
         place |= self.revision
         if Path(self.source).is_dir():
             path = Path(self.source, place.get("subfolder", ""), name)
-            return path if os.path.lexists(path) else None  # also a link to nothing, which is damage
+            return path if os.path.lexists(path) else None  # also a broken link, which is an error
         from transformers.utils import cached_file
         from transformers.utils.hub import extract_commit_hash
 

@@ -1,13 +1,13 @@
-"""What users name: a path on this machine, or the id of a Hub repository. Settled before anybody is asked for it."""
+"""Decides whether a name that a user gives is a path on this machine or the id of a Hub repository."""
 
 import difflib
 import os
 import re
 from pathlib import Path
 
-# "user/name", as the Hub allows it; a data set that came to the Hub early has no user.
+# "user/name", as the Hub allows it; some early data sets have no user.
 _HUB_ID = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]{0,95}", re.ASCII)
-# Nobody names a repository like a file.
+# A name with such a suffix is taken for a file, not for a repository.
 _FILE_SUFFIXES = (
     *(".bin", ".ckpt", ".msgpack", ".pt", ".pth", ".safetensors"),
     *(".jpeg", ".jpg", ".png", ".webp", ".gz", ".parquet", ".tar", ".tgz", ".zip"),
@@ -17,11 +17,11 @@ _FILE_SUFFIXES = (
 
 def may_be_hub_id(name: str | os.PathLike, needs_user: bool = True) -> bool:
     """
-    Whether a name that is no path on this machine can be the id of a Hub repository.
+    Whether a name can be the id of a Hub repository.
 
     Args:
-        name: what the user typed.
-        needs_user: whether "name" without a user is none.
+        name: from the user.
+        needs_user: whether a name without "user/" is refused.
     """
     text = os.fspath(name)
     return (
@@ -39,18 +39,16 @@ def is_hub_id(text: str) -> bool:
 
 def check_location(name: str | os.PathLike, what: str = "model", needs_user: bool = True) -> bool:
     """
-    Settle whether a name means something on this machine.
-
     Args:
-        name: what the user typed.
-        what: what it is to be, for the message.
+        name: from the user.
+        what: what it should be, for the message.
         needs_user: as for [`may_be_hub_id`].
 
     Returns:
-        whether it is a path that exists; else it is the id of a Hub repository.
+        True for a path that exists, False for the id of a Hub repository.
 
     Raises:
-        FileNotFoundError: neither nor.
+        FileNotFoundError: the name is neither.
     """
     path = Path(name).expanduser()
     if path.exists():
@@ -61,13 +59,13 @@ def check_location(name: str | os.PathLike, what: str = "model", needs_user: boo
 
 
 def check_is_hub_id(name: str, needs_user: bool = True) -> None:
-    """Raises ValueError if a name that is to be that of a repository cannot be one, so that nobody is asked for it."""
+    """Raise ValueError if a name cannot be the id of a repository, before a request is made."""
     if not may_be_hub_id(name, needs_user):
         raise ValueError(f"{name!r} is no id of a Hub repository. Write an id as user/name.")
 
 
 def _not_there(name: str | os.PathLike, what: str) -> str:
-    """Where on a path nothing more is, and what there is of a similar name."""
+    """A message with the last folder of the path that exists, and the most similar name in it."""
     path = Path(name).expanduser()
     above = next(parent for parent in path.absolute().parents if parent.exists())
     known = sorted(entry.name for entry in above.iterdir()) if os.access(above, os.R_OK) and above.is_dir() else []
@@ -79,14 +77,12 @@ def _not_there(name: str | os.PathLike, what: str) -> str:
 
 def check_apart(output: str | os.PathLike, *inputs: str | os.PathLike | None) -> None:
     """
-    Look whether what is written would take the place of what is read.
-
     Args:
         output: the file or folder to write.
-        inputs: files and folders to read; what does not exist is none.
+        inputs: files and folders to read, of which some may not exist.
 
     Raises:
-        FileExistsError: an input is the output, or lies in it.
+        FileExistsError: an input is the output or lies in it, so it would be overwritten.
     """
     written = Path(output).resolve()
     for one in inputs:

@@ -19,8 +19,8 @@ _LIBRARY_PUSH_ARGUMENTS = {"subfolder", "tags", "commit_description"}
 
 def add_reader(module: str) -> None:
     """
-    Let `from_pretrained` read one more format. The package's `__init__` names the reader of the original's formats,
-    because this module must not import from above.
+    Let `from_pretrained` read one more format. The package's `__init__` adds the reader of the original's formats,
+    since this module must not import `titok_hf.original`.
 
     Args:
         module: full name of a module with a function `read(cls, source, original_variant, **kwargs)`. It gets the
@@ -31,7 +31,7 @@ def add_reader(module: str) -> None:
 
 
 class ReaderMixin:
-    """Comes before the library's base class: `from_pretrained` reads the formats of [`add_reader`] too."""
+    """A mixin before the library's base class: `from_pretrained` reads the formats of [`add_reader`] too."""
 
     @classmethod
     def from_pretrained(
@@ -66,7 +66,7 @@ class ReaderMixin:
 
 
 class PushMixin:
-    """Comes before the library's base class: `push_to_hub` makes one commit and writes our model card."""
+    """A mixin before the library's base class: `push_to_hub` makes one commit and writes our model card."""
 
     def push_to_hub(
         self,
@@ -114,8 +114,8 @@ class PushMixin:
 
 class CheckpointMixin(PushMixin, ReaderMixin):
     """
-    Comes before the library's base class of a model. Weights are read from safetensors only, and checked against the
-    configuration, because the libraries fill missing tensors with random numbers; a folder is written as a whole or
+    A mixin before the library's base class of a model. Weights are read from safetensors only and compared with the
+    configuration, because the libraries fill missing tensors with random numbers. A folder is written completely or
     not at all.
     """
 
@@ -130,8 +130,8 @@ class CheckpointMixin(PushMixin, ReaderMixin):
         **kwargs: Any,
     ) -> None:
         """
-        Save as the library does, but the folder changes only when everything has been written: weights of the same
-        variant are replaced in whatever form they are there, and all other files stay.
+        Save as the library does, but change the folder only when all files are written: weights of the same variant
+        are replaced, whatever their form, and other files stay.
 
         Args:
             save_directory: the folder; made if missing.
@@ -147,7 +147,7 @@ class CheckpointMixin(PushMixin, ReaderMixin):
         from .layout import checkpoint_atomically
 
         sizes = {"variant": variant} | ({} if max_shard_size is None else {"max_shard_size": max_shard_size})
-        # Where several processes write, each a part of the whole, the library knows who does what.
+        # Several processes may each write a part: that is left to the library.
         if not is_main_process or kwargs.get("distributed_checkpoint"):
             kwargs |= {"is_main_process": is_main_process, "push_to_hub": push_to_hub}
             super().save_pretrained(save_directory, **sizes, **kwargs)  # type: ignore[misc]

@@ -11,13 +11,12 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from huggingface_hub.errors import HTTPError as TransportError  # of the HTTP library that huggingface_hub uses
 
 from .connection import reason_of, with_retries
-from .layout import INDEX_NAME, checkpoint_atomically, naming, read_index
+from .layout import HUB_ARGUMENTS, INDEX_NAME, checkpoint_atomically, naming, read_index
 from .mixin import PushMixin
 from .remote_code import LoadedByDiffusers
 
-_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
-# What a pipeline is read from, and nothing beside it. Weights come as safetensors only: a pickle runs code when it is
-# opened, so it is not even downloaded; nor are optimizer states, or other models in the same repository.
+# The files of a pipeline. Weights are safetensors only: pickles run code when opened, so they are not even downloaded;
+# nor are optimizer states, or other models in the same repository.
 _SMALL_FILES = [
     INDEX_NAME,
     "image_processor/preprocessor_config.json",
@@ -60,11 +59,10 @@ class PipelineCheckpointMixin(PushMixin, LoadedByDiffusers):
         import torch
 
         if not {"dtype", "torch_dtype", "quantization_config"} & {name for name in kwargs if kwargs[name] is not None}:
-            # Left alone, transformers keeps the saved dtype of the tokenizer, and diffusers reads the rest as float32.
+            # By default transformers keeps the saved dtype of the tokenizer, and diffusers loads the rest as float32.
             kwargs["dtype"] = torch.float32
-        hub_arguments = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
-        place = {"variant": kwargs.get("variant"), "subfolder": kwargs.pop("subfolder", None)}
-        folder = checkpoint_folder(pretrained_model_name_or_path, **place, **hub_arguments)
+        folder = Path(cls.download(pretrained_model_name_or_path, **kwargs))
+        kwargs.pop("subfolder", None)
         with naming(folder, "cannot be loaded", list(kwargs)):
             if "image_processor" not in kwargs:
                 processor = cls.image_processor_class.from_pretrained(folder, subfolder="image_processor")
@@ -76,7 +74,7 @@ class PipelineCheckpointMixin(PushMixin, LoadedByDiffusers):
     @classmethod
     def download(cls, pretrained_model_name: str | os.PathLike, **kwargs: Any) -> str:
         """
-        Download a pipeline from the Hub into the cache: configurations and safetensors, nothing executable.
+        Download a pipeline from the Hub into the cache: configurations and safetensors, no executable files.
 
         Returns:
             the local folder.
@@ -84,9 +82,8 @@ class PipelineCheckpointMixin(PushMixin, LoadedByDiffusers):
         Raises:
             OSError: no such repository, no access, or no network.
         """
-        hub_arguments = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
-        place = {"variant": kwargs.get("variant"), "subfolder": kwargs.get("subfolder")}
-        return str(checkpoint_folder(pretrained_model_name, **place, **hub_arguments))
+        hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
+        return str(checkpoint_folder(pretrained_model_name, kwargs.get("variant"), **hub_arguments))
 
     def save_pretrained(
         self,
@@ -102,7 +99,7 @@ class PipelineCheckpointMixin(PushMixin, LoadedByDiffusers):
 
         Args:
             save_directory: the folder; other files in it stay, and so does a card that a person edited.
-            safe_serialization: there for the signature of diffusers; pickles are refused.
+            safe_serialization: as in diffusers, but False raises an error, because pickles are not written.
             variant: name of the weights' variant, such as "fp16".
             max_shard_size: largest size of a weights file ("5GB").
             push_to_hub: whether to upload as well; `kwargs` go to `push_to_hub` then.
@@ -136,8 +133,7 @@ def checkpoint_folder(
         model: a folder, or the id of a Hub repository ("user/name").
         variant: name of the weights' variant, such as "fp16"; by default the plain ones.
         subfolder: where in the folder or repository the pipeline lies.
-        hub_arguments: passed to `huggingface_hub.snapshot_download` (cache_dir, force_download, local_files_only,
-            token, revision).
+        hub_arguments: for `huggingface_hub.snapshot_download` (token, revision, ...).
 
     Raises:
         OSError: neither a folder nor a repository, no `model_index.json` in it, or one that a newer titok_hf wrote.
@@ -151,7 +147,7 @@ def checkpoint_folder(
 
 
 def _download(repository: str, variant: str | None, subfolder: str | None, hub_arguments: dict[str, Any]) -> Path:
-    """What `checkpoint_folder` reads, from the cache or the Hub."""
+    """The folder in the cache with the files that `checkpoint_folder` needs."""
     top = f"{subfolder.strip('/')}/" if subfolder else ""
 
     def fetch(weights: list[str]) -> Path:
@@ -162,7 +158,7 @@ def _download(repository: str, variant: str | None, subfolder: str | None, hub_a
     try:
         folder = fetch([pattern for part in _WEIGHTS for pattern in _weight_patterns(part, variant)])
         plain = [part for part in _WEIGHTS if variant and not any((folder / part).glob("*.safetensors"))]
-        if any((folder / part).is_dir() for part in plain):  # a part of which there is no such variant
+        if any((folder / part).is_dir() for part in plain):  # parts without such a variant
             fetch([pattern for part in plain for pattern in _weight_patterns(part, None)])
     except HFValidationError:
         raise OSError(
@@ -171,8 +167,8 @@ def _download(repository: str, variant: str | None, subfolder: str | None, hub_a
         ) from None
     except (HfHubHTTPError, TransportError, LocalEntryNotFoundError) as error:
         raise OSError(
-            f"{repository!r} is no folder here, and the Hub did not give it ({reason_of(error)}). Check the name, the "
-            "revision, your access and the network."
+            f"{repository!r} is no folder here, and the Hub request for it failed ({reason_of(error)}). Check the "
+            "name, the revision, your access and the network."
         ) from error
     return folder
 

@@ -1,4 +1,4 @@
-"""A saved folder to the Hub, in one commit."""
+"""Uploads of a saved folder to the Hub, in one commit."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from .folders import (
 from .layout import INDEX_NAME, is_weights_file, outdated_files
 from .pull import needed_files
 
-# They run code when they are opened: nobody shall find one where a checkpoint of ours is.
+# They run code when they are opened, so they are never uploaded.
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-# Without these, and without weights, what arrives on the Hub would be of no use.
+# Without these files, and without weights, the repository could not be used.
 _NEEDED_NAMES = (CARD_NAME, INDEX_NAME, "config.json", "scheduler_config.json", IMAGE_PROCESSOR_NAME)
 
 
@@ -40,11 +40,11 @@ class Pushed:
         address: of the commit, or of the pull request if one was opened.
         commit: its hash.
         files: what the commit contains, as paths in the repository.
-        deleted: weights or shards that it removed, because the new ones replace them under other names.
-        left_out: files in the folder that were not uploaded: links that lead out of it, and files that belong to
-            nothing that this package saves. Hidden files and pickles are not listed.
+        deleted: weights or shards that it removed, because new ones replace them under other names.
+        left_out: files in the folder that were not uploaded: links out of the folder, and files of a kind that this
+            package does not save. Hidden files and pickles are not listed.
         card_kept: whether a card that a person edited on the Hub was kept; in that of a data set, the list of files
-            and columns is brought up to date all the same.
+            and columns is updated.
     """
 
     kind: Kind
@@ -75,7 +75,7 @@ def push_folder(
 
     Args:
         folder: what `save_pretrained`, `titok-hf prepare` or `titok-hf pretokenize` wrote. Hidden files, pickles and
-            links that lead out of the folder are not uploaded.
+            links out of the folder are not uploaded.
         repo_id: "user/name"; made if missing.
         private: whether a new repository is private.
         revision: branch to commit to, made from main if missing.
@@ -87,7 +87,7 @@ def push_folder(
 
     Raises:
         OSError: nothing of ours in the folder, weights missing, no right to write there, or no connection.
-        ValueError: an id that is none.
+        ValueError: an invalid id.
     """
     folder = Path(folder).resolve()
     kind = kind_of(folder)
@@ -121,19 +121,8 @@ def push_folder(
 
 def push_saved(instance: Any, repo_id: str, saving: dict[str, Any], **options: Any) -> str:
     """
-    Save a model or a pipeline into a temporary folder and upload that.
-
-    Args:
-        instance: has `save_pretrained`.
-        repo_id: as for [`push_folder`].
-        saving: arguments of `save_pretrained`.
-        options: further arguments of [`push_folder`].
-
-    Returns:
-        the address of the commit or of the pull request.
-
-    Raises:
-        OSError, ValueError: as [`push_folder`].
+    Save a model or a pipeline into a temporary folder, with `saving` as the arguments of `save_pretrained`, and upload
+    the folder with [`push_folder`]. Returns the address of the commit or of the pull request.
     """
     with TemporaryDirectory() as folder:
         saved = Path(folder, repo_id.rpartition("/")[2])
@@ -144,19 +133,18 @@ def push_saved(instance: Any, repo_id: str, saving: dict[str, Any], **options: A
 
 def _repository(api: HfApi, repo_id: str, kind: Kind, private: bool | None, branch: str | None) -> dict[str, Any]:
     """
-    Makes the repository and the branch if they are missing.
+    Make the repository and the branch if they are missing. Returns id (with the user) and type, as arguments of the
+    client's methods.
 
-    Returns:
-        the id, with its user, and the type, as the client's methods take them.
     Raises:
-        ValueError: a private one is wanted, and there is a public one.
+        ValueError: a private repository is wanted, and there is a public one.
     """
     make = partial(api.create_repo, repo_id, repo_type=kind.repo_type, private=private, exist_ok=True)
     place: dict[str, Any] = {"repo_id": with_retries(make).repo_id, "repo_type": kind.repo_type}
     if private and not with_retries(partial(api.repo_info, **place)).private:
         raise ValueError(
-            f"{place['repo_id']!r} is there already and public, and nothing was uploaded. Make it private in its "
-            "settings on the Hub, or push without asking for a private one."
+            f"{place['repo_id']!r} exists and is public, and nothing was uploaded. Make it private in its settings on "
+            "the Hub, or push without asking for a private one."
         )
     if branch and not branch.startswith("refs/"):
         with_retries(partial(api.create_branch, branch=branch, exist_ok=True, **place))
@@ -165,11 +153,10 @@ def _repository(api: HfApi, repo_id: str, kind: Kind, private: bool | None, bran
 
 def _files_to_push(folder: Path, kind: Kind, variant: str | None) -> tuple[list[str], list[str]]:
     """
-    Files to upload besides the card, and those that stay: links out of the folder, and what belongs to nothing that
-    this package saves. Hidden files and pickles are not even listed.
+    The files to upload besides the card, and those of `Pushed.left_out`.
 
     Raises:
-        OSError: weights are missing, or a file that is needed is a link out of the folder.
+        OSError: weights are missing, or a necessary file is a link out of the folder.
     """
     names: list[str] = []
     left_out: list[str] = []
@@ -183,8 +170,8 @@ def _files_to_push(folder: Path, kind: Kind, variant: str | None) -> tuple[list[
         wanted, inside = _belongs(name, kind) or is_shown, _stays_inside(path, folder)
         if wanted and not inside and (is_weights_file(name) or path.name in _NEEDED_NAMES):
             raise OSError(
-                f"{path} is a link to a file outside of the folder, and such links are not uploaded. Put a copy of "
-                "the file in its place."
+                f"{path} is a link to a file outside of the folder, and such links are not uploaded. Replace it by a "
+                "copy of the file."
             )
         (names if wanted and inside and path.is_file() else left_out).append(name)
     if CARD_NAME in names:
@@ -196,7 +183,7 @@ def _files_to_push(folder: Path, kind: Kind, variant: str | None) -> tuple[list[
 
 
 def _belongs(name: str, kind: Kind) -> bool:
-    """Whether a file is of a kind that this package saves, or that a repository has beside it."""
+    """Whether a file is of a kind that this package saves, or that repositories usually have."""
     path = PurePosixPath(name)
     folders = {Kind.DATA_SET: ("data",), Kind.PIPELINE: PIPELINE_FOLDERS}.get(kind, ())
     if len(path.parts) > 1 and (len(path.parts) > 2 or path.parts[0] not in folders):
@@ -205,14 +192,14 @@ def _belongs(name: str, kind: Kind) -> bool:
 
 
 def _stays_inside(path: Path, folder: Path) -> bool:
-    """Whether a file lies in the folder, or, where the folder is one of the Hub's cache, among that repository's."""
+    """Whether a file is in the folder; for a folder of the Hub's cache, whether it is a file of that repository."""
     real = path.resolve()
     in_cache = folder.parent.name == "snapshots" and real.is_relative_to(folder.parent.parent / "blobs")
     return real.is_relative_to(folder) or in_cache
 
 
 def _card_to_push(folder: Path, kind: Kind, repo_id: str, has_image_processor: bool) -> str:
-    """The folder's card with the repository's id in it if it is a generated one; a new one if there is none."""
+    """The folder's card, or a new one if there is none; a generated card gets the id of the repository."""
     path = folder / CARD_NAME
     if not path.is_file() and kind is not Kind.DATA_SET:
         return model_card(folder, CardContent(repo_id=repo_id), has_image_processor=has_image_processor)
@@ -220,7 +207,7 @@ def _card_to_push(folder: Path, kind: Kind, repo_id: str, has_image_processor: b
 
 
 def _kept_card(api: HfApi, place: dict[str, Any], kind: Kind, card: str) -> str:
-    """The card that a repository with one gets: one that a person edited there stays."""
+    """The new card of a repository that has one: a card that a person edited there stays."""
     old = Path(api.hf_hub_download(filename=CARD_NAME, **place)).read_text(encoding="utf-8")
     if old == card or is_generated(old):
         return card
@@ -228,6 +215,6 @@ def _kept_card(api: HfApi, place: dict[str, Any], kind: Kind, card: str) -> str:
 
 
 def _write_card(path: Path, card: str) -> None:
-    """Writes the card into the folder too, unless it is there already; the Hub's cache is left as it is."""
+    """Write the card into the folder too, unless it is there or the folder is one of the Hub's cache."""
     if not path.is_symlink() and (not path.is_file() or path.read_text(encoding="utf-8") != card):
         write_atomically(path, card.encode())

@@ -1,15 +1,14 @@
 """Lets transformers and diffusers load a checkpoint in a process that has not imported titok_hf.
 
-They do so with `trust_remote_code=True`, by running a Python file that lies in the checkpoint. Ours holds no model: it
-imports this package, or says how to install it, so a checkpoint never carries an old copy of the code. Where it lies
-follows from where the two libraries look:
+With `trust_remote_code=True` they run a Python file of the checkpoint. Ours only imports this package, or says how to
+install it, so a checkpoint never has an old copy of the code. The two libraries look for it in these places:
 
 - transformers: beside the configuration, whose `auto_map` names file and class; for a part of a pipeline on the Hub,
   which is loaded with `subfolder=`, at the top of the repository;
-- diffusers: at the top, where `_class_name` in `model_index.json` names file and class, and once in each part's folder
+- diffusers: at the top, where `_class_name` in `model_index.json` names file and class, and in the folder of each part
   under the name of the module that the index records for that part.
 
-The classes of this package need none of these files and never run them.
+The classes of this package do not need these files and never run them.
 """
 
 import json
@@ -46,63 +45,30 @@ def __getattr__(name):
 
 
 def write_remote_code(folder: str | os.PathLike, module: str = REMOTE_MODULE) -> None:
-    """
-    Put the file into a folder of a checkpoint.
-
-    Args:
-        folder: made if missing.
-        module: name of the file, without ".py".
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
+    """Write the file `module` (without ".py") into a folder of a checkpoint, which is made if missing."""
     write_atomically(Path(folder) / f"{module}.py", REMOTE_CODE.encode())
 
 
-def write_pipeline_remote_code(folder: Path, index: dict[str, Any]) -> None:
-    """
-    Put the file wherever diffusers and transformers look for it in a saved pipeline.
-
-    Args:
-        folder: the pipeline.
-        index: content of its `model_index.json`.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    write_remote_code(folder)
-    for part, record in index.items():
-        if isinstance(record, list) and (folder / part).is_dir() and _is_ours(record[0]):
-            write_remote_code(folder / part, record[0])
-
-
 class LoadedByAutoClasses:
-    """Put in front of a configuration or image processor of transformers: it is saved together with the file."""
+    """A mixin before the base class of a configuration or image processor of transformers: saves the file too."""
 
     auto_classes: dict[str, Any] = {}
-    """The `auto_map` to save: Auto class -> "module.Class", for image processors a list of the one without and the one
-    with torchvision."""
+    """The `auto_map` to save: Auto class -> "module.Class"; for image processors a list of two (with torchvision)."""
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "") -> None:
-        """Ignored: after it, transformers would copy this package's modules into every checkpoint that it saves."""
+        """Does nothing: otherwise transformers would copy this package's modules into every checkpoint."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """
-        As the library's own.
-
-        Raises:
-            OSError: no such file, or a damaged one.
-            ValueError: arguments that do not fit.
-        """
+        """As the library's own; OSError for a missing or damaged file, ValueError for wrong arguments."""
         name = IMAGE_PROCESSOR_NAME if issubclass(cls, ImageProcessingMixin) else CONFIG_NAME
         place = Path(str(pretrained_model_name_or_path), kwargs.get("subfolder") or "", name)
         with naming(place, arguments=kwargs):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> Any:
-        """As the library's own, and the file that lets the Auto classes load the folder with `trust_remote_code`."""
+        """As the library's own, with the file by which the Auto classes load the folder with `trust_remote_code`."""
         write_remote_code(save_directory)
         self.auto_map = dict(self.auto_classes)
         saved = super().save_pretrained(save_directory)  # type: ignore[misc]
@@ -114,31 +80,35 @@ class LoadedByAutoClasses:
 
 class LoadedByDiffusers:
     """
-    Put in front of `DiffusionPipeline`: it is saved in the form that diffusers loads with `trust_remote_code=True`,
-    and loaded by its own class without any of that.
+    A mixin before `DiffusionPipeline`: saves what diffusers loads with `trust_remote_code=True`; the pipeline's own
+    class loads it without that.
     """
 
     parts_module = ""
-    """Module that holds all classes of the parts, and their base classes by the names that diffusers knows."""
+    """A module with all classes of the parts, and with their base classes under the names that diffusers knows."""
 
     def to_json_string(self) -> str:
-        """The index, with the file that holds the class before its name."""
+        """The index, in which the name of the file comes before the name of the class."""
         text = super().to_json_string()  # type: ignore[misc]
-        if not _is_ours(type(self).__module__):  # somebody's subclass, which this package does not hold
+        if not _is_ours(type(self).__module__):  # a subclass of a user
             return text
         index = json.loads(text) | {"_class_name": [REMOTE_MODULE, type(self).__name__]}
         return json.dumps(index, indent=2, sort_keys=True) + "\n"
 
     def save_config(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """The index, after the parts, and the files for those parts."""
+        """The index, and the files for the parts, which are saved before."""
         super().save_config(save_directory, **kwargs)  # type: ignore[misc]
-        write_pipeline_remote_code(Path(save_directory), json.loads(self.to_json_string()))
+        write_remote_code(save_directory)
+        for part, record in json.loads(self.to_json_string()).items():
+            folder = Path(save_directory, part)
+            if isinstance(record, list) and folder.is_dir() and _is_ours(record[0]):
+                write_remote_code(folder, record[0])
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:
         """
-        The index as if there were no remote code: diffusers demands `trust_remote_code=True` as soon as it sees a file
-        of the name that is recorded for the pipeline or for a part.
+        The index without names of files: diffusers demands `trust_remote_code=True` if there is a file of the name
+        that is recorded for the pipeline or for a part.
         """
         loaded = super().load_config(*args, **kwargs)  # type: ignore[misc]
         index = loaded[0] if isinstance(loaded, tuple) else loaded

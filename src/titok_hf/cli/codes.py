@@ -1,4 +1,4 @@
-"""`titok-hf encode` and `titok-hf decode`: images as a small file of codes."""
+"""`titok-hf encode` and `titok-hf decode`: images to a small file of codes, and back."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def encode(
         "num_pictures": len(images),
         "bytes_per_picture": file.bytes_per_image,
     }
-    if is_stdout(output):  # the codes went there, and nothing else may
+    if is_stdout(output):  # the codes were written to it, and nothing else may be
         messages.print(summary)
     else:
         answer(values, as_json, Panel.fit(summary, title="encoded"))

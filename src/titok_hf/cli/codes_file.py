@@ -1,4 +1,4 @@
-"""The file of codes: safetensors with the tokens of many images, the names of the images, and of the model."""
+"""A file of codes: safetensors with the tokens of many images, the names of the images, and the name of the model."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class CodesFile:
         tokens: codes, integers of shape (images, num_latent_tokens), or the float latents of a KL model, shape
             (images, num_latent_tokens, codebook_dim).
         names: a file name for each image.
-        model: what the user called the model.
-        codebook: see [`codebook_fingerprint`]. Models with the same one can decode each other's tokens. None for
-            latents that an older version wrote.
+        model: name of the model, as the user gave it.
+        codebook: see [`codebook_fingerprint`]; models with equal ones can decode each other's tokens. None in files of
+            latents from older versions.
     """
 
     tokens: torch.Tensor
@@ -40,7 +40,7 @@ class CodesFile:
 
     @classmethod
     def of(cls, tokenizer: TiTokModel, rows: Sequence[torch.Tensor], names: list[str], model: str) -> CodesFile:
-        """The tokens of the images `names` by `tokenizer`. Codes take two bytes if the codebook is small enough."""
+        """The tokens of the images `names` by `tokenizer`; codes take two bytes if the codebook is small enough."""
         import torch
 
         tokens = torch.cat(list(rows))
@@ -51,12 +51,7 @@ class CodesFile:
 
     @classmethod
     def read(cls, path: Path) -> CodesFile:
-        """
-        Read a file that `to_bytes` made.
-
-        Raises:
-            OSError: no such file, or not one of codes.
-        """
+        """Read a file of codes; OSError if it is missing, damaged, or another kind of file."""
         from safetensors import SafetensorError, safe_open
 
         from titok_hf.accepted_values import integer_codes
@@ -122,7 +117,7 @@ class CodesFile:
             )
 
     def _advice(self) -> str:
-        """Which model to use, if it can still be found by its name."""
+        """The model to use, if it can be found by its name."""
         if self.model == bundled_checkpoint().name:
             return "It is the one that comes with titok-hf: leave --model out."
         if may_be_hub_id(self.model) or Path(self.model).exists():
@@ -132,8 +127,8 @@ class CodesFile:
 
 def codebook_fingerprint(tokenizer: TiTokModel) -> str:
     """
-    Sixteen hexadecimal digits of a hash of the weights that define what tokens mean: the codebook, or for a quantiser
-    without weights, such as that of KL models, the projection of the encoder to its latents.
+    Sixteen hexadecimal digits of a hash of the weights that define the meaning of tokens: the codebook, or without one
+    (KL models) the projection of the encoder to its latents.
     """
     weight = next(tokenizer.quantizer.parameters(), tokenizer.encoder.output_projection.weight)
     return hashlib.sha256(weight.detach().float().cpu().numpy().astype("<f4").tobytes()).hexdigest()[:16]

@@ -40,13 +40,13 @@ messages = Console(file=cast(IO[str], _Stderr()), highlight=False)
 
 
 def report_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a command so that any error becomes one sentence on stderr and an exit code."""
+    """Wrap a command: any error becomes one sentence on stderr and an exit code."""
 
     @functools.wraps(command)
     def reporting(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
-        except (typer.Exit, typer.Abort, typer.BadParameter):  # how typer itself ends a command
+        except (typer.Exit, typer.Abort, typer.BadParameter):  # typer ends a command with these
             raise
         except (KeyboardInterrupt, Exception) as error:
             raise typer.Exit(end_with(error, kwargs, _options_of(command))) from error
@@ -60,7 +60,7 @@ def _options_of(command: Callable[..., None]) -> dict[str, str]:
     for name, hint in get_type_hints(command, include_extras=True).items():
         for declared in getattr(hint, "__metadata__", ()):
             if isinstance(declared, OptionInfo):
-                # Within `Annotated`, the first name stands where a default value would.
+                # Within `Annotated`, the first name is in the place of the default value.
                 names = [text for text in (declared.default, *(declared.param_decls or ())) if isinstance(text, str)]
                 long = [text.partition("/")[0] for text in names if text.startswith("--")]
                 options[name] = long[0] if long else f"--{name.replace('_', '-')}"
@@ -69,12 +69,12 @@ def _options_of(command: Callable[..., None]) -> dict[str, str]:
 
 def answer(values: dict[str, Any], as_json: bool, *shown: RenderableType) -> None:
     """
-    Print the result: one JSON object for programs, or text for people.
+    Print the result of a command.
 
     Args:
-        values: JSON types and paths. A number that is not finite becomes null, since JSON has none.
+        values: JSON types and paths, printed with `--json`; a number that is not finite becomes null.
         as_json: the option `--json`.
-        shown: the result as text, for people.
+        shown: the result for people, printed without it.
     """
     try:
         if as_json:
@@ -89,7 +89,7 @@ def answer(values: dict[str, Any], as_json: bool, *shown: RenderableType) -> Non
 
 
 def _plain(value: Any) -> Any:
-    """JSON types alone."""
+    """A value converted to JSON types."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -113,7 +113,7 @@ def bold(text: object) -> str:
 
 
 def progress_bar() -> Progress:
-    """A bar with the number of finished items and the time left. It disappears when all is done."""
+    """A bar with the number of finished items and the time left, which disappears at the end."""
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),

@@ -1,4 +1,4 @@
-"""`titok-hf convert`: checkpoints of the original implementation to ours, and back."""
+"""`titok-hf convert`: checkpoints of the original implementation to our format, and back."""
 
 from __future__ import annotations
 
@@ -20,14 +20,12 @@ if TYPE_CHECKING:
 
 Source = Annotated[
     str,
-    typer.Argument(
-        metavar="SOURCE", help="A bare weights file, a folder or a Hub id of the original.", show_default=False
-    ),
+    typer.Argument(metavar="SOURCE", help="A weights file, a folder or a Hub id of the original.", show_default=False),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The folder to write.", show_default=False)]
 Variant = Annotated[
     str | None,
-    typer.Option("--variant", help='The released checkpoint that a bare file is, such as "l32".', show_default=False),
+    typer.Option("--variant", help='The released checkpoint in a weights file, such as "l32".', show_default=False),
 ]
 Push = Annotated[
     str | None,
@@ -35,7 +33,7 @@ Push = Annotated[
 ]
 
 app = typer.Typer(
-    help="Checkpoints of the original implementation to ours, and back; each run proves that nothing changed.",
+    help="Checkpoints of the original implementation to our format, and back; each run verifies the result.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
@@ -47,7 +45,7 @@ def tokenizer(
         str | None,
         typer.Argument(
             metavar="[SOURCE]",
-            help="A bare weights file, a folder or a Hub id of the original; with --all, a folder of bare files.",
+            help="A weights file, a folder or a Hub id of the original; with --all, a folder of weights files.",
             show_default=False,
         ),
     ] = None,
@@ -162,14 +160,14 @@ def export(
 
 
 def _check(source: str, output: Path | None) -> None:
-    """Look whether a source is there, and whether the output would take its place."""
+    """Check that a source is there, and that the output does not overwrite it."""
     check_model(source)
     if output is not None:
         check_apart(output, source)
 
 
 def _report(output: Path, verifications: Sequence[tuple[str, Verification]], as_json: bool) -> None:
-    """What was found equal in each model, under its name."""
+    """Print what was verified of each model, after its name."""
     values = {"folder": output, "verified": [{"name": name} | asdict(found) for name, found in verifications]}
     answer(values, as_json, *(escape(f"{name}: {found}") for name, found in verifications))
 

@@ -1,4 +1,4 @@
-"""`titok-hf generate`: new images of the classes that a model knows."""
+"""`titok-hf generate`: new images of the classes of a model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _SHEET_ROWS = 50
 
 @dataclass(frozen=True)
 class _Sample:
-    """One image to make: number `index` of the class `label`, which is called `name`."""
+    """An image to generate: number `index` of the class `label`, whose name is `name`."""
 
     label: int
     index: int
@@ -47,7 +47,7 @@ class _Sample:
         return f"{self.label:03d}-{file_name_of(self.name)}-{self.index:03d}.png"
 
     def generator(self, seed: int) -> torch.Generator:
-        """Its own random numbers: `titok-hf evaluate generation` draws this image from the same."""
+        """A generator of its own; `titok-hf evaluate generation` uses the same for this image."""
         from titok_hf.evaluation.evaluate_generation import image_generator
 
         return image_generator(seed, self.label, self.index)
@@ -138,17 +138,17 @@ def _generated(
 
 
 def check_can_generate(pipe: TiTokPipeline, model: str | None) -> None:
-    """Raises ValueError if the model is a tokenizer alone."""
+    """Raise ValueError if the model is only a tokenizer."""
     if pipe.transformer is None:
         kind = "no generator" if pipe.tokenizer.config.has_codebook else "a KL model, which has no codes to generate"
         raise ValueError(f"{model_name(model)} is a tokenizer alone ({kind}). Name a pipeline with --model.")
 
 
 def _labels(pipe: TiTokPipeline, classes: list[str]) -> list[int]:
-    """Numbers of the classes that the user names, each once, in the order given."""
+    """Numbers of the classes that the user names, without repetitions, in this order."""
     if classes == [_EVERY_CLASS]:
         return list(range(pipe.classes.num_classes))
-    # Digits are a class's number, unless they are the name of a class, as in MNIST.
+    # Digits are the number of a class, unless a class has this name, as in MNIST.
     labels = [int(name) if name.isdigit() and name not in pipe.classes else name for name in classes]
     try:
         return list(dict.fromkeys(pipe.get_label_ids(labels)))

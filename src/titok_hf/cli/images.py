@@ -1,4 +1,4 @@
-"""Image files: reading what the user names, writing what the model makes."""
+"""Image files of the commands: checks of inputs and outputs before the work, and writing of images and sheets."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ _NAMES_IN_A_FILE_NAME = 3
 
 def check_images(paths: Sequence[Path]) -> None:
     """
-    Read all files to their end, so that a missing or damaged one is found before anything expensive begins.
+    Read all files to their end before anything expensive begins.
 
     Raises:
-        OSError: a path that is missing or a folder, or a file that is no image, truncated, or larger than Pillow
-            agrees to open.
+        OSError: a path is missing or a folder, or a file is no image, truncated, or too large for Pillow.
     """
     for path in paths:
         if path.is_dir():
@@ -47,7 +46,7 @@ def batches(items: Sequence, batch_size: int) -> Iterator[Sequence]:
 
 
 def batches_with_progress(items: Sequence, batch_size: int, activity: str) -> Iterator[Sequence]:
-    """The same slices, with a progress bar that is called by `activity` ("decoding")."""
+    """The same slices, with a progress bar named `activity` ("decoding")."""
     with progress_bar() as bar:
         task = bar.add_task(activity, total=len(items))
         for batch in batches(items, batch_size):
@@ -56,12 +55,7 @@ def batches_with_progress(items: Sequence, batch_size: int, activity: str) -> It
 
 
 def make_output_folder(folder: Path) -> None:
-    """
-    Make the folder for the results, before the work that would be lost without it.
-
-    Raises:
-        OSError: it cannot be made, or not be written to.
-    """
+    """Make the folder for the results before the work begins; OSError if it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
@@ -71,12 +65,7 @@ def make_output_folder(folder: Path) -> None:
 
 
 def check_inputs_stay(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """
-    Check that no result overwrites an input.
-
-    Raises:
-        OSError: one would.
-    """
+    """Raise OSError if an output would overwrite an input."""
     read = {path.resolve() for path in inputs}
     for output in outputs:
         if output.resolve() in read:
@@ -84,12 +73,7 @@ def check_inputs_stay(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
 
 
 def check_can_be_written(output: Path) -> None:
-    """
-    Check that a file can be written, before the work that would be lost otherwise.
-
-    Raises:
-        OSError: a folder, or a file that cannot be written.
-    """
+    """Check before the work begins that a file can be written; OSError if it cannot."""
     try:
         if output.is_dir():
             raise IsADirectoryError("it is a folder")
@@ -103,7 +87,7 @@ def check_can_be_written(output: Path) -> None:
 
 def sheet_name(action: str, names: Sequence[str]) -> str:
     """
-    The file name of a contact sheet, which tells what it shows.
+    The file name of a contact sheet.
 
     Args:
         action: "generated", "reconstructed" or "decoded".
@@ -126,21 +110,13 @@ def save_sheet(images: Sequence[Image.Image], path: Path, columns: int, labels: 
 def answer_with_images(
     title: str, made: str, output: Path, sheet: Path, values: dict[str, Any], as_json: bool
 ) -> None:
-    """
-    Say where the images and their contact sheet are.
-
-    Args:
-        title: what was done, "generated" or "decoded".
-        made: number of images, and of what.
-        output, sheet: the folder, and the file of the contact sheet.
-        values, as_json: as for [`answer`].
-    """
+    """Print what was `made`, with its folder and its contact sheet; `values` and `as_json` as for [`answer`]."""
     summary = f"{made} in {bold(output)}\ncontact sheet: {bold(sheet)}"
     answer({**values, "contact_sheet": sheet}, as_json, Panel.fit(summary, title=title))
 
 
 def file_name_of(text: str) -> str:
-    """A text as part of a file name: small letters, digits and hyphens ("T-shirt/top" -> "t-shirt-top")."""
+    """A text as part of a file name: lower-case letters, digits and hyphens ("T-shirt/top" -> "t-shirt-top")."""
     return re.sub(r"[^\w]+", "-", text.casefold()).strip("-") or "class"
 
 

@@ -1,4 +1,4 @@
-"""`titok-hf info`: what a checkpoint is, from its configuration files, its card and the headers of its weights."""
+"""`titok-hf info`: what a checkpoint is, by its configuration files, its card and the headers of its weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .options import AsJson, Revision
 if TYPE_CHECKING:
     from titok_hf.checkpoints.folders import Description, Weights
 
-# What tells models apart; the rest of the configuration is in the files themselves and in --json.
+# The fields that differ between models; --json prints all.
 _SHOWN = {
     "tokenizer": (
         "image_size patch_size num_latent_tokens quantizer codebook_size codebook_dim decoder_head "
@@ -60,7 +60,7 @@ def info(
 
 
 def _describe(location: str, revision: str | None) -> tuple[Description, str | None]:
-    """What is at a location, and the text of its card."""
+    """The description of a checkpoint, and the text of its card."""
     from titok_hf.checkpoints.cards import CARD_NAME
     from titok_hf.checkpoints.folders import describe
     from titok_hf.checkpoints.pull import describe_remote
@@ -73,7 +73,7 @@ def _describe(location: str, revision: str | None) -> tuple[Description, str | N
 
 
 def _published_variant(tokenizer: dict[str, Any] | None) -> str | None:
-    """The published architecture that a tokenizer has, whatever its weights."""
+    """The name of a tokenizer's architecture, if it is one of the published ones."""
     if tokenizer is None:
         return None
     from titok_hf.configuration_titok import TITOK_VARIANTS, TiTokConfig
@@ -84,7 +84,7 @@ def _published_variant(tokenizer: dict[str, Any] | None) -> str | None:
     fields += [f"{side}_{name}" for side in ("encoder", "decoder") for name in ("hidden_size", "num_hidden_layers")]
     for name in TITOK_VARIANTS:
         config = TiTokConfig.from_variant(name)
-        # A Gaussian has no codebook, so the size of one says nothing there.
+        # Without a codebook, its size has no meaning.
         compared = [field for field in fields if config.has_codebook or not field.startswith("codebook_size")]
         if all(getattr(config, field) == tokenizer.get(field) for field in compared):
             return name
@@ -128,7 +128,7 @@ def _add_results(table: Table, results: list[dict[str, Any]]) -> None:
 
 
 def _values(description: Description, variant: str | None, results: list[dict[str, Any]]) -> dict[str, Any]:
-    """All of it as JSON types."""
+    """The answer for --json."""
     weights = {
         part: {"num_parameters": found.num_parameters, "bytes": found.num_bytes, "variants": found.variants}
         for part, found in description.weights.items()

@@ -1,8 +1,7 @@
-"""`titok-hf reconstruct`: what a model keeps of an image."""
+"""`titok-hf reconstruct`: images encoded and decoded again, with the PSNR of each."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +25,7 @@ from .models import load_pipeline, model_name
 from .options import AsJson, BatchSize, Device, Images, Model
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
 
 # The contact sheet shows the first forty pairs.
@@ -57,6 +57,8 @@ def reconstruct(
     results = [output / f"{stem}-reconstructed.png" for stem in stems]
     check_inputs_stay([*results, sheet], images)
     pipe = load_pipeline(model, device)
+    from titok_hf.evaluation.reconstruction import peak_signal_to_noise_ratio
+
     make_output_folder(output)
     pairs: list[list[Image.Image]] = []
     psnrs: list[float] = []
@@ -67,7 +69,7 @@ def reconstruct(
             batch, pipe.image_processor.post_process(originals), reconstructions, strict=True
         ):
             save_image(pair[1], result)
-            psnrs.append(_psnr(*pair))
+            psnrs.append(peak_signal_to_noise_ratio(*map(_pixel_values, pair)).item())
             if len(pairs) < _SHEET_PAIRS:
                 pairs.append(pair)
     _save_sheet_of_pairs(pairs, sheet)
@@ -99,7 +101,7 @@ def _table(images: list[Path], psnrs: list[float]) -> Table:
 
 
 def _save_sheet_of_pairs(pairs: list[list[Image.Image]], path: Path) -> None:
-    """Write rows of originals, each with the row of their reconstructions below; white images fill the last two."""
+    """Write rows of originals, each above the row of their reconstructions; white images fill the last two rows."""
     from PIL import Image
 
     columns = min(len(pairs), _SHEET_COLUMNS)
@@ -112,10 +114,9 @@ def _save_sheet_of_pairs(pairs: list[list[Image.Image]], path: Path) -> None:
     save_sheet(cells, path, columns, labels)
 
 
-def _psnr(original: Image.Image, reconstruction: Image.Image) -> float:
-    """Peak signal-to-noise ratio of two 8-bit images, in dB; infinite for equal ones."""
+def _pixel_values(image: Image.Image) -> torch.Tensor:
+    """An image of 8 bits as float64 in [0, 1], shape (1, height, width, channels)."""
     import numpy as np
+    import torch
 
-    difference = np.asarray(original, dtype=np.float64) - np.asarray(reconstruction, dtype=np.float64)
-    mean_squared_error = float(np.square(difference).mean())
-    return 10 * math.log10(255**2 / mean_squared_error) if mean_squared_error else math.inf
+    return torch.from_numpy(np.asarray(image)[None] / 255)

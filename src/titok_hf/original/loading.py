@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 
-from titok_hf.checkpoints.layout import check_depth, check_finite_weights
+from titok_hf.checkpoints.layout import HUB_ARGUMENTS, check_depth, check_finite_weights
 from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig
 from titok_hf.configuration_titok import TiTokConfig
 
@@ -20,7 +20,7 @@ from .key_maps import (
     maskgit_vqgan_keys,
     titok_keys,
 )
-from .reading import HUB_ARGUMENTS, OriginalCheckpoint, find_original
+from .reading import OriginalCheckpoint, find_original
 from .released import RELEASED_GENERATORS, RELEASED_TOKENIZERS, RELEASED_VQGANS, STAGE_1_SUFFIX
 from .state_dict_adapter import StateDictAdapter
 

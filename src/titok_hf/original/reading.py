@@ -21,9 +21,6 @@ from .configs import is_original_config
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
 _WEIGHTS_NAMES = ["model.safetensors", "pytorch_model.bin"]
 
-HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-"""Arguments of `from_pretrained` for the download."""
-
 
 @dataclass(frozen=True)
 class OriginalCheckpoint:
