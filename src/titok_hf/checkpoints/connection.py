@@ -102,7 +102,8 @@ def clear_errors(repo_id: str) -> Iterator[None]:
         # The client raises a RuntimeError when the upload of a large file fails, for whatever reason.
         if isinstance(error, RuntimeError) and not isinstance(error.__cause__, (OSError, TransportError)):
             raise
-        if isinstance(error, (OfflineModeIsEnabled, LocalEntryNotFoundError)) or _is_unreachable(error):
+        unreachable = ("ConnectError", "ConnectTimeout", "ConnectionError", "ProxyError")  # in any HTTP library
+        if isinstance(error, (OfflineModeIsEnabled, LocalEntryNotFoundError)) or type(error).__name__ in unreachable:
             raise OSError(_no_connection(repo_id, error)) from error
         raise OSError(
             f"The Hub request for {repo_id!r} failed ({reason_of(error)}). Check the name, the revision, your login "
@@ -126,11 +127,6 @@ def _no_connection(repo_id: str, error: BaseException) -> str:
         f"The Hub cannot be reached for {repo_id!r} ({reason_of(error)}), and the cache does not have all of it. "
         "Check the network, or name a folder on this machine."
     )
-
-
-def _is_unreachable(error: BaseException) -> bool:
-    """Whether there was no connection, by the names of this error in HTTP libraries."""
-    return type(error).__name__ in ("ConnectError", "ConnectTimeout", "ConnectionError", "ProxyError")
 
 
 def check_on_hub(repo_id: str, repo_type: str = "model", revision: str | None = None, token: Token = None) -> None:

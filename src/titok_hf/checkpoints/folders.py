@@ -78,11 +78,6 @@ class Description:
         """Configuration of the generator, if there is one."""
         return self.configurations.get("transformer")
 
-    @property
-    def scheduler(self) -> dict[str, Any] | None:
-        """The sampler settings, if there are any."""
-        return self.configurations.get("scheduler")
-
 
 # Kinds whose folder holds one part: the part, and the key and value in its config.json that identify it.
 _SINGLE_PARTS = {
@@ -91,8 +86,6 @@ _SINGLE_PARTS = {
     Kind.GENERATOR: ("transformer", "_class_name", "MaskGitTransformer1DModel"),
 }
 IMAGE_PROCESSOR_NAME = "preprocessor_config.json"
-# Folders of a saved pipeline.
-PIPELINE_FOLDERS = ("tokenizer", "transformer", "scheduler", "image_processor")
 _CONFIGURATION_FILES = {"scheduler": "scheduler_config.json"}
 
 

@@ -20,7 +20,7 @@ HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "re
 """Arguments of `from_pretrained` that say where on the Hub a file is and how to download it."""
 # These are written last: they make a data set, a model, a pipeline complete.
 _LAST_FILES = ("README.md", "config.json", INDEX_NAME)
-_PARTS = ("tokenizer", "image_processor", "transformer", "scheduler")
+PIPELINE_FOLDERS = ("tokenizer", "image_processor", "transformer", "scheduler")
 # Ends of the names of fields that hold a number of layers.
 _DEPTHS = ("num_hidden_layers", "num_resnet_blocks")
 # Arguments of the libraries' `from_pretrained` that do not change what is loaded.
@@ -63,7 +63,7 @@ def read_index(folder: Path) -> dict[str, Any]:
             "`TiTokPipeline.save_pretrained` wrote, or the id of a Hub repository."
         )
     index = read_json(path)
-    for part in _PARTS:
+    for part in PIPELINE_FOLDERS:
         record = index.get(part, [None, None])
         if not (isinstance(record, list) and len(record) == 2 and all(isinstance(x, str | None) for x in record)):
             raise OSError(f"{path} is damaged: {part} is {_shown(record)}, not a module and a class. {_AGAIN}")

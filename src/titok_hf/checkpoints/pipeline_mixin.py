@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from huggingface_hub.errors import HTTPError as TransportError  # of the HTTP library that huggingface_hub uses
 
-from .connection import reason_of, with_retries
+from .connection import clear_errors, with_retries
 from .layout import HUB_ARGUMENTS, INDEX_NAME, checkpoint_atomically, naming, read_index
 from .mixin import PushMixin
 from .remote_code import LoadedByDiffusers
@@ -156,20 +154,13 @@ def _download(repository: str, variant: str | None, subfolder: str | None, hub_a
         return Path(fetched, top)
 
     try:
-        folder = fetch([pattern for part in _WEIGHTS for pattern in _weight_patterns(part, variant)])
-        plain = [part for part in _WEIGHTS if variant and not any((folder / part).glob("*.safetensors"))]
-        if any((folder / part).is_dir() for part in plain):  # parts without such a variant
-            fetch([pattern for part in plain for pattern in _weight_patterns(part, None)])
-    except HFValidationError:
-        raise OSError(
-            f"{repository!r} is neither a folder nor the id of a Hub repository. Check the path, or write the id as "
-            "user/name."
-        ) from None
-    except (HfHubHTTPError, TransportError, LocalEntryNotFoundError) as error:
-        raise OSError(
-            f"{repository!r} is no folder here, and the Hub request for it failed ({reason_of(error)}). Check the "
-            "name, the revision, your access and the network."
-        ) from error
+        with clear_errors(repository):
+            folder = fetch([pattern for part in _WEIGHTS for pattern in _weight_patterns(part, variant)])
+            plain = [part for part in _WEIGHTS if variant and not any((folder / part).glob("*.safetensors"))]
+            if any((folder / part).is_dir() for part in plain):  # parts without such a variant
+                fetch([pattern for part in plain for pattern in _weight_patterns(part, None)])
+    except ValueError as error:  # no id of a repository: libraries raise OSError for a path that does not exist
+        raise OSError(str(error)) from None
     return folder
 
 

@@ -72,7 +72,8 @@ def pull(
         ValueError: an invalid id, or no weights of this variant.
     """
     cached, repo_type, sizes = _small_files(repo_id, revision, token)
-    kind = _kind_of(cached, repo_type)
+    # The small files of a data set do not tell its kind.
+    kind = Kind.DATA_SET if repo_type == Kind.DATA_SET.repo_type else kind_of(cached)
     there = sizes or [path.relative_to(cached).as_posix() for path in cached.rglob("*") if path.is_file()]
     files = needed_files(there, variant)
     if variant is not None and not any(is_weights_file(name) and variant_of(name) == variant for name in files):
@@ -160,8 +161,3 @@ def _small_files(repo_id: str, revision: str | None, token: Token) -> tuple[Path
             return cached(REPO_TYPES[0]), REPO_TYPES[0], None
         except LocalEntryNotFoundError:
             return cached(REPO_TYPES[1]), REPO_TYPES[1], None
-
-
-def _kind_of(folder: Path, repo_type: str) -> Kind:
-    """The kind of a repository whose small files are in a folder; those of a data set do not tell it."""
-    return Kind.DATA_SET if repo_type == Kind.DATA_SET.repo_type else kind_of(folder)

@@ -14,15 +14,8 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from .atomic_files import write_atomically
 from .cards import CARD_NAME, CardContent, is_generated, model_card, readdressed, with_new_head
 from .connection import Token, check_weights, clear_errors, is_hidden, is_published, with_retries
-from .folders import (
-    IMAGE_PROCESSOR_NAME,
-    PIPELINE_FOLDERS,
-    Kind,
-    describe,
-    forget_origins,
-    kind_of,
-)
-from .layout import INDEX_NAME, is_weights_file, outdated_files
+from .folders import IMAGE_PROCESSOR_NAME, Kind, describe, forget_origins, kind_of
+from .layout import INDEX_NAME, PIPELINE_FOLDERS, is_weights_file, outdated_files
 from .pull import needed_files
 
 # They run code when they are opened, so they are never uploaded.
