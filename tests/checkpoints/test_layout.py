@@ -8,9 +8,8 @@ import sys
 import pytest
 
 from hub_server import hub_server
-from titok_hf import __version__
+from titok_hf import TiTokPipeline, __version__
 from titok_hf.checkpoints.layout import INDEX_NAME, VERSION_KEY, outdated_files, read_index
-from titok_hf.checkpoints.pipeline_mixin import checkpoint_folder
 
 
 def write_index(folder, **content):
@@ -20,31 +19,31 @@ def write_index(folder, **content):
 
 def test_a_folder_with_an_index_is_taken_as_it_is(tmp_path):
     write_index(tmp_path, a=1)
-    assert checkpoint_folder(tmp_path) == tmp_path == checkpoint_folder(str(tmp_path))
+    assert TiTokPipeline.download(tmp_path) == str(tmp_path) == TiTokPipeline.download(str(tmp_path))
     assert read_index(tmp_path) == {"a": 1}
 
 
 def test_a_folder_that_is_no_pipeline_is_refused(tmp_path):
     with pytest.raises(OSError, match="is not a TiTok pipeline: it has no model_index.json"):
-        checkpoint_folder(tmp_path)
+        TiTokPipeline.download(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", b"\xff\xfe"])
 def test_a_damaged_index_is_refused(tmp_path, content):
     (tmp_path / INDEX_NAME).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(OSError, match="model_index.json is damaged"):
-        checkpoint_folder(tmp_path)
+        TiTokPipeline.download(tmp_path)
 
 
 def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path):
     write_index(tmp_path, **{VERSION_KEY: "999.0"})
     with pytest.raises(OSError, match=rf"saved by titok_hf 999\.0, and this is {__version__}.*pip install -U"):
-        checkpoint_folder(tmp_path)
+        TiTokPipeline.download(tmp_path)
 
 
 @pytest.mark.parametrize("version", [__version__, "0.0.1"])
 def test_checkpoints_of_this_version_and_older_ones_are_read(tmp_path, version):
-    assert checkpoint_folder(write_index(tmp_path, **{VERSION_KEY: version})) == tmp_path
+    assert TiTokPipeline.download(write_index(tmp_path, **{VERSION_KEY: version})) == str(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -100,19 +99,19 @@ def test_a_split_outdates_its_shards_alone():
 @pytest.mark.parametrize("model", ["./no/such/folder", "a b", "/nowhere"])
 def test_neither_folder_nor_repository(model):
     with pytest.raises(OSError, match="is no id of a Hub repository, and no folder here either"):
-        checkpoint_folder(model)
+        TiTokPipeline.download(model)
 
 
 def test_a_repository_that_is_not_cached_needs_the_network():
     with pytest.raises(OSError, match="HF_HUB_OFFLINE is set, so the Hub is not asked for 'nobody/nothing'"):
-        checkpoint_folder("nobody/nothing")
+        TiTokPipeline.download("nobody/nothing")
 
 
 def download(endpoint, tmp_path, *arguments):
-    """`checkpoint_folder` in a process that knows another Hub; the client reads its address once, when imported."""
+    """`TiTokPipeline.download` in a process with another Hub, whose address the client reads when it is imported."""
     program = (
-        "import json, sys; from titok_hf.checkpoints.pipeline_mixin import checkpoint_folder;"
-        "print(checkpoint_folder(sys.argv[1], **json.loads(sys.argv[2])))"
+        "import json, sys; from titok_hf.checkpoints.pipeline_mixin import PipelineCheckpointMixin;"
+        "print(PipelineCheckpointMixin.download(sys.argv[1], **json.loads(sys.argv[2])))"
     )
     environment = {
         "HF_ENDPOINT": endpoint,

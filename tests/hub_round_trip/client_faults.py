@@ -165,7 +165,7 @@ def test_what_cannot_be_pushed_is_known_before_the_work(hub, repository):
 
 def test_a_private_push_to_a_public_repository_uploads_nothing(hub, repository, new):
     before = repository.files()
-    with pytest.raises(ValueError, match="is there already and public"):
+    with pytest.raises(ValueError, match="exists and is public"):
         new.push_to_hub(repository.name, private=True)
     assert repository.files() == before
 

@@ -104,7 +104,12 @@ def clear_errors(repo_id: str) -> Iterator[None]:
             raise
         unreachable = ("ConnectError", "ConnectTimeout", "ConnectionError", "ProxyError")  # in any HTTP library
         if isinstance(error, (OfflineModeIsEnabled, LocalEntryNotFoundError)) or type(error).__name__ in unreachable:
-            raise OSError(_no_connection(repo_id, error)) from error
+            offline = f"HF_HUB_OFFLINE is set, so the Hub is not asked for {repo_id!r}. Unset it"
+            failed = f"The Hub cannot be reached for {repo_id!r} ({reason_of(error)}). Check the network"
+            raise OSError(
+                f"{offline if constants.HF_HUB_OFFLINE else failed}, or name a folder on this machine: the cache does "
+                "not have all of it."
+            ) from error
         raise OSError(
             f"The Hub request for {repo_id!r} failed ({reason_of(error)}). Check the name, the revision, your login "
             "(`hf auth login`) and the network, and try again."
@@ -114,19 +119,6 @@ def clear_errors(repo_id: str) -> Iterator[None]:
 def reason_of(error: BaseException) -> str:
     """The whole message of an error, on one line."""
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _no_connection(repo_id: str, error: BaseException) -> str:
-    """The message when the cache lacks something and there is no connection to the Hub."""
-    if constants.HF_HUB_OFFLINE:
-        return (
-            f"HF_HUB_OFFLINE is set, so the Hub is not asked for {repo_id!r}, and the cache does not have all of it. "
-            "Unset it, or name a folder on this machine."
-        )
-    return (
-        f"The Hub cannot be reached for {repo_id!r} ({reason_of(error)}), and the cache does not have all of it. "
-        "Check the network, or name a folder on this machine."
-    )
 
 
 def check_on_hub(repo_id: str, repo_type: str = "model", revision: str | None = None, token: Token = None) -> None:

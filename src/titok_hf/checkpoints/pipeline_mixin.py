@@ -72,16 +72,25 @@ class PipelineCheckpointMixin(PushMixin, LoadedByDiffusers):
     @classmethod
     def download(cls, pretrained_model_name: str | os.PathLike, **kwargs: Any) -> str:
         """
-        Download a pipeline from the Hub into the cache: configurations and safetensors, no executable files.
+        The local folder of a saved pipeline. One on the Hub is downloaded into the cache: configurations and
+        safetensors, no executable files.
 
-        Returns:
-            the local folder.
+        Args:
+            pretrained_model_name: a folder, or the id of a Hub repository ("user/name").
+            kwargs: `variant`, `subfolder` and the arguments of the download, as for `from_pretrained`.
 
         Raises:
-            OSError: no such repository, no access, or no network.
+            OSError: neither a folder nor a repository, no access, no network; no `model_index.json`, or one that a
+                newer titok_hf wrote.
         """
-        hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
-        return str(checkpoint_folder(pretrained_model_name, kwargs.get("variant"), **hub_arguments))
+        folder = Path(pretrained_model_name)
+        if folder.is_dir():
+            folder = folder / (kwargs.get("subfolder") or "")
+        else:
+            hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
+            folder = _download(str(pretrained_model_name), kwargs.get("variant"), **hub_arguments)
+        read_index(folder)
+        return str(folder)
 
     def save_pretrained(
         self,
@@ -121,31 +130,8 @@ class PipelineCheckpointMixin(PushMixin, LoadedByDiffusers):
             self._push_after_saving(save_directory, {"variant": variant, "max_shard_size": max_shard_size} | kwargs)
 
 
-def checkpoint_folder(
-    model: str | os.PathLike, variant: str | None = None, subfolder: str | None = None, **hub_arguments: Any
-) -> Path:
-    """
-    The local folder of a saved pipeline: `model` itself, or the cached copy of a Hub repository, downloaded if needed.
-
-    Args:
-        model: a folder, or the id of a Hub repository ("user/name").
-        variant: name of the weights' variant, such as "fp16"; by default the plain ones.
-        subfolder: where in the folder or repository the pipeline lies.
-        hub_arguments: for `huggingface_hub.snapshot_download` (token, revision, ...).
-
-    Raises:
-        OSError: neither a folder nor a repository, no `model_index.json` in it, or one that a newer titok_hf wrote.
-    """
-    if Path(model).is_dir():
-        folder = Path(model, subfolder or "")
-    else:
-        folder = _download(str(model), variant, subfolder, hub_arguments)
-    read_index(folder)
-    return folder
-
-
-def _download(repository: str, variant: str | None, subfolder: str | None, hub_arguments: dict[str, Any]) -> Path:
-    """The folder in the cache with the files that `checkpoint_folder` needs."""
+def _download(repository: str, variant: str | None, subfolder: str | None = None, **hub_arguments: Any) -> Path:
+    """The folder in the cache with the files of a pipeline."""
     top = f"{subfolder.strip('/')}/" if subfolder else ""
 
     def fetch(weights: list[str]) -> Path:

@@ -82,7 +82,7 @@ def end_with(
     Returns:
         the exit code.
     """
-    code = exit_code_of(error)
+    code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
     if isinstance(error, BrokenPipeError):  # a reader of the output, such as `head`, has stopped reading
         return code
     if os.environ.get(TRACEBACK_VARIABLE, "0") not in ("", "0"):
@@ -92,11 +92,6 @@ def end_with(
     else:
         say(f"error: {sentence_of(error, given or {}, options or {})}")
     return code
-
-
-def exit_code_of(error: BaseException) -> int:
-    """The exit code for an error; an error may have one of its own."""
-    return INTERRUPTED if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
 
 
 def sentence_of(error: BaseException, given: Mapping[str, Any], options: Mapping[str, str]) -> str:
