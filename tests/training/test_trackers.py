@@ -87,7 +87,7 @@ def test_switches_of_the_system_are_set(tokenizer_values, switches):
     assert switches() == (True, True, True)
     make_accelerator(recipe_of(tokenizer_values, system={"allow_tf32": False}))
     assert switches() == (False, False, False)
-    with pytest.raises(RecipeError, match="process_group_timeout is 0 seconds"):
+    with pytest.raises(RecipeError, match="process_group_timeout is 0; it must be larger than 0"):
         build_recipe(SystemConfig, {"process_group_timeout": 0})
 
 
