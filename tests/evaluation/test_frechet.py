@@ -22,7 +22,7 @@ from transformers import (
 
 import golden_fill
 from golden_checkpoints import GOLDEN
-from titok_hf.evaluation.features import FeatureSet
+from titok_hf.evaluation.features import FeatureNetwork, FeatureSet
 from titok_hf.evaluation.frechet import FrechetDistance, round_to_bytes
 from titok_hf.evaluation.frozen_classifier import FrozenClassifier
 from titok_hf.evaluation.reconstruction import CodebookUsage, count_codes
@@ -173,6 +173,7 @@ def test_images_of_any_size_get_the_size_of_the_saved_processor(tmp_path):
 
 TWO_PROCESSES = """
 import sys, torch
+from titok_hf.evaluation.features import FeatureNetwork, FeatureSet
 from titok_hf.evaluation.frechet import FrechetDistance
 rank, folder, classifier = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
@@ -245,6 +246,16 @@ def test_a_file_of_something_else_is_refused(content, tmp_path: Path):
 def test_images_that_are_not_finite_are_refused(classifier):
     with pytest.raises(ValueError, match="pixels of the images are not all finite"):
         FrechetDistance(classifier).update(torch.full((2, 3, 32, 32), torch.nan), real=False)
+
+
+def test_features_that_are_not_finite_are_refused():
+    class Broken(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.flatten(1)[:, :3].float() / 0
+
+    network = FeatureNetwork(Broken())
+    with pytest.raises(ValueError, match="features that are not finite"):
+        FeatureSet().update(network(torch.zeros(2, 3, 4, 4, dtype=torch.uint8)))
 
 
 def test_a_network_saved_without_its_classifying_layer_is_refused(tmp_path):

@@ -30,6 +30,15 @@ def test_bytes_are_refused():
                 measure(*pair)
 
 
+def test_sets_of_other_sizes_are_refused():
+    """One reference would be compared with all images otherwise."""
+    images = torch.rand(3, 3, 16, 16)
+    for references in (torch.rand(1, 3, 16, 16), torch.rand(3, 3, 8, 8)):
+        for measure in (peak_signal_to_noise_ratio, structural_similarity):
+            with pytest.raises(ValueError, match="Give as many references, of the same size"):
+                measure(images, references)
+
+
 def test_the_mean_is_taken_over_images_not_over_batches():
     meter = ReconstructionMeter()
     meter.update(torch.full((3, 3, 16, 16), 0.1), torch.zeros(3, 3, 16, 16))  # 20 dB each
