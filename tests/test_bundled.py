@@ -12,6 +12,7 @@ import yaml
 
 from titok_hf import TiTokPipeline, bundled_checkpoint
 from titok_hf.bundled import example_images
+from titok_hf.evaluation.numbers import read_report
 
 # Printed by this test and by a new process: the pictures of one call.
 DIGEST_OF_A_CALL = """
@@ -49,6 +50,29 @@ def test_the_card_says_what_was_measured_and_the_sampler_that_is_saved():
     scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
     assert f"{scheduler['num_inference_steps']} steps, Gumbel temperature {scheduler['temperature']}" in card
     assert f"guidance of scale {scheduler['guidance_scale']}" in card
+
+
+def test_the_card_shows_what_the_evaluation_printed():
+    folder = bundled_checkpoint()
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    report = read_report(folder / "reconstruction.json")
+    assert "titok-hf evaluate reconstruction titok-fashion-32" in card
+    assert report.convention.num_images == 10_000 and report.convention.crop == "pad"
+    assert report.convention.network.split()[-1] in card
+    for name, title, unit in (
+        ("frechet_distance", "Fréchet distance in the features of a classifier", ""),
+        ("psnr", "PSNR", " dB"),
+        ("ssim", "SSIM", ""),
+        ("l1", "L1", ""),
+        ("mse", "MSE", ""),
+        ("psnr_inside_padding", "PSNR inside the padding", " dB"),
+        ("codebook_entropy", "codebook entropy", " bits"),
+    ):
+        assert f"| {title} | {report.values[name]:.4f}{unit} |" in card
+    # The earlier command, whose judge and pictures the card shows too, measured the same.
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert report.values["psnr"] == pytest.approx(metrics["reconstruction"]["psnr"], abs=1e-4)
+    assert report.values["codebook_perplexity"] == pytest.approx(metrics["codebook"]["perplexity"], rel=1e-4)
 
 
 def test_it_reaches_what_was_asked_of_it():
