@@ -20,9 +20,9 @@ from transformers.utils.logging import disable_progress_bar
 from double_precision import in_float64, recorded_gaps
 from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig
 from titok_hf.configuration_titok import TiTokConfig
+from titok_hf.data.crops import PretokenizeSettings
 from titok_hf.data.encoders import ImageEncoder
 from titok_hf.data.pretokenize import pretokenize
-from titok_hf.data.views import PretokenizeSettings
 from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANModel
 from titok_hf.modeling_titok import TiTokModel
 from titok_hf.training.configs import GeneratorRecipe, PixelLossConfig, Stage1Recipe, Stage2Recipe, VQGANRecipe

@@ -18,13 +18,13 @@ from tiny_pipeline import tiny_pipeline, tiny_tokenizer
 from titok_hf import image_transforms as transforms
 from titok_hf.bundled import bundled_checkpoint
 from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig
+from titok_hf.data.crops import ViewConverter, ViewCutter
 from titok_hf.data.encoders import ImageEncoder
 from titok_hf.data.pretokenize import EncodeColumns, EncodingConverter, PretokenizeSettings, pretokenize
 from titok_hf.data.records import Chunk
 from titok_hf.data.shards import Part
 from titok_hf.data.sources import Source
 from titok_hf.data.training_data import recorded_views
-from titok_hf.data.views import ViewConverter, ViewCutter
 from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANModel
 from titok_hf.pipeline_titok import TiTokPipeline
 
@@ -135,7 +135,7 @@ def test_a_process_with_a_gpu_encodes_what_workers_cut(source, pipeline):
     whole = EncodingConverter(images.label_names, True, ViewCutter(views, 32), tokenizer)(chunk)
     encoded = EncodeColumns(tokenizer)(cut)
     assert np.array_equal(encoded.columns.pop("codes"), whole.columns.pop("codes"))
-    assert encoded == whole and len(whole.skipped) == 1
+    assert encoded == whole and len(whole.report.skipped) == 1
 
 
 def test_tokens_that_are_not_finite_are_refused(tmp_path):

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from titok_hf.data.crops import PretokenizeSettings
 from titok_hf.data.encoders import ImageEncoder
 from titok_hf.data.pretokenize import pretokenize
-from titok_hf.data.views import PretokenizeSettings
 from titok_hf.training.loop import Progress
 from titok_hf.training.recipes import RecipeError
 from titok_hf.training.run_folder import RunFolder

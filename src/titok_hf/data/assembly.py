@@ -1,11 +1,9 @@
 """
 Makes one split of a data set: what `prepare` and `pretokenize` share.
 
-One process reads the source in order and hands out chunks; workers turn each chunk into rows; the same process writes
-the rows into shards, in order. Where chunks begin does not depend on the number of workers, so the result does not.
+One process reads the source in order and divides it into chunks; workers turn each chunk into rows; the same process
+writes the rows into shards, in order. Neither the chunks nor the result depend on the number of workers.
 """
-
-from __future__ import annotations
 
 import json
 import os
@@ -19,12 +17,13 @@ from datasets import ClassLabel, Dataset, Features, IterableDataset, Value
 
 from ..checkpoints.atomic_files import write_atomically
 from .cards import CardText, write_card
+from .columns import NO_LABELS
 from .opening import open_source
 from .parallel import available_processors, ordered_map
 from .records import SOURCE_INDEX, Chunk, ChunkConverter, ConvertedChunk
-from .report import ImageReport, Report
+from .report import Report
 from .shards import Part, ShardFolder
-from .sources import NO_LABELS, Source
+from .sources import Source
 
 OnError = Literal["skip", "stop"]
 
@@ -38,11 +37,10 @@ class SplitOptions:
         split, config_name, image_column, label_column, limit, streaming: see `open_dataset` and `Source`.
         workers: processes that decode and encode; 0 computes in this one. By default one per processor. As always with
             processes, a script calls this below `if __name__ == "__main__":`.
-        part: makes only these shards, for several machines that share a folder; whichever part ends last completes the
-            data set. By default the rank and world size that `accelerate launch` or `torchrun` set, and without them
-            the whole.
+        part: rank and world size, for several machines that share a folder: each makes every world_size-th shard, and
+            the last to finish completes the data set. By default those of `accelerate launch` or `torchrun`.
         on_error: "skip" lists unusable images in the report, "stop" raises an error for the first one.
-        progress: called with the number of images done since the last call, those of finished shards included.
+        progress: called with the number of images since the last call; includes those of shards that exist already.
     """
 
     split: str = "train"
@@ -81,7 +79,7 @@ class SplitMaker:
         self.images = Source(self.opened.dataset, image_column, label_column, limit, single_class)
 
     def features(self, **columns: Any) -> Features:
-        """The columns of the new data set: some of its own, then `label` if there are labels, and `source_index`."""
+        """The columns of the new data set: the given ones, `label` if there are labels, and `source_index`."""
         names = self.images.label_names
         label = Value("int64") if names is None else ClassLabel(names=names)
         labels = {"label": label} if self.images.has_labels else {}
@@ -89,7 +87,7 @@ class SplitMaker:
         return Features(dict([first]) | labels | dict(others) | {SOURCE_INDEX: Value("int64")})
 
     def description(self) -> dict[str, Any]:
-        """The source as plain values, part of the settings that a folder is bound to."""
+        """The source as plain values: part of the settings that every run in a folder must repeat."""
         options, images = self.options, self.images
         return {
             "source": self.opened.name,
@@ -112,55 +110,83 @@ class SplitMaker:
         finish: Callable[[ConvertedChunk], ConvertedChunk] = lambda result: result,
     ) -> Report:
         """
-        Makes all shards of this part that are not whole yet, and the report and the card once all parts are done.
+        Makes all shards of this part that are not complete, and the report and the card once all parts are complete.
 
         Args:
             convert: what workers do to a chunk.
-            chunk_size: images in a chunk; where a model computes whole chunks, its result depends on it.
-            finish: a last step that only this process can take, such as a model on its GPU.
+            chunk_size: images in a chunk; the result of a model that computes whole chunks depends on it.
+            finish: a last step in this process, such as a model on its GPU.
 
         Returns:
             the report of the whole split, or of this part while others are missing.
+
         Raises:
             ValueError: with `on_error="stop"`, for the first unusable image; or if the source is empty.
             OSError: a file cannot be written, or a worker died.
         """
         part = self.options.part or Part.from_environment()
+        workers = available_processors() if self.options.workers is None else self.options.workers
+        whole: dict[int, dict[str, Any]] = {}
         with shards.locked(part):
-            report = self._make_shards(shards, convert, chunk_size, part, finish)
+            chunks = self._chunks(shards, chunk_size, part, whole)
+            results = map(finish, ordered_map(convert, chunks, workers))
+            for index, group in groupby(results, key=lambda result: result.shard):
+                whole[index] = self._write_shard(shards, index, group)
+            if not whole and part.rank == 0:
+                raise ValueError("The source has no images. Check the name of the split and the limit.")
             complete = self._write_report(shards)
             if complete is not None:
                 paths = sorted(self.output.glob("report-*.json"))
                 reports = {path.stem.partition("-")[2]: Report.read(path) for path in paths}
                 write_card(self.output, card, Features.from_arrow_schema(shards.schema), reports, shards.settings)
-            return complete or report
+            return complete or Report.of(whole[index] for index in sorted(whole))
 
-    def _make_shards(
-        self,
-        shards: ShardFolder,
-        convert: ChunkConverter,
-        chunk_size: int,
-        part: Part,
-        finish: Callable[[ConvertedChunk], ConvertedChunk],
-    ) -> Report:
-        on_error, progress = self.options.on_error, self.options.progress
-        workers = available_processors() if self.options.workers is None else self.options.workers
-        whole: dict[int, dict[str, Any]] = {}
+    def _chunks(
+        self, shards: ShardFolder, chunk_size: int, part: Part, whole: dict[int, dict[str, Any]]
+    ) -> Iterator[Chunk]:
+        """The images of the missing shards of a part; adds the records of complete shards to `whole`."""
+        for index in count(part.rank, part.world_size):
+            record = shards.whole_record(index)
+            if record is not None:
+                whole[index] = record
+                self.options.progress(record["num_images"])
+                if record["is_last"]:
+                    return
+                continue
+            first, stop = index * shards.shard_size, (index + 1) * shards.shard_size
+            if not self.images.reaches(first):
+                return
+            for start in range(first, stop, chunk_size):
+                records = list(self.images.read(start, min(start + chunk_size, stop)))
+                ends_source = not self.images.reaches(start + len(records))
+                yield Chunk(index, records, ends_source)
+                if ends_source:
+                    return
 
-        def found_whole(index: int, record: dict[str, Any]) -> None:
-            whole[index] = record
-            progress(record["num_images"])
+    def _write_shard(self, shards: ShardFolder, index: int, results: Iterable[ConvertedChunk]) -> dict[str, Any]:
+        """Writes a shard from its chunks; returns its record."""
+        report, is_last = Report(), False
 
-        chunks = _chunks(self.images, shards, chunk_size, part, found_whole)
-        results = map(finish, ordered_map(convert, chunks, workers))
-        for index, group in groupby(results, key=lambda result: result.shard):
-            whole[index] = _write_shard(shards, index, group, on_error, progress)
-        if not whole and part.rank == 0:
-            raise ValueError("The source has no images. Check the name of the split and the limit.")
-        return Report.of(whole[index] for index in sorted(whole))
+        def columns() -> Iterator[dict[str, list]]:
+            nonlocal is_last
+            for result in results:
+                if result.report.skipped and self.options.on_error == "stop":
+                    raise ValueError(
+                        f"Cannot use {result.report.skipped[0]}. Finished shards are kept; run again with "
+                        "--on-error skip to leave such images out."
+                    )
+                report.add(result.report)
+                is_last = result.is_last_of_source
+                yield result.columns
+                self.options.progress(result.report.num_images)
+
+        facts = shards.write(index, columns())
+        record = asdict(report) | facts | {"is_last": is_last}
+        shards.commit(index, record)
+        return record
 
     def _write_report(self, shards: ShardFolder) -> Report | None:
-        """Sums up a complete split in `report-<split>.json`, with its settings; None if shards are missing."""
+        """Writes `report-<split>.json` with the report of a complete split; None if shards are missing."""
         records = shards.records()
         if records is None:
             return None
@@ -168,72 +194,8 @@ class SplitMaker:
         report.unused = self.opened.unused
         if not self.images.has_labels and self.options.label_column != NO_LABELS:
             report.no_labels = self.opened.no_labels or "the source has no column of classes"
-        settings = {name: value for name, value in shards.settings.items() if name != "num_images"}  # late in a stream
+        settings = {name: value for name, value in shards.settings.items() if name != "num_images"}
         content = json.dumps(report.as_dict() | {"settings": settings}, indent=1, ensure_ascii=False)
         write_atomically(shards.folder / f"report-{shards.split}.json", content.encode())
         shards.clean()
         return report
-
-
-def _chunks(
-    source: Source,
-    shards: ShardFolder,
-    chunk_size: int,
-    part: Part,
-    found_whole: Callable[[int, dict[str, Any]], None],
-) -> Iterator[Chunk]:
-    """The images of the missing shards of a part."""
-    for index in count(part.rank, part.world_size):
-        record = shards.whole_record(index)
-        if record is not None:
-            found_whole(index, record)
-            if record["is_last"]:
-                return
-            continue
-        first, stop = index * shards.shard_size, (index + 1) * shards.shard_size
-        if not source.reaches(first):
-            return
-        for start in range(first, stop, chunk_size):
-            records = list(source.read(start, min(start + chunk_size, stop)))
-            ends_source = not source.reaches(start + len(records))
-            yield Chunk(index, records, ends_source)
-            if ends_source:
-                return
-
-
-def _write_shard(
-    shards: ShardFolder,
-    index: int,
-    results: Iterable[ConvertedChunk],
-    on_error: OnError,
-    progress: Callable[[int], object],
-) -> dict[str, Any]:
-    skipped: list[ImageReport] = []
-    converted: list[ImageReport] = []
-    num_transparent = 0
-    num_images, is_last = 0, False
-
-    def columns() -> Iterator[dict[str, list]]:
-        nonlocal num_images, num_transparent, is_last
-        for result in results:
-            if result.skipped and on_error == "stop":
-                raise ValueError(
-                    f"Cannot use {result.skipped[0]}. Finished shards are kept; run again with --on-error skip to "
-                    "leave such images out."
-                )
-            skipped.extend(result.skipped)
-            converted.extend(result.converted)
-            num_images += result.num_images
-            num_transparent += result.num_transparent
-            is_last = result.is_last_of_source
-            yield result.columns
-            progress(result.num_images)
-
-    record = shards.write(index, columns())
-    record |= {"num_images": num_images, "num_transparent": num_transparent, "is_last": is_last}
-    record |= {"skipped": [asdict(image) for image in skipped], "converted": [asdict(image) for image in converted]}
-    shards.commit(index, record)
-    return record
-
-
-__all__ = ["OnError", "SplitMaker", "SplitOptions"]

@@ -1,6 +1,4 @@
-"""What a worker of a loader does to a batch. Imports neither torch nor `datasets`."""
-
-from __future__ import annotations
+"""How a worker of a loader makes a batch. Imports neither torch nor `datasets`."""
 
 import random
 from collections.abc import Callable
@@ -11,9 +9,9 @@ import numpy as np
 from PIL import Image as PILImage
 
 from .. import image_transforms as transforms
+from .crops import ViewCutter
 from .decoding import Decoding
 from .records import Record, decode_record
-from .views import ViewCutter
 
 # A batch of arrays, and why images of it were skipped.
 Batch = tuple[dict[str, np.ndarray], list[str]]
@@ -31,7 +29,7 @@ class Augmentation:
         image_size: height and width of the crops, in pixels.
         random_crop: a crop at a random position; else the centre.
         flip: mirror with probability 1/2.
-        seed: with the epoch and the number of the image, it decides all randomness.
+        seed: all random choices are a function of it, the epoch and the number of the image.
         resize_mode: "resize", or "pad", which crops nothing.
         skip_broken: whether an image that cannot be used is replaced by another one of its batch.
 
@@ -57,7 +55,7 @@ class Augmentation:
         images have labels; and the reasons of skipped images.
 
         Raises:
-            ValueError: an image cannot be used, and is not to be skipped or has no other image in its batch.
+            ValueError: an image cannot be used, and skip_broken is False or its batch has no other image.
         """
         epoch, records = task
         pixels, shown, skipped = _crops(lambda record, _: self._crop(record, epoch), records, self.skip_broken)
@@ -79,10 +77,10 @@ class Augmentation:
 @dataclass(frozen=True)
 class ViewBatch:
     """
-    Decodes images and cuts the view of each that its codes belong to.
+    Decodes images and crops each to the view that its codes belong to.
 
     Args:
-        views: how the views are cut.
+        views: how the views are cropped.
         skip_broken: see [`Augmentation`].
     """
 
@@ -109,8 +107,8 @@ def _crops(
     Crops each image of a batch, given the image and its position.
 
     Returns:
-        pixels, uint8 (batch, 3, height, width); the position of the image that each shows, which is another one where
-        an image was skipped; and the reasons of those that were skipped.
+        pixels, uint8 (batch, 3, height, width); for each, the position of its image, which is another one if its own
+        image was skipped; and the reasons of skipped images.
     """
     found: dict[int, PILImage.Image] = {}
     skipped: list[str] = []
@@ -121,7 +119,7 @@ def _crops(
             if not skip_broken or len(skipped) + 1 == len(records):
                 raise
             skipped.append(str(error))
-    # Which image replaces another depends on the batch alone, so a resumed run sees what it would have seen.
+    # The replacement depends on the batch alone, so a resumed run gets the same one.
     usable = list(found)
     shown = [position if position in found else usable[position % len(usable)] for position in range(len(records))]
     pixels = np.stack([np.asarray(found[position]) for position in shown])
@@ -131,9 +129,8 @@ def _crops(
 @dataclass(frozen=True)
 class BatchMaker:
     """
-    The map-style data set of a `DataLoader` whose indices are numbered tasks.
-
-    Errors are returned as values, since torch would add a worker's traceback to their text.
+    The map-style data set of a `DataLoader` whose indices are numbered tasks. Errors are returned as values, because
+    torch would add a worker's traceback to their text.
     """
 
     work: Callable[[Any], Batch]
@@ -147,7 +144,7 @@ class BatchMaker:
 
 
 def described(record: Record) -> str:
-    """An image by its number in the source and, where it is a file or has a name, by that."""
+    """The number of an image in the source, and its path or name if it has one."""
     return str(record.source_index) if record.path is None else f"{record.source_index} ({record.path})"
 
 
@@ -158,6 +155,3 @@ def _decoded(record: Record, decoding: Decoding) -> PILImage.Image:
         raise ValueError(
             f"Image {described(record)} cannot be used: {error}. `titok-hf prepare` leaves such images out."
         ) from error
-
-
-__all__ = ["Augmentation", "Batch", "BatchMaker", "ViewBatch", "ViewTask", "described"]

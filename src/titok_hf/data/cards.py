@@ -1,7 +1,5 @@
 """The card of a data set that this package makes: the README.md by which `load_dataset(folder)` opens it."""
 
-from __future__ import annotations
-
 import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +25,12 @@ def library_versions(*names: str) -> dict[str, str]:
 @dataclass(frozen=True)
 class CardText:
     """
-    What only the maker of a data set can say on its card.
+    The part of a card that depends on the kind of data set.
 
     Args:
         title: of the card.
         introduction: what a row holds, as Markdown.
-        code: Python that continues from `dataset`, the open data set; `{split}` stands for the name of a split.
+        code: Python after `dataset = load_dataset(...)`; `{split}` is replaced by the name of a split.
     """
 
     title: str
@@ -44,7 +42,7 @@ def write_card(
     folder: Path, text: CardText, features: Features, reports: dict[str, Report], settings: dict[str, Any]
 ) -> None:
     """
-    Writes `README.md`: its YAML head is what `datasets` reads, its text says how the data were made. If a person
+    Writes `README.md`: `datasets` reads its YAML head, and its text says how the data were made. If a person has
     edited the card, the text is kept and only the head is updated.
 
     Args:
@@ -92,23 +90,18 @@ def _size_category(num_rows: int) -> str:
 def _split_table(reports: dict[str, Report]) -> str:
     lines = ["| split | images read | left out | rows | MB |", "| --- | --- | --- | --- | --- |"]
     for split, report in reports.items():
-        megabytes = report.num_bytes / 1e6
-        lines.append(
-            f"| {split} | {report.num_images:,} | {len(report.skipped):,} | {report.num_rows:,} | {megabytes:,.1f} |"
+        counts = (
+            f"{report.num_images:,} | {len(report.skipped):,} | {report.num_rows:,} | {report.num_bytes / 1e6:,.1f}"
         )
-    lines += ["", "Images that were left out, and why: `report-<split>.json`."]
-    return "\n".join(lines)
+        lines.append(f"| {split} | {counts} |")
+    return "\n".join([*lines, "", "Images that were left out, and why: `report-<split>.json`."])
 
 
 def _fact_table(facts: dict[str, Any]) -> str:
     lines = ["| | |", "| --- | --- |"]
     for name, value in facts.items():
         if isinstance(value, dict):
-            value = ", ".join(f"{key} {item}" for key, item in value.items())
-        elif isinstance(value, list):
-            value = ", ".join(str(item) for item in value)
+            value = [f"{key} {item}" for key, item in value.items()]
+        value = ", ".join(map(str, value)) if isinstance(value, list) else value
         lines.append(f"| {name.replace('_', ' ')} | {value} |")
     return "\n".join(lines)
-
-
-__all__ = ["CardText", "library_versions", "write_card"]

@@ -1,6 +1,4 @@
-"""Which columns of a data set hold the images and the labels, and how they become what the other modules expect."""
-
-from __future__ import annotations
+"""Finds the columns of images and of labels, and gives them the types that the other modules expect."""
 
 from collections.abc import Iterable
 
@@ -8,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Image, IterableDataset, Value
 
-# Columns that carry the class where the data set does not say so: `datasets` names webdataset columns by file suffix.
+# Names of label columns that have no class names: `datasets` names webdataset columns by file suffix.
 _USUAL_LABEL_COLUMNS = ("label", "cls")
 NO_LABELS = "none"
 
@@ -18,7 +16,7 @@ def image_column(dataset: Dataset | IterableDataset, wanted: str | None) -> str:
     The name of the column of images.
 
     Raises:
-        ValueError: there is no such column, or several could be meant.
+        ValueError: there is no such column, or there are several candidates.
     """
     images = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
     if wanted is None and len(images) == 1:
@@ -38,7 +36,7 @@ def label_column(dataset: Dataset | IterableDataset, wanted: str | None) -> str 
     The name of the column of labels; None if there is none, or if none is wanted.
 
     Raises:
-        ValueError: there is no column of the name that is wanted, or several could be meant.
+        ValueError: there is no column with the wanted name, or there are several candidates.
     """
     if wanted == NO_LABELS:
         return None
@@ -57,7 +55,7 @@ def label_column(dataset: Dataset | IterableDataset, wanted: str | None) -> str 
 
 
 def with_image_columns(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
-    """Gives columns of `{bytes, path}`, as pandas writes images, and a sole column of bytes the type of images."""
+    """Gives columns of `{bytes, path}`, as pandas writes images, and a single column of bytes the type of images."""
     features = dataset.features
     names = [name for name, feature in features.items() if _holds_bytes_and_path(feature)]
     if not names and not any(isinstance(feature, Image) for feature in features.values()):
@@ -74,11 +72,11 @@ def with_image_columns(dataset: Dataset | IterableDataset) -> Dataset | Iterable
 
 def with_numbered_labels(dataset: Dataset, column: str, others: Iterable[Dataset]) -> Dataset:
     """
-    Gives labels the same numbers in all splits of a data set: texts become classes, classes that the splits name
-    differently are renumbered, and whole floats (of pandas, where a label is missing) become numbers.
+    Gives labels the same numbers in all splits of a data set: texts become classes, classes are renumbered if the
+    splits have different lists of names, and whole floats (which pandas writes if a label is missing) become integers.
 
     Args:
-        others: the other splits; those without the column do not matter.
+        others: the other splits; those without the column are ignored.
     """
     feature = dataset.features[column]
     if isinstance(feature, ClassLabel) or _is_text(feature):
@@ -100,7 +98,7 @@ def with_numbered_labels(dataset: Dataset, column: str, others: Iterable[Dataset
 
 
 def class_names_of(splits: list[Dataset], column: str) -> list[str] | None:
-    """The classes of all splits, in the order of the longest list if it has them all; None if they have no names."""
+    """The classes of all splits, in the order of the longest list if that is complete; None if they have no names."""
     lists = []
     for split in splits:
         feature = split.features[column]
@@ -118,12 +116,12 @@ def class_names_of(splits: list[Dataset], column: str) -> list[str] | None:
 def _renumbered(value: int | str | None, old: list[str] | None, number: dict[str, int]) -> int | None:
     if value is None or isinstance(value, str):
         return None if value is None else number[value]
-    assert old is not None  # numbers are of classes
-    return number[old[value]] if 0 <= value < len(old) else len(number)  # still outside of the classes
+    assert old is not None  # a label that is a number belongs to a ClassLabel
+    return number[old[value]] if 0 <= value < len(old) else len(number)  # an invalid label stays invalid
 
 
 def _replaced(dataset: Dataset, column: str, labels: list[int | None], feature: ClassLabel | Value) -> Dataset:
-    """The column with other values; the images are not touched, as `cast` would."""
+    """The data set with other values in a column; unlike `cast`, it does not read the images."""
     return dataset.remove_columns(column).add_column(column, pa.array(labels, pa.int64()), feature=feature)
 
 
@@ -142,13 +140,3 @@ def _holds_bytes_and_path(feature: object) -> bool:
         and isinstance(feature["bytes"], Value)
         and "binary" in feature["bytes"].dtype
     )
-
-
-__all__ = [
-    "NO_LABELS",
-    "class_names_of",
-    "image_column",
-    "label_column",
-    "with_image_columns",
-    "with_numbered_labels",
-]

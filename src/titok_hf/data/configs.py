@@ -61,6 +61,3 @@ class CodeDataConfig:
     train_split: str = "train"
     test_split: str | None = None
     streaming: bool = False
-
-
-__all__ = ["HELD_OUT", "CodeDataConfig", "ImageDataConfig"]

@@ -17,7 +17,7 @@ from ..image_transforms import (
     upright,
 )
 
-# Modes whose RGB is beyond doubt. CMYK depends on a profile, and 16 bits have a range that no file tells.
+# Modes with one possible conversion to RGB. CMYK depends on a profile, and the range of 16-bit values is unknown.
 _USUAL_MODES = {"RGB", "L", "P", "RGBA", "1", "LA"}
 
 UnusualModes = Literal["skip", "scale", "published"]
@@ -59,14 +59,7 @@ class Decoding:
     background: str = BACKGROUND
 
     def __call__(self, content: bytes) -> tuple[Image.Image, str | None]:
-        """
-        Decode one file completely.
-
-        Returns:
-            the image in RGB, and how it was converted if its mode was unusual (CMYK, 16 bits), or None.
-        Raises:
-            UnusableImage: see `decode`.
-        """
+        """The first two fields of what `decode` returns."""
         decoded = self.decode(content)
         return decoded.image, decoded.conversion
 
@@ -86,7 +79,7 @@ class Decoding:
                 return self._decode(content)
             except UnusableImage:
                 raise
-            # Pillow's many formats answer damaged data with whatever exception their arithmetic ends in.
+            # For damaged data, Pillow can raise any exception.
             except Exception as error:
                 raise UnusableImage(reason_of(error)) from error
 
@@ -94,7 +87,7 @@ class Decoding:
         image = Image.open(io.BytesIO(content))
         if image.width * image.height > self.max_pixels:
             raise UnusableImage(f"{image.width} x {image.height} pixels are more than {self.max_pixels:,}")
-        # A photo of the format MPO has further frames (thumbnails, the other eye), but its first one is the photo.
+        # The first frame of an MPO file is the photo; others are thumbnails or the image for the other eye.
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and image.format != "MPO":
             raise UnusableImage(f"it has {frames} frames")
@@ -119,12 +112,7 @@ class ReadingSettings:
     How the files of a source are read and grouped; the part that the settings of `prepare` and `pretokenize` share.
 
     Args:
-        exif_transpose: turn images upright as their EXIF orientation says; the original never does.
-        max_pixels: larger images are left out.
-        unusual_modes: "skip" leaves out CMYK and 16-bit files, "scale" converts them, "published" does so as the
-            original did; see `Decoding`.
-        background: the colour behind transparent pixels; "none" drops alpha as the original did, and so does
-            unusual_modes="published".
+        exif_transpose, max_pixels, unusual_modes, background: see [`Decoding`].
         shard_size: images of the source in one shard.
 
     Raises:
@@ -157,29 +145,18 @@ class ReadingSettings:
 
 
 def _unusual_mode(image: ImageFile.ImageFile) -> str | None:
-    """A name for the mode of a file that is not loaded yet, or None for the usual ones."""
+    """The mode of a file that is not loaded yet, or None for the usual modes."""
     if image.mode not in _USUAL_MODES:
         return image.mode
-    # Pillow has no mode for 16-bit colours and keeps their higher bytes; only the file's own format tells.
+    # Pillow has no mode for 16-bit colours and keeps their higher bytes; only the raw mode of the file shows it.
     is_deep = any(";16" in str(tile[3]) for tile in image.tile)
     return f"{image.mode} of 16 bits" if is_deep else None
 
 
 def reason_of(error: Exception) -> str:
-    """What an exception says, in one line."""
+    """The text of an exception in one line."""
     if isinstance(error, Image.UnidentifiedImageError):
         return "it is no image that Pillow can read"
     if isinstance(error, Image.DecompressionBombError):
         return "it has too many pixels"
     return " ".join(str(error).split()) or type(error).__name__
-
-
-__all__ = [
-    "MAX_PIXELS",
-    "Decoded",
-    "Decoding",
-    "ReadingSettings",
-    "UnusableImage",
-    "UnusualModes",
-    "reason_of",
-]

@@ -1,6 +1,4 @@
-"""Frozen tokenizers for pretokenisation: pixels in, codes or latents out, the same on every process."""
-
-from __future__ import annotations
+"""Frozen tokenizers for pretokenisation: pixels to codes or latents, the same in every process."""
 
 import hashlib
 import json
@@ -32,15 +30,15 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 @dataclass(frozen=True)
 class ImageEncoder:
     """
-    A tokenizer by name, loaded when it is first used, so that each process gets its own by being sent the name.
+    A tokenizer by name. It is loaded at its first use, so a process that gets the name loads its own.
 
     Args:
         model: a folder or Hub id of a `TiTokPipeline`, `TiTokModel` or `MaskGitVQGANModel`, or of an original TiTok.
         revision: of the Hub id.
         precision: "fp32" or "bf16" weights and activations; quantisation runs in float32 either way.
         device: "cpu", "cuda", "cuda:1", "mps".
-        batch_size: images computed at once.
-        image_size: height and width of the images, in pixels; only a MaskGIT-VQGAN leaves the choice.
+        batch_size: images per forward pass.
+        image_size: height and width of the images, in pixels; a MaskGIT-VQGAN takes several sizes.
     """
 
     model: str
@@ -86,7 +84,7 @@ class ImageEncoder:
 
     @property
     def is_continuous(self) -> bool:
-        """Whether the model gives latents in place of codes."""
+        """Whether the model has latents and no codes."""
         return not self.network.config.has_codebook
 
     @property
@@ -104,16 +102,16 @@ class ImageEncoder:
 
     def feature(self) -> List:
         """The column as a feature of `datasets`."""
-        config = self.network.config
-        if self.is_continuous:
-            return List(List(Value(self.value_type), length=config.codebook_dim), length=config.num_latent_tokens)
-        if isinstance(self.network, MaskGitVQGANModel):
-            return List(Value(self.value_type), length=(self.size // config.downsample_factor) ** 2)
-        return List(Value(self.value_type), length=config.num_latent_tokens)
+        config, feature = self.network.config, Value(self.value_type)
+        is_vqgan = isinstance(self.network, MaskGitVQGANModel)
+        shape = ((self.size // config.downsample_factor) ** 2,) if is_vqgan else config.token_shape
+        for length in reversed(shape):
+            feature = List(feature, length=length)
+        return feature
 
     @property
     def size(self) -> int:
-        """Height and width of the images, in pixels; ValueError if the choice does not fit the model."""
+        """Height and width of the images, in pixels; ValueError if `image_size` does not fit the model."""
         config = self.network.config
         if isinstance(self.network, MaskGitVQGANModel):
             size = self.image_size or 256  # the size of the published teacher
@@ -126,7 +124,7 @@ class ImageEncoder:
 
     @cached_property
     def enlarges(self) -> bool:
-        """Whether small images are enlarged, as the image processor beside the model says; else they lie on black."""
+        """Whether small images are enlarged, as the model's image processor says; if not, they get black margins."""
         folder = "image_processor" if self._is_pipeline else ""
         name = f"{folder}/preprocessor_config.json".lstrip("/")
         if small_file(self.model, name, self.revision) is None:
@@ -142,12 +140,17 @@ class ImageEncoder:
         config, _ = PretrainedConfig.get_config_dict(self.model, **where)
         is_vqgan = config.get("model_type") == MaskGitVQGANConfig.model_type
         kind = MaskGitVQGANModel if is_vqgan else TiTokModel
-        with _without_progress_bars():
+        shows_bars = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()  # every worker would draw one
+        try:
             model = kind.from_pretrained(self.model, **where)
+        finally:
+            if shows_bars:
+                logging.enable_progress_bar()
         return model.eval().to(self.device, _DTYPES[self.precision])
 
     def identity(self) -> dict[str, Any]:
-        """What tells this encoder from others: plain values for the settings and the card of a data set."""
+        """Plain values that identify this encoder, for the settings and the card of a data set."""
         config = {k: v for k, v in self.network.config.to_dict().items() if not k.startswith("_")}
         config.pop("transformers_version", None)
         config.pop("dtype", None)
@@ -162,17 +165,14 @@ class ImageEncoder:
         }
 
     def _encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Tokens of a batch; ValueError if the encoder's output is not finite, which then has the latents' NaN."""
-        if isinstance(self.network, MaskGitVQGANModel):
-            output = self.network.encode(pixel_values, return_dict=True)
-            check_finite(output.latents.isfinite().all(), "The tokens of the encoder")
-            return output.codes
-        output = self.network.encode(pixel_values, sample_posterior=False, return_dict=True)
+        """Tokens of a batch; ValueError if the encoder's output is not finite."""
+        options = {} if isinstance(self.network, MaskGitVQGANModel) else {"sample_posterior": False}
+        output = self.network.encode(pixel_values, return_dict=True, **options)
         check_finite(output.latents.isfinite().all(), "The tokens of the encoder")
         return output.posterior_mean.float() if self.is_continuous else output.codes
 
     def _weights_hash(self) -> str:
-        """Of everything that encoding uses; decoders may be fine-tuned without changing a code."""
+        """Of the weights that encoding uses; a fine-tuned decoder changes no code."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.network.state_dict().items()):
             if name.startswith(("encoder.", "quantizer.")):
@@ -186,29 +186,11 @@ class ImageEncoder:
 
 @contextmanager
 def _one_thread(device: str) -> Iterator[None]:
-    """On a CPU the order of a sum, and with it a code now and then, depends on the number of threads."""
-    if torch.device(device).type != "cpu":
-        yield
-        return
+    """On a CPU the order of a sum, and so a code now and then, depends on the number of threads."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    if torch.device(device).type == "cpu":
+        torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """Loading takes a moment, and every worker would draw a bar for it."""
-    if not logging.is_progress_bar_enabled():
-        yield
-        return
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.enable_progress_bar()
-
-
-__all__ = ["ImageEncoder", "Precision"]

@@ -1,6 +1,4 @@
-"""What tells a data set from itself at another time: a few facts, cheap to find, that are kept with a run."""
-
-from __future__ import annotations
+"""A few facts about a data set, kept with a run, that show whether the data set has changed since."""
 
 import hashlib
 import itertools
@@ -11,21 +9,22 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, Image, IterableDataset
 
-# Rows whose whole content counts, evenly spaced; of a stream, the first ones.
+# Rows whose content is compared, evenly spaced; the first rows of a stream.
 _ROWS_READ = 64
 _ROWS_OF_STREAM = 16
 
 
 def fingerprint(dataset: Dataset | IterableDataset, files: str | None) -> dict[str, Any]:
     """
-    Facts that differ where the examples of a data set, their order or their classes do. They do not depend on where it
-    lies. A change of single images that keeps the size of every file may be missed.
+    Facts that change with the examples of a data set, their order or their classes, and not with its path. A change of
+    single images that keeps the size of every file may be missed.
 
     Args:
         files: the digest of the source's files, None if it has none.
+
     Returns:
-        `rows` (None for a stream), `columns`, `classes` (None without names), `files`, and `content`, a digest of some
-        of the rows; plain values.
+        plain values: `rows` (None for a stream), `columns`, `classes` (None without names), `files`, and `content`, a
+        digest of some of the rows.
     """
     label = dataset.features.get("label")
     return {
@@ -38,7 +37,7 @@ def fingerprint(dataset: Dataset | IterableDataset, files: str | None) -> dict[s
 
 
 def difference(then: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """What differs between two fingerprints of one data set, in words; None if nothing does."""
+    """The first difference between two fingerprints of a data set as a sentence; None if they are equal."""
     if then["rows"] != now["rows"]:
         return f"it had {_counted(then['rows'])}, and now it has {_counted(now['rows'])}"
     for name in ("columns", "classes"):
@@ -51,7 +50,7 @@ def difference(then: dict[str, Any], now: dict[str, Any]) -> str | None:
 
 def _content_digest(dataset: Dataset | IterableDataset) -> str:
     if isinstance(dataset, IterableDataset):
-        dataset = dataset.decode(False)  # a cast comes too late for a stream from the Hub
+        dataset = dataset.decode(False)  # a cast has no effect on a stream from the Hub
     for column, feature in dataset.features.items():
         if isinstance(feature, Image):
             dataset = dataset.cast_column(column, Image(decode=False))
@@ -76,7 +75,7 @@ def _bytes_of(value: Any) -> bytes:
     path = Path(value["path"] or "")
     try:
         return path.read_bytes() if path.is_file() else path.name.encode()
-    except OSError:  # training says so where it comes to this image
+    except OSError:  # training names this image when it reads it
         return path.name.encode()
 
 
@@ -87,6 +86,3 @@ def _counted(rows: int | None) -> str:
 def _listed(names: list[str] | None) -> str:
     shown = [] if names is None else names[:8]
     return "none" if not shown else ", ".join(shown) + ", ..." * (len(names or []) > len(shown))
-
-
-__all__ = ["difference", "fingerprint"]

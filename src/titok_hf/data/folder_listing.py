@@ -1,4 +1,4 @@
-"""What lies below a folder, all of it: what is not looked at is named, so that no image goes missing unseen."""
+"""Everything below a folder: what is not used is named too, so that no image is lost without a message."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ METADATA_FILES = frozenset(("metadata.csv", "metadata.jsonl", "metadata.parquet"
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 _IMAGE_SUFFIXES = frozenset(ImageFolder.EXTENSIONS)
-_LISTED_SUFFIXES = (".parquet", ".arrow", ".zip", *TAR_SUFFIXES)
 
-# Folders that a file system makes for itself.
+# Folders that file systems create.
 _SYSTEM_FOLDERS = frozenset(("lost+found", "$RECYCLE.BIN", "System Volume Information"))
 
 _NUM_EXAMPLES = 3
@@ -26,24 +25,21 @@ _NUM_EXAMPLES = 3
 @dataclass
 class FolderListing:
     """
-    The files below a folder. Paths are relative to it, with "/", and sorted.
+    The files below a folder. Paths are relative to it, use "/", and are sorted.
 
     Args:
         folder: its absolute path.
         images: files whose suffix names a format that Pillow reads, in any case.
-        metadata: the files in which `datasets` looks for labels and captions of images.
-        files: the other files of a suffix that data sets have (Parquet, tar, Arrow, zip), by that suffix.
-        num_others, examples: for every other suffix, how many files there are and the first of them.
-        folders: all folders that were looked into, "" among them.
-        hidden: what was not looked at: hidden files and folders, links that lead back.
+        metadata: the files from which `datasets` reads labels and captions of images.
+        files: all other files, by suffix.
+        folders: all folders that were listed, "" among them.
+        hidden: what was not listed: hidden files and folders, links to a folder above.
     """
 
     folder: str
     images: list[str] = field(default_factory=list)
     metadata: list[str] = field(default_factory=list)
     files: dict[str, list[str]] = field(default_factory=dict)
-    num_others: dict[str, int] = field(default_factory=dict)
-    examples: dict[str, list[str]] = field(default_factory=dict)
     folders: list[str] = field(default_factory=list)
     hidden: list[Unused] = field(default_factory=list)
 
@@ -74,30 +70,29 @@ class FolderListing:
         return os.path.join(self.folder, relative) if relative else self.folder
 
     def digest(self, paths: Iterable[str]) -> str:
-        """A digest of the names and sizes of files, which tells whether a source has changed."""
+        """A digest of the names and sizes of files, which shows whether a source has changed."""
         return listing_digest((path, _size(self.path(path))) for path in paths)
 
     def unused(self, used: set[str] | None = None) -> list[Unused]:
         """
-        What lies in the folder beside the images, other files by their number.
+        What is in the folder besides the images: for each suffix the number of files and the first of them.
 
         Args:
-            used: files with a suffix of data sets that are used.
+            used: files beside the images that are used.
         """
-        counted = {suffix: (number, self.examples[suffix]) for suffix, number in self.num_others.items()}
-        for suffix, paths in self.files.items():
+        found = list(self.hidden)
+        for suffix, paths in sorted(self.files.items()):
             left = [path for path in paths if used is None or path not in used]
             if left:
-                counted[suffix] = (len(left), left[:_NUM_EXAMPLES])
-        found = list(self.hidden)
-        for suffix, (number, examples) in sorted(counted.items()):
-            shown = ", ".join(examples) + (", ..." if number > len(examples) else "")
-            kind = f"files of the suffix {suffix}" if suffix else "files without a suffix"
-            found.append(Unused(f"*{suffix}", f"{number:,} {kind}, which are no images of this source: {shown}"))
+                shown = ", ".join(left[:_NUM_EXAMPLES]) + ", ..." * (len(left) > _NUM_EXAMPLES)
+                kind = f"files of the suffix {suffix}" if suffix else "files without a suffix"
+                found.append(
+                    Unused(f"*{suffix}", f"{len(left):,} {kind}, which are no images of this source: {shown}")
+                )
         return found
 
     def folders_without_images(self) -> list[Unused]:
-        """The uppermost folders in which no image lies at any depth."""
+        """The uppermost folders that have no images at any depth."""
         full = {""}
         for subfolder in {os.path.dirname(path) for path in self.images}:
             while subfolder not in full:
@@ -118,16 +113,11 @@ class FolderListing:
             self.metadata.append(path)
         elif suffix in _IMAGE_SUFFIXES:
             self.images.append(path)
-        elif suffix in _LISTED_SUFFIXES:
-            self.files.setdefault(suffix, []).append(path)
         else:
-            self.num_others[suffix] = self.num_others.get(suffix, 0) + 1
-            examples = self.examples.setdefault(suffix, [])
-            if len(examples) < _NUM_EXAMPLES:
-                examples.append(path)
+            self.files.setdefault(suffix, []).append(path)
 
     def _walk(self) -> Iterator[tuple[str, list[str]]]:
-        """Each folder and the names of its files; linked folders come last, so that none is read twice."""
+        """Each folder and the names of its files; links to folders are followed last, so that none is read twice."""
         root = os.path.realpath(self.folder)
         seen: set[str] = set()
         waiting = [""]
@@ -159,13 +149,13 @@ class FolderListing:
 
 
 def suffix_of(name: str) -> str:
-    """The suffix in small letters, both parts of ".tar.gz"."""
+    """The suffix in lower case, both parts of ".tar.gz"."""
     name = name.lower()
     return ".tar.gz" if name.endswith(".tar.gz") else os.path.splitext(name)[1]
 
 
 def listing_digest(entries: Iterable[tuple[str, object]]) -> str:
-    """A digest of names with what is known of each (a size, a version)."""
+    """A digest of names and of a fact about each (its size or version)."""
     digest = hashlib.sha256()
     for name, fact in entries:
         digest.update(f"{name}\0{fact}\n".encode("utf-8", "surrogateescape"))
@@ -176,7 +166,7 @@ def _size(path: str) -> int:
     try:
         return os.stat(path).st_size
     except OSError:
-        return -1  # a link that leads nowhere
+        return -1  # a broken link
 
 
 def _is_hidden(name: str) -> bool:
@@ -188,6 +178,3 @@ def _refuse(error: OSError) -> None:
         f"The folder {error.filename} cannot be read ({error.strerror}), so its images would be missing. Make it "
         "readable, or move it elsewhere."
     ) from error
-
-
-__all__ = ["METADATA_FILES", "TAR_SUFFIXES", "FolderListing", "listing_digest", "suffix_of"]

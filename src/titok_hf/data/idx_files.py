@@ -1,30 +1,16 @@
 """The idx files in which data sets of the MNIST family are published."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import struct
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
 
-FASHION_MNIST_CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+FASHION_MNIST_CLASSES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
 
 # The names under which every data set of the MNIST family is published.
 IDX_PREFIXES = {"train": "train", "test": "t10k"}
@@ -46,22 +32,15 @@ def load_idx_folder(folder: Path, split: str) -> Dataset:
     labels = _read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", IDX_LABELS_MAGIC)
     if len(images) != len(labels):
         raise ValueError(f"{folder}: {len(images)} images but {len(labels)} labels in the split {split!r}.")
-    num_classes = int(max(file.max(initial=0) for file in _every_labels(folder, labels))) + 1
+    # Those of all splits that are there, so that all of them have the same classes.
+    paths = [folder / f"{prefix}-labels-idx1-ubyte.gz" for prefix in IDX_PREFIXES.values()]
+    num_classes = 1 + max(int(_read_idx(path, IDX_LABELS_MAGIC).max(initial=0)) for path in paths if path.is_file())
     is_fashion = "fashion" in folder.resolve().name.lower() and num_classes <= len(FASHION_MNIST_CLASSES)
-    names = list(FASHION_MNIST_CLASSES) if is_fashion else [str(index) for index in range(max(num_classes, 10))]
+    names = FASHION_MNIST_CLASSES if is_fashion else [str(index) for index in range(max(num_classes, 10))]
     return Dataset.from_dict(
         {"image": [{"bytes": _png(image), "path": None} for image in images], "label": labels.tolist()},
         features=Features({"image": Image(), "label": ClassLabel(names=names)}),
     )
-
-
-def _every_labels(folder: Path, labels: np.ndarray) -> Iterator[np.ndarray]:
-    """The labels of this split and of the others that are there, so that all of them have the same classes."""
-    yield labels
-    for prefix in IDX_PREFIXES.values():
-        path = folder / f"{prefix}-labels-idx1-ubyte.gz"
-        if path.is_file():
-            yield _read_idx(path, IDX_LABELS_MAGIC)
 
 
 def _read_idx(path: Path, expected_magic: int) -> np.ndarray:
@@ -90,6 +69,3 @@ def _png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     PILImage.fromarray(image).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
-
-
-__all__ = ["FASHION_MNIST_CLASSES", "is_idx_folder", "load_idx_folder"]

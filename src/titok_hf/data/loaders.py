@@ -1,6 +1,4 @@
-"""Batches for training, from images, from codes, or from images with their codes. See `resumable` for their order."""
-
-from __future__ import annotations
+"""Batches for training: images, codes, or images with their codes. The order of examples is that of `resumable`."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -12,12 +10,12 @@ from datasets import ClassLabel, Dataset, IterableDataset
 
 from ..image_transforms import ResizeMode
 from .augmentation import Augmentation, Batch, ViewBatch, ViewTask, described
+from .crops import ViewCutter
 from .records import SOURCE_INDEX, Record, checked_label
 from .resumable import ResumableLoader
 from .shards import Part
 from .sources import Source
 from .training_data import num_views as views_of_each_image
-from .views import ViewCutter
 
 Item = TypeVar("Item")
 
@@ -32,13 +30,11 @@ class ImageLoader(ResumableLoader):
     Args:
         dataset: with a column of images, map-style or streaming, such as `prepare` makes with `crop="none"`.
         image_size: height and width of the crops, in pixels.
-        random_crop, flip: the two halves of the augmentation; without the first, the crop is the centre.
+        random_crop, flip: whether crops are at a random position, else at the centre; whether half are mirrored.
         resize_mode: "resize", or "pad" for images that are smaller than `image_size`: they keep their pixels and get
             black margins, and nothing is cropped.
-        workers: processes that decode, ahead of the batches that are asked for; 0 decodes in this one.
-        skip_broken: whether training continues where an image cannot be used: another one of its batch replaces it,
-            and a warning names it.
-        batch_size, part, seed, shuffle: see [`ResumableLoader`].
+        skip_broken: whether an image that cannot be used is replaced by another one of its batch, with a warning.
+        batch_size, part, seed, shuffle, workers: see [`ResumableLoader`].
 
     Raises:
         ValueError: no column of images; while iterating, an image that cannot be decoded, that is too large to be
@@ -93,12 +89,12 @@ class CodeLoader(ResumableLoader):
     Batches `{"codes": int64 (batch, num_latent_tokens), "label": int64 (batch,)}` from what `pretokenize` makes; for a
     KL model `{"latents": float32 (batch, num_latent_tokens, codebook_dim), ...}`.
 
-    An epoch takes one view of each image, chosen again each time.
+    An epoch has one view of each image, chosen at random.
 
     Args:
         dataset: map-style or streaming; the views of an image are neighbouring rows, as `pretokenize` writes them.
             Without a column `view`, each row is an image.
-        num_views: views of each image; by default what the column `view` says.
+        num_views: views of each image; by default from the column `view`.
         batch_size, part, seed, shuffle: see [`ResumableLoader`].
 
     Raises:
@@ -142,7 +138,7 @@ class CodeLoader(ResumableLoader):
             yield {name: [row[name] for row in batch] for name in batch[0]}
 
     def _chosen_rows(self, epoch: int) -> Iterator[dict[str, Any]]:
-        """One row of each image of a stream, which shuffles single rows: every view but the chosen one is left out."""
+        """The row with the chosen view of each image of a stream, which shuffles single rows."""
         for row in self._share_of_stream(self.dataset, epoch):
             if self.num_views == 1 or row["view"] == self._chosen_view(row[SOURCE_INDEX], epoch, self.num_views):
                 yield row
@@ -159,24 +155,23 @@ class CodeLoader(ResumableLoader):
 
 class ImageCodeLoader(ResumableLoader):
     """
-    Batches of images with the codes that a frozen tokenizer gave them, the targets of stage 1: `{"pixels": uint8
-    (batch, 3, image_size, image_size), "codes": int64 (batch, num_tokens), "label": int64 (batch,)}`, without `label`
-    if there is none.
+    Batches of images with their codes from a frozen tokenizer, the targets of stage 1: `{"pixels": uint8 (batch, 3,
+    image_size, image_size), "codes": int64 (batch, num_tokens), "label": int64 (batch,)}`, without
+    `label` if there are no labels.
 
-    An epoch takes one view of each image, chosen again each time. The image is cut just as `pretokenize` cut it before
-    it was encoded, so pixels and codes belong together; nothing is cropped or mirrored beyond that.
+    An epoch has one view of each image, chosen at random. The image is cropped and mirrored as `pretokenize` did
+    before encoding it, and not beyond that, so that pixels and codes belong together.
 
     Args:
-        images: map-style, with a column of images; what `pretokenize` read.
-        codes: map-style, what `pretokenize` made of it. None: `images` has a column `codes` itself, and `views` cuts
-            one view, such as `center_view` does.
-        views: how the codes' images were cut; see `recorded_views` and `center_view`.
-        workers: processes that decode, ahead of the batches that are asked for; 0 decodes in this one.
+        images: map-style, with a column of images; the data set that `pretokenize` read.
+        codes: map-style, the data set that it made. None: `images` has a column `codes` itself, and `views` cuts one
+            view, as `center_view` does.
+        views: how the encoded images were cropped; see `recorded_views` and `center_view`.
         skip_broken: see [`ImageLoader`].
-        batch_size, part, seed, shuffle: see [`ResumableLoader`].
+        batch_size, part, seed, shuffle, workers: see [`ResumableLoader`].
 
     Raises:
-        ValueError: a stream, no column of codes, codes of views that `views` does not cut, or of images that are not
+        ValueError: a stream, no column of codes, codes of other views than those of `views`, or of images that are not
             in `images`; while iterating, what [`ImageLoader`] raises.
     """
 
@@ -229,14 +224,14 @@ class ImageCodeLoader(ResumableLoader):
 
 
 def with_checked_label(record: Record, source: Source) -> Record:
-    """The record with its label as the number of a class, if the source has labels; ValueError if it is none."""
+    """The record with its label as a class number, if the source has labels; ValueError for an invalid label."""
     if not source.has_labels:
         return record
     return replace(record, label=_class_number(f"Image {described(record)}", record.label, source.label_names))
 
 
 def _class_number(row: str, label: Any, names: list[str] | None) -> int:
-    """A label as the number of a class, checked here and not by the device, which trains on what it reads there."""
+    """A label as a class number. It is checked here, as a GPU would train on an invalid one without an error."""
     try:
         number = checked_label(label.item() if isinstance(label, np.generic) else label, names)
         if number < 0:
@@ -290,6 +285,3 @@ def _batched(items: Iterator[Item], batch_size: int) -> Iterator[list[Item]]:
     """Whole batches only."""
     while len(batch := list(itertools.islice(items, batch_size))) == batch_size:
         yield batch
-
-
-__all__ = ["CodeLoader", "ImageCodeLoader", "ImageLoader", "ResumableLoader", "with_checked_label"]

@@ -1,12 +1,11 @@
-"""Opening a source by what it looks like, with its digest, what was not used of it, and why it has no labels."""
-
-from __future__ import annotations
+"""Opens a source of any kind; finds its digest, which of its files are not used, and why it has no labels."""
 
 import glob
 import json
 import os
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,21 +17,19 @@ from datasets import load_from_disk as load_saved
 from datasets.exceptions import DatasetsError
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 from huggingface_hub import HfFileSystem
-from huggingface_hub.errors import HFValidationError
 from huggingface_hub.repocard import metadata_load
-from huggingface_hub.utils import validate_repo_id
 from yaml import YAMLError
 
+from ..checkpoints.locations import may_be_hub_id
 from .columns import NO_LABELS, label_column, with_image_columns, with_numbered_labels
 from .decoding import reason_of
 from .folder_listing import TAR_SUFFIXES, FolderListing, listing_digest, suffix_of
 from .idx_files import is_idx_folder, load_idx_folder
-from .image_folders import read_image_folder
+from .image_folders import check_split, file_splits, folder_splits, lies_in, read_image_folder
 from .report import Unused
-from .split_names import file_splits, folder_splits
 from .tar_files import open_tar_files
 
-# What `datasets` opens by its own rules, if a folder holds nothing better.
+# A folder without images, Parquet and tar files, but with one of these, is opened by `datasets`.
 _OTHER_DATA = (".arrow", ".json", ".jsonl", ".csv")
 
 
@@ -43,13 +40,13 @@ class Opened:
 
     Args:
         dataset: map-style or streaming.
-        digest: of the names and sizes of its files; None if it is not known.
-        unused: what lies in the source and is not used.
+        digest: of the names and sizes of its files; None if they are not known.
+        unused: files and folders of the source that are not used.
         no_labels: why a folder of images has no labels.
-        single_class: name of the folder in which all images lie.
-        others: opens the other splits, of which only the labels are read.
-        name: what the source is called in records: a path without the folders above it.
-        folder: in which its files lie, where they lie on this machine.
+        single_class: name of the one folder that holds all images.
+        others: opens the other splits, whose labels are numbered together with those of this split.
+        name: what records call the source: for a path, its last part.
+        folder: that holds the files; None if they are not on this machine.
     """
 
     dataset: Dataset | IterableDataset
@@ -82,7 +79,7 @@ def open_source(
     Opens a source; see `open_dataset`.
 
     Args:
-        source: a data set that is open already is taken as it is.
+        source: an open data set is used as it is.
         labels: name of the column of labels; by default it is found by its type. "none" for no labels.
     """
     if isinstance(source, Dataset | IterableDataset):
@@ -91,7 +88,7 @@ def open_source(
     request = _Request(source, split, config_name, streaming, labels)
     try:
         opened = _open(request)
-    # What `datasets` and Arrow answer to files that are damaged or mean something else.
+    # What `datasets` and Arrow raise for files that are damaged or of another kind.
     except (DatasetsError, pa.ArrowException, LookupError, TypeError, AttributeError, AssertionError) as error:
         if isinstance(error, OSError):
             raise
@@ -104,10 +101,12 @@ def open_source(
     opened.name = source if is_elsewhere else path.resolve().name
     opened.folder = None if is_elsewhere else path if path.is_dir() else path.parent
     if opened.dataset.features is None:
-        opened.dataset = opened.dataset._resolve_features()  # `datasets` looks at the first examples of a stream
+        opened.dataset = opened.dataset._resolve_features()  # reads the first examples of a stream
     opened.dataset = with_image_columns(opened.dataset)
     if isinstance(opened.dataset, Dataset):
-        column = _likely_label(opened.dataset, labels)
+        column = None
+        with suppress(ValueError):  # which `Source` raises again where labels are needed
+            column = label_column(opened.dataset, labels)
         if column is not None:
             opened.dataset = with_numbered_labels(opened.dataset, column, opened.others(column))
         if streaming:
@@ -119,7 +118,9 @@ def _open(request: _Request) -> Opened:
     source, split = request.source, request.split
     path = Path(source).expanduser()
     if "://" in source:
-        return _open_url(request)
+        if source.endswith(TAR_SUFFIXES):
+            return Opened(open_tar_files(source, split, request.streaming))
+        return _open_with_datasets(request, "parquet", source)
     if is_idx_folder(path):
         listed = [str(file) for file in sorted(path.glob("*-idx?-ubyte.gz"))]
         return Opened(load_idx_folder(path, split), _digest_of_files(listed))
@@ -131,7 +132,7 @@ def _open(request: _Request) -> Opened:
     files = [str(path)] if path.exists() else sorted(glob.glob(str(path), recursive=True))
     if files:
         return _open_files(request, files)
-    if _cannot_be_hub_id(source):
+    if glob.has_magic(source) or not may_be_hub_id(source, needs_user=False):
         raise FileNotFoundError(f"The data source {source} does not exist. Name a folder, files or a Hub id.")
     return _open_with_datasets(request, source)
 
@@ -157,7 +158,7 @@ def _open_folder(request: _Request, path: Path) -> Opened:
         raise ValueError(f"it holds Parquet ({parquet[0]}) and tar files ({tar[0]}). Name the files of one kind.")
     if parquet or tar:
         return _open_data_files(request, listing, parquet or tar)
-    if any(suffix in listing.num_others or suffix in listing.files for suffix in _OTHER_DATA):
+    if any(suffix in listing.files for suffix in _OTHER_DATA):
         return _open_with_datasets(request, str(path))
     if ".zip" in listing.files:
         raise ValueError(f"it holds no images, but {listing.files['.zip'][0]}. Unpack that first.")
@@ -172,22 +173,19 @@ def _open_images(request: _Request, listing: FolderListing) -> Opened:
 
 
 def _open_described_images(request: _Request, listing: FolderListing) -> Opened:
-    """A folder of images with metadata files, which `datasets` reads; images that these do not name are not used."""
-    splits = folder_splits({os.path.dirname(image) for image in listing.images}, request.split) or {"train": [""]}
-    if request.split not in splits:
-        raise ValueError(f"it has no split {request.split!r}; its splits are: {', '.join(splits)}.")
+    """A folder of images with metadata files, which `datasets` reads; it uses the images that these files name."""
+    splits = folder_splits({os.path.dirname(image) for image in listing.images}, request.split)
 
     def load(split: str) -> Dataset:
         patterns = [f"{glob.escape(listing.path(folder))}/**" for folder in splits[split]]
         return load_dataset("imagefolder", data_files={split: patterns}, split=split)
 
-    def lies_inside(path: str) -> bool:
-        return any(not folder or path.startswith(f"{folder}/") for folder in splits[request.split])
-
-    if not any(map(lies_inside, listing.metadata)):
+    own = splits[request.split]
+    metadata, images = ([p for p in paths if lies_in(p, own)] for paths in (listing.metadata, listing.images))
+    if not metadata:
         raise ValueError(
             f"{listing.metadata[0]} lies beside the folder of the split {request.split!r}, not in it. Put one into "
-            "each folder of a split."
+            "the folder of each split."
         )
     try:
         dataset = load(request.split)
@@ -199,23 +197,21 @@ def _open_described_images(request: _Request, listing: FolderListing) -> Opened:
     for column in columns:
         paths = dataset.cast_column(column, Image(decode=False)).select_columns(column)
         named |= {os.path.realpath(row[column]["path"]) for row in paths if row[column] is not None}
-    images = list(filter(lies_inside, listing.images))
     unused = [
         Unused(image, f"an image that no {os.path.basename(listing.metadata[0])} names")
         for image in images
         if os.path.realpath(listing.path(image)) not in named
     ]
     unused += _other_splits(splits, request.split)
-    digest = listing.digest([*images, *filter(lies_inside, listing.metadata)])
+    digest = listing.digest([*images, *metadata])
     others = [name for name in splits if name != request.split]
     return Opened(dataset, digest, unused + listing.unused(), others=lambda column: map(load, others))
 
 
 def _open_data_files(request: _Request, listing: FolderListing, files: list[str]) -> Opened:
-    """A folder of Parquet or tar files, of which some may be those of other splits."""
+    """A folder of Parquet or tar files, some of which may belong to other splits."""
     splits = file_splits(files)
-    if request.split not in splits:
-        raise ValueError(f"it has no split {request.split!r}; its splits are: {', '.join(splits)}.")
+    check_split(request.split, splits)
     opened = _open_files(request, [listing.path(file) for file in splits[request.split]])
     opened.digest = listing.digest(splits[request.split])
     opened.unused += _other_splits(splits, request.split) + listing.unused(set(files))
@@ -230,44 +226,32 @@ def _open_files(request: _Request, files: list[str]) -> Opened:
     files = [file for file in files if os.path.isfile(file)]
     if not files:
         raise ValueError(f"{', '.join(entry.path for entry in unused[:3])} is not a regular file.")
-    digest = _digest_of_files(files)
     suffixes = {suffix_of(file) for file in files}
     if suffixes <= set(TAR_SUFFIXES):
-        return Opened(open_tar_files(files, request.split, request.streaming), digest, unused)
-    if suffixes != {".parquet"}:
+        opened = Opened(open_tar_files(files, request.split, request.streaming))
+    elif suffixes == {".parquet"}:
+        opened = _open_with_datasets(request, "parquet", [glob.escape(file) for file in _alike(files)])
+    else:
         raise ValueError(
             f"{files[0]} is not a data source. Name a folder of images, or files of the suffix .parquet or .tar."
         )
-    patterns = [glob.escape(file) for file in _alike(files)]
-    dataset = load_dataset(
-        "parquet", data_files={request.split: patterns}, split=request.split, streaming=request.streaming
-    )
-    return Opened(dataset, digest, unused)
+    opened.digest, opened.unused = _digest_of_files(files), unused
+    return opened
 
 
-def _open_url(request: _Request) -> Opened:
-    if request.source.endswith(TAR_SUFFIXES):
-        return Opened(open_tar_files(request.source, request.split, request.streaming))
-    data_files = {request.split: request.source}
-    builder = load_dataset_builder("parquet", data_files=data_files)
-    dataset = load_dataset("parquet", data_files=data_files, split=request.split, streaming=request.streaming)
-    return Opened(dataset, _digest_of_builder(builder, request.split))
-
-
-def _open_with_datasets(request: _Request, name: str) -> Opened:
-    """A Hub data set, or a folder with a card that says what its files are."""
-    builder = load_dataset_builder(name, request.config_name)
-    digest = _digest_of_builder(builder, request.split)
-    if isinstance(builder, WebDataset) and request.split in builder.config.data_files:
-        files = [str(file) for file in builder.config.data_files[request.split]]
-        return Opened(open_tar_files(files, request.split, request.streaming), digest)
-    dataset = load_dataset(name, request.config_name, split=request.split, streaming=request.streaming)
-
-    def others(column: str) -> Iterable[Dataset]:
-        every = load_dataset(name, request.config_name)
-        return every.values()
-
-    return Opened(dataset, digest, others=others)
+def _open_with_datasets(request: _Request, name: str, files: str | list[str] | None = None) -> Opened:
+    """A Hub data set, a folder with a card that says what its files are, or Parquet files."""
+    split = request.split
+    names: dict[str, Any] = {"name": request.config_name} if files is None else {"data_files": {split: files}}
+    builder = load_dataset_builder(name, **names)
+    digest = _digest_of_builder(builder, split)
+    if isinstance(builder, WebDataset) and split in builder.config.data_files:
+        tar_files = [str(file) for file in builder.config.data_files[split]]
+        return Opened(open_tar_files(tar_files, split, request.streaming), digest)
+    opened = Opened(load_dataset(name, **names, split=split, streaming=request.streaming), digest)
+    if files is None:
+        opened.others = lambda column: load_dataset(name, request.config_name).values()
+    return opened
 
 
 def _open_saved(request: _Request, path: Path) -> Opened | None:
@@ -281,8 +265,7 @@ def _open_saved(request: _Request, path: Path) -> Opened | None:
         folders = {name: path / name for name in names}
     else:
         return None
-    if request.split not in folders:
-        raise ValueError(f"it has no split {request.split!r}; its splits are: {', '.join(folders)}.")
+    check_split(request.split, folders)
     folder = folders.pop(request.split)
     dataset = saved if is_single else _load_saved(folder)
     files = sorted(str(file) for file in folder.glob("*.arrow"))
@@ -299,30 +282,13 @@ def _other_splits(splits: dict[str, list[str]], split: str) -> list[Unused]:
     return [Unused(path, f"the split {name!r}") for name in splits if name != split for path in splits[name]]
 
 
-def _likely_label(dataset: Dataset, wanted: str | None) -> str | None:
-    try:
-        return label_column(dataset, wanted)
-    except ValueError:
-        return None  # `Source` says so, where labels are needed
-
-
 def _is_described(folder: Path) -> bool:
     """Whether a data-set card says which files belong to which split."""
     card = folder / "README.md"
     try:
         return card.is_file() and bool((metadata_load(card) or {}).get("configs"))
     except (ValueError, YAMLError):
-        return False  # any README may lie there
-
-
-def _cannot_be_hub_id(source: str) -> bool:
-    if Path(source).is_absolute() or source.startswith((".", "~")) or glob.has_magic(source):
-        return True
-    try:
-        validate_repo_id(source)
-    except HFValidationError:
-        return True
-    return suffix_of(source) in (".parquet", *TAR_SUFFIXES)
+        return False  # a README that is no data-set card
 
 
 def _alike(files: list[str]) -> list[str]:
@@ -330,8 +296,8 @@ def _alike(files: list[str]) -> list[str]:
     The Parquet files that have rows: `datasets` stops at an empty one.
 
     Raises:
-        ValueError: no rows, a damaged file, or one whose columns or classes differ from those of the first, from which
-            `datasets` takes the names of classes, whatever the others say.
+        ValueError: no rows, a damaged file, or one whose columns or classes differ from those of the first file:
+            `datasets` would use the class names of the first file for all of them.
     """
     found: dict[str, Features] = {}
     for file in files:
@@ -361,7 +327,7 @@ def _alike(files: list[str]) -> list[str]:
 
 
 def _column_of(files: list[str], column: str) -> Dataset:
-    """One column of Parquet files, or no column if they have none of this name."""
+    """One column of Parquet files; a data set without columns if they do not have it."""
     names = [column] if column in pq.read_schema(files[0]).names else []
     return Dataset(pa.concat_tables([pq.read_table(file, columns=names) for file in files]))
 
@@ -372,7 +338,7 @@ def _digest_of_files(files: list[str]) -> str:
 
 
 def _digest_of_builder(builder: Any, split: str) -> str | None:
-    """Of the files of a split: their content's ids on the Hub, their sizes here, or what their server says of them."""
+    """Of the files of a split: by content ids on the Hub, by sizes on this machine, by etags of other servers."""
     files = (builder.config.data_files or {}).get(split)
     if not files:
         return None
@@ -387,6 +353,3 @@ def _digest_of_builder(builder: Any, split: str) -> str | None:
             fact = hub.info(name).get("blob_id") or origin
         entries.append((re.sub(r"@[0-9a-f]{40}", "", name), fact))
     return listing_digest(entries)
-
-
-__all__ = ["Opened", "open_source"]

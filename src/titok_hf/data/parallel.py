@@ -1,4 +1,4 @@
-"""Worker processes: they outlive the signals that are meant for their parent, end with it, and work in order."""
+"""Worker processes that ignore signals to their parent, end with it, and return results in order."""
 
 import multiprocessing
 import os
@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Items under way for each worker: one in work, one waiting, and some slack for items of uneven cost.
+# Submitted items for each worker: one in work, one waiting, and two more because items take different times.
 ITEMS_PER_WORKER = 4
 
-# A cluster sends these to every process of a job, and a terminal Ctrl-C. The parent decides: it may need its workers
-# until it has saved its state, and they end with it.
+# A cluster, or Ctrl-C in a terminal, sends these to all processes. The parent may need its workers until it has saved
+# its state, so only the parent reacts, and the workers end with it.
 PARENTS_SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
 ]
@@ -33,16 +33,16 @@ _function: Callable[[Any], Any] | None = None
 
 
 def available_processors() -> int:
-    """The number of processors that this process may use, shared with the others of its launcher on this machine."""
+    """The number of processors for this process; all processes of a launcher on this machine share them."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, count // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 class _Worker(multiprocessing.process.BaseProcess):
-    """A process that its parent's signals do not reach, and that ends with its parent, however that ends."""
+    """A process that ignores its parent's signals, and ends when its parent ends."""
 
     def start(self) -> None:
-        # It inherits the blocked signals, so it is safe before it has imported anything.
+        # The new process inherits the blocked signals, so they cannot end it while it starts.
         with _parents_signals_blocked():
             super().start()
 
@@ -60,7 +60,7 @@ class _SpawnedWorker(_Worker, context.SpawnProcess):
 
 
 class _SpawnContext(context.SpawnContext):
-    """Starts each worker as a new Python: a fork would copy the locks of threads that do not exist there."""
+    """Starts each worker as a new Python: a fork would copy locks that threads of the parent hold."""
 
     Process = _SpawnedWorker  # type: ignore[assignment]
 
@@ -71,13 +71,13 @@ if "forkserver" in multiprocessing.get_all_start_methods():
         pass
 
     class _ForkServerContext(context.ForkServerContext):
-        """Forks workers from one process without threads, which imports torch once for all of them."""
+        """Forks workers from one process without threads, which imports torch once."""
 
         Process = _ForkedWorker  # type: ignore[assignment]
 
 
 def context_of_torch_workers(*modules: str) -> context.BaseContext:
-    """How to start workers that need these modules; each would take seconds to import torch by itself."""
+    """How to start workers that need these modules, without importing torch again in each of them."""
     if "forkserver" not in multiprocessing.get_all_start_methods():  # Windows
         return _SpawnContext()
     forkserver = _ForkServerContext()
@@ -89,11 +89,11 @@ def ordered_map(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int
 ) -> Generator[Result, None, None]:
     """
-    `map`, computed by several processes. What comes out, and in which order, does not depend on their number.
+    `map`, computed by several processes. The results and their order do not depend on the number of processes.
 
     Args:
-        function: has to be picklable if there are workers; each gets one copy.
-        items: taken only as fast as results are.
+        function: has to be picklable if there are workers; each worker gets one copy.
+        items: read only a few items ahead of the results.
         workers: number of processes; 0 computes in this one.
 
     Raises:
@@ -119,11 +119,11 @@ def ordered_map(
 
 @contextmanager
 def _parents_signals_blocked() -> Iterator[None]:
-    """The parent's own signals wait for the moment that starting a process takes."""
+    """Blocks the signals in this process while a worker starts."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    # The tracker of shared memory unblocks signals when it is started, so it is started before they are blocked.
+    # Starting the tracker of shared memory unblocks signals, so it is started first.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)
     try:
@@ -140,7 +140,7 @@ def _block_parents_signals() -> None:
 
 
 def _end_with_parent() -> None:
-    """A parent that was killed cannot end its workers, and they would wait for it for ever."""
+    """A killed parent cannot end its workers, which would wait for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -155,6 +155,3 @@ def _set_function(function: Callable[[Any], Any]) -> None:
 def _apply(item: Any) -> Any:
     assert _function is not None  # the initializer ran
     return _function(item)
-
-
-__all__ = ["WORKER_ENDED", "available_processors", "context_of_torch_workers", "ordered_map"]

@@ -1,6 +1,4 @@
-"""Any data set of images -> crops in Parquet shards, which `load_dataset` opens and training reads."""
-
-from __future__ import annotations
+"""Makes crops in Parquet shards of any data set of images, for `load_dataset` and for training."""
 
 import os
 from dataclasses import asdict
@@ -14,7 +12,7 @@ from .crops import ImageConverter, PrepareSettings
 from .report import Report
 from .shards import ShardFolder
 
-# Readers that shuffle fetch whole row groups, so they stay small.
+# Small, because readers that shuffle read whole row groups.
 _ROW_GROUP_SIZE = 100
 _CHUNK_SIZE = 16
 
@@ -29,14 +27,14 @@ def prepare(
     """
     Prepares one split of a data set.
 
-    An interrupted run continues where it stopped when it is called again with the same arguments. The files do not
-    depend on the number of workers or parts.
+    After an interruption, the same call continues where the run stopped. The files do not depend on the number of
+    workers or parts.
 
     Args:
         source: what `open_dataset` reads, or an open data set.
-        output: folder of the new data set. Further calls can add further splits to it.
-        settings: what the images become.
-        split: its name, in the source and in the new data set.
+        output: folder of the new data set. More calls can add more splits to it.
+        settings: how images are cropped and stored.
+        split: name of the split, in the source and in the new data set.
         options: the other fields of [`SplitOptions`]: `config_name`, `image_column`, `label_column`, `limit`,
             `streaming`, `workers`, `part`, `on_error` and `progress`.
 
@@ -65,6 +63,3 @@ def prepare(
         code='\nimage = dataset["{split}"][0]["image"]',
     )
     return maker.make(shards, convert, _CHUNK_SIZE, card)
-
-
-__all__ = ["PrepareSettings", "prepare"]

@@ -1,6 +1,4 @@
-"""Any data set of images -> a data set of codes, so that a generator trains without the tokenizer."""
-
-from __future__ import annotations
+"""Makes a data set of codes of any data set of images, so that a generator trains without the tokenizer."""
 
 import os
 from dataclasses import asdict, dataclass, replace
@@ -12,11 +10,11 @@ from datasets import Dataset, IterableDataset, Value
 
 from .assembly import SplitMaker
 from .cards import CardText, library_versions
+from .crops import PretokenizeSettings, ViewConverter, ViewCutter
 from .encoders import ImageEncoder
-from .records import ConvertedChunk, Record
+from .records import ConvertedChunk
 from .report import Report
 from .shards import ShardFolder
-from .views import PretokenizeSettings, ViewConverter, ViewCutter
 
 _ROW_GROUP_SIZE = 10_000
 
@@ -34,12 +32,12 @@ def pretokenize(
     `source_index`.
 
     Resuming, errors and `options` are those of `prepare`. Under `accelerate launch` or `torchrun` each process makes
-    its part. The rows do not depend on the number of workers or processes: each batch holds the same images whichever
-    process computes it, and a CPU computes it with one thread.
+    its part. The rows do not depend on the number of workers or processes: a batch has the same images in any process,
+    and a CPU encodes it with one thread.
 
     Args:
-        encoder: the tokenizer and how it computes. On a CPU each worker computes with its own copy; on a GPU the
-            workers decode and this process computes.
+        encoder: the tokenizer and how it computes. On a CPU each worker encodes with its own copy; on a GPU the
+            workers decode and this process encodes.
         settings: which crops of an image are encoded.
 
     Returns:
@@ -66,17 +64,17 @@ def pretokenize(
 
 @dataclass(frozen=True)
 class EncodingConverter(ViewConverter):
-    """Cuts the views and encodes them, all in a worker."""
+    """Crops images to their views and encodes them, in a worker."""
 
     encoder: ImageEncoder
 
-    def columns_of(self, usable: list[tuple[Record, int | None, list[np.ndarray]]]) -> dict[str, list]:
-        return encode_columns(super().columns_of(usable), self.encoder)
+    def finished(self, columns: dict[str, list]) -> dict[str, list]:
+        return encode_columns(columns, self.encoder)
 
 
 @dataclass(frozen=True)
 class EncodeColumns:
-    """Encodes the views that workers cut, in the process that has the GPU."""
+    """Encodes the views from the workers, in the process that has the GPU."""
 
     encoder: ImageEncoder
 
@@ -86,8 +84,9 @@ class EncodeColumns:
 
 def encode_columns(columns: dict[str, list], encoder: ImageEncoder) -> dict[str, list]:
     """Replaces pixels by codes or latents."""
-    pixels = columns.pop("pixels")
-    encoded = encoder(np.stack(pixels)) if pixels else np.empty((0, 0))
+    if not columns:  # no image of the chunk can be used
+        return {}
+    encoded = encoder(np.stack(columns.pop("pixels")))
     return {encoder.column: encoded.tolist() if encoder.is_continuous else list(encoded)} | columns
 
 
@@ -101,6 +100,3 @@ def _card(encoder: ImageEncoder, model: str) -> CardText:
         "images.",
         code=f'.with_format("torch")\n{column} = dataset["{{split}}"][:4]["{column}"]',
     )
-
-
-__all__ = ["EncodeColumns", "EncodingConverter", "PretokenizeSettings", "pretokenize"]

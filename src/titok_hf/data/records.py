@@ -1,36 +1,35 @@
-"""Images on their way from a source through a worker. Needs neither torch nor `datasets`: workers start at once."""
-
-from __future__ import annotations
+"""Images on their way from a source through a worker. Without torch and `datasets`, workers start at once."""
 
 import math
 import os
 import stat
-from dataclasses import dataclass, field
+from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image as PILImage
 
 from .decoding import Decoded, Decoding, UnusableImage, reason_of
-from .report import ImageReport
+from .report import ImageReport, Report
 
 SOURCE_INDEX = "source_index"
 
-# The column in which a source says of a row why it cannot be used.
+# The column in which a source says why a row cannot be used.
 ERROR = "__error__"
 
 
 @dataclass(frozen=True)
 class Record:
     """
-    One image as it lies in the source.
+    One image of a source, not decoded.
 
     Args:
-        source_index: its number in the source, from 0; the source's own column `source_index`, if there is one.
-        content: the bytes of the file, or None if only its path is known.
-        path: the file's path or name, if there is one.
-        label: what the label column says, unchecked.
-        error: why the source could not read it.
+        source_index: its number in the source, from 0; or the value of the column `source_index`, if there is one.
+        content: the bytes of the file; None if only its path is known.
+        path: path or name of the file, if there is one.
+        label: the value of the label column, unchecked.
+        error: why the source cannot read it.
     """
 
     source_index: int
@@ -40,7 +39,7 @@ class Record:
     error: str | None = None
 
     def read(self) -> bytes:
-        """The bytes of the file; OSError if they cannot be had."""
+        """The bytes of the file; OSError if they cannot be read."""
         if self.error is not None:
             raise OSError(self.error)
         if self.content is not None:
@@ -58,14 +57,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Chunk:
-    """
-    Neighbouring images of the source on their way to a worker.
-
-    Args:
-        shard: number of the shard that they belong to.
-        records: the images.
-        is_last_of_source: whether no more follow.
-    """
+    """Neighbouring images of the source, the number of their shard, and whether the source ends with them."""
 
     shard: int
     records: list[Record]
@@ -79,26 +71,22 @@ class ConvertedChunk:
 
     Args:
         columns: name -> one value a row.
-        skipped, converted: images that are left out, and images of unusual modes that were converted.
-        num_transparent: images that were laid on the background.
+        report: on its images.
     """
 
     shard: int
-    num_images: int
     is_last_of_source: bool
     columns: dict[str, list]
-    skipped: list[ImageReport] = field(default_factory=list)
-    converted: list[ImageReport] = field(default_factory=list)
-    num_transparent: int = 0
+    report: Report
 
 
 @dataclass(frozen=True)
 class ChunkConverter:
     """
-    Turns chunks into columns and keeps a list of the images for which that failed.
+    Turns chunks into columns, and reports the images for which this failed.
 
     Args:
-        label_names: names of the classes, which labels are checked against; None for labels without names.
+        label_names: names of the classes, to check labels; None for labels without names.
         has_labels: whether there is a column of labels.
     """
 
@@ -106,41 +94,42 @@ class ChunkConverter:
     has_labels: bool
 
     def __call__(self, chunk: Chunk) -> ConvertedChunk:
-        result = ConvertedChunk(chunk.shard, len(chunk.records), chunk.is_last_of_source, {})
-        usable = []
+        report = Report(num_images=len(chunk.records))
+        columns: defaultdict[str, list] = defaultdict(list)
         for record in chunk.records:
             try:
                 if record.error is not None:
                     raise UnusableImage(record.error)
                 label = self._label(record)
                 decoded = decode_record(record, self.decoding())
-                image = self._prepared(decoded.image, record)
+                rows = self._prepared(decoded.image, record)
             except UnusableImage as error:
-                result.skipped.append(ImageReport(record.source_index, record.path, str(error)))
+                report.skipped.append(ImageReport(record.source_index, record.path, str(error)))
                 continue
-            result.num_transparent += decoded.is_transparent
+            report.num_transparent += decoded.is_transparent
             if decoded.conversion is not None:
-                result.converted.append(ImageReport(record.source_index, record.path, decoded.conversion))
-            usable.append((record, label, image))
-        result.columns = self.columns_of(usable)
-        return result
+                report.converted.append(ImageReport(record.source_index, record.path, decoded.conversion))
+            for row in rows:
+                for name, value in (row | {"label": label, SOURCE_INDEX: record.source_index}).items():
+                    columns[name].append(value)
+        return ConvertedChunk(chunk.shard, chunk.is_last_of_source, self.finished(columns), report)
 
     def decoding(self) -> Decoding:
         """How files are read."""
         raise NotImplementedError
 
-    def prepare_image(self, image: PILImage.Image, record: Record) -> Any:
-        """What one image in RGB becomes."""
+    def prepare_image(self, image: PILImage.Image, record: Record) -> list[dict[str, Any]]:
+        """The rows that one image in RGB becomes."""
         raise NotImplementedError
 
-    def columns_of(self, usable: list[tuple[Record, int | None, Any]]) -> dict[str, list]:
-        """The rows of a chunk, from records, labels and prepared images."""
-        raise NotImplementedError
+    def finished(self, columns: dict[str, list]) -> dict[str, list]:
+        """The columns of a chunk after a last step on all of its rows together; a chunk without rows has none."""
+        return columns
 
-    def _prepared(self, image: PILImage.Image, record: Record) -> Any:
+    def _prepared(self, image: PILImage.Image, record: Record) -> list[dict[str, Any]]:
         try:
             return self.prepare_image(image, record)
-        # Encoders have limits of their own, such as the 16,383 pixels of WebP; memory has one, too.
+        # Image formats have limits, such as 16,383 pixels for WebP, and so has memory.
         except (OSError, ValueError, RuntimeError, MemoryError) as error:
             raise UnusableImage(f"it cannot be prepared ({reason_of(error)})") from error
 
@@ -155,7 +144,7 @@ class ChunkConverter:
 
 def checked_label(value: Any, names: list[str] | None) -> int:
     """
-    A label as a number. Whole floats are numbers, and NaN is no label: pandas has these where a label is missing.
+    A label as a number. Whole floats are accepted and NaN means no label: pandas writes both if a label is missing.
 
     Raises:
         ValueError: no label, not a whole number, or outside of the named classes.
@@ -173,7 +162,7 @@ def checked_label(value: Any, names: list[str] | None) -> int:
 
 
 def decode_record(record: Record, decoding: Decoding) -> Decoded:
-    """Reads and decodes; UnusableImage covers files that cannot be read."""
+    """Reads and decodes; UnusableImage also for files that cannot be read."""
     try:
         content = record.read()
     except (OSError, ValueError) as error:
@@ -184,19 +173,6 @@ def decode_record(record: Record, decoding: Decoding) -> Decoded:
 
 
 def check_regular_file(path: str | os.PathLike) -> None:
-    """Raises OSError for what has no end, such as a device, and for what reading would wait for, such as a pipe."""
+    """Raises OSError for anything but a regular file: reading a device or a pipe may never end."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError("it is not a regular file")
-
-
-__all__ = [
-    "ERROR",
-    "SOURCE_INDEX",
-    "Chunk",
-    "ChunkConverter",
-    "ConvertedChunk",
-    "Record",
-    "check_regular_file",
-    "checked_label",
-    "decode_record",
-]

@@ -1,10 +1,10 @@
-"""What happened to the images of a run: those that were left out and those that were unusual, by number and name."""
+"""What happened to the images of a run: which were left out and which were unusual, by number and name."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ class ImageReport:
         return f"image {self.source_index}{name}: {self.reason}"
 
     def below(self, folder: Path | None) -> ImageReport:
-        """The same without the folders above the source, or above the file where it lies elsewhere."""
+        """The same with a path relative to the source, or the name alone if the file is not in the source."""
         if self.file is None or not Path(self.file).is_absolute():
             return self
         path = Path(self.file)
@@ -40,7 +40,7 @@ class ImageReport:
 @dataclass(frozen=True)
 class Unused:
     """
-    Something that lies in the source and was not read.
+    A part of the source that was not read.
 
     Args:
         path: relative to the source; "*.txt" for all files of a suffix.
@@ -57,16 +57,16 @@ class Unused:
 @dataclass
 class Report:
     """
-    The sum of a finished split, or of the part of it that one process made.
+    What happened in a whole split, in the part of it that one process made, or in a chunk.
 
     Args:
-        num_images: images of the source that were looked at.
-        num_rows: rows that were written; more than images where each image has several views.
+        num_images: images of the source that were read.
+        num_rows: rows that were written, one for each view of an image.
         num_bytes: size of the Parquet files.
         skipped: images that were left out.
         converted: images that are in the data set although their mode is unusual (CMYK, 16 bits).
-        num_transparent: images with transparent pixels, which were laid on the background.
-        unused: what lies in the source and was not read: images that no split or class holds, other files.
+        num_transparent: images with transparent pixels, which got the background colour.
+        unused: parts of the source that were not read: images outside of splits and classes, other files.
         no_labels: why there are no labels; None if there are.
     """
 
@@ -79,19 +79,22 @@ class Report:
     unused: list[Unused] = field(default_factory=list)
     no_labels: str | None = None
 
+    def add(self, other: Report) -> None:
+        """Adds the counts and the lists of another report."""
+        for name in ("num_images", "num_rows", "num_bytes", "skipped", "converted", "num_transparent", "unused"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.no_labels = self.no_labels or other.no_labels
+
     @classmethod
     def of(cls, records: Iterable[dict[str, Any]]) -> Report:
         """Adds up the records of shards, in their order."""
         report = cls()
         for record in records:
-            report.num_images += record["num_images"]
-            report.num_rows += record["num_rows"]
-            report.num_bytes += record["num_bytes"]
-            report.skipped += [ImageReport(**image) for image in record["skipped"]]
-            report.converted += [ImageReport(**image) for image in record["converted"]]
-            report.num_transparent += record.get("num_transparent", 0)  # older records have none of these
-            report.unused += [Unused(**unused) for unused in record.get("unused", [])]
-            report.no_labels = report.no_labels or record.get("no_labels")
+            known = {field.name: record[field.name] for field in fields(cls) if field.name in record}
+            for name in ("skipped", "converted"):
+                known[name] = [ImageReport(**image) for image in known[name]]
+            known["unused"] = [Unused(**unused) for unused in known.get("unused", [])]
+            report.add(cls(**known))
         return report
 
     @classmethod
@@ -100,18 +103,11 @@ class Report:
         return cls.of([json.loads(path.read_bytes())])
 
     def below(self, folder: Path | None) -> Report:
-        """The same with the names of images seen from a folder: where it lies on this machine is not published."""
+        """The same with paths relative to a folder, so that the folders of this machine are not published."""
         skipped, converted = ([image.below(folder) for image in images] for images in (self.skipped, self.converted))
         return replace(self, skipped=skipped, converted=converted)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, counts first, for a JSON file."""
-        lists: dict[str, list] = {
-            "num_skipped": self.skipped,
-            "num_converted": self.converted,
-            "num_unused": self.unused,
-        }
-        return {name: len(values) for name, values in lists.items()} | asdict(self)
-
-
-__all__ = ["ImageReport", "Report", "Unused"]
+        counts = {f"num_{name}": len(getattr(self, name)) for name in ("skipped", "converted", "unused")}
+        return counts | asdict(self)

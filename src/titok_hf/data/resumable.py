@@ -1,13 +1,11 @@
-"""The order of the examples of a training run: shuffled, shared by processes, and with a position that can be saved.
+"""The order of the examples of a training run: shuffled, shared by processes, with a position that can be saved.
 
 Every random choice is a function of the seed, the epoch and the number of the example. So the position in the order is
-the whole state of a loader: a resumed run sees what it would have seen, with any number of workers.
+the whole state of a loader: a resumed run gets the same batches as an uninterrupted one, with any number of workers.
 
-The processes of a run share a map-style data set evenly, so they are all at the same position. Of a stream each has
-its own files, which may be longer or shorter than another's: each process has its own epochs and its own position.
+The processes of a run share a map-style data set evenly, so all are at the same position. Of a stream, each process
+reads its own files, which may have different lengths, so each has its own epochs and its own position.
 """
-
-from __future__ import annotations
 
 import atexit
 import itertools
@@ -35,29 +33,29 @@ _SHUFFLE_BUFFER = 10_000
 
 class ResumableLoader:
     """
-    Endless batches, epoch after epoch, with a position that can be saved. Subclasses say what a batch is made of.
+    Endless batches, epoch after epoch, with a position that can be saved. Subclasses define what a batch is.
 
     Of a map-style data set, batch number b of all processes together is batch number b of one process with
     `part.world_size` times the batch size, and row r of that batch goes to process r modulo `part.world_size`.
 
     With workers, a `torch.utils.data.DataLoader` makes batches ahead in other processes. They end when the iterator is
-    closed, when it is dropped (so after an error in the loop over it, or Ctrl-C), and with this process, however it
-    ends. Where there is a CUDA device, batches lie in pinned memory, so they can be copied to it without waiting.
+    closed or deleted (so after an error in the loop over it, or Ctrl-C), and with this process. If there is a CUDA
+    device, batches are in pinned memory, so that copying them to it does not block.
 
     Args:
         batch_size: examples in a batch of this process. An incomplete batch at the end of an epoch is dropped.
-        part: rank and world size of this process; by default what `accelerate launch` or `torchrun` says.
+        part: rank and world size of this process; by default those of `accelerate launch` or `torchrun`.
         seed: of the order and of the augmentation; the same on all processes.
         shuffle: whether each epoch has its own order; a stream shuffles within a buffer.
         workers: processes that make batches; 0 makes them in this one.
         is_stream: whether the examples come from an `IterableDataset`.
 
     Attributes:
-        epoch: of the batch that was handed out last, from 0.
-        num_batches: batches of that epoch that were handed out.
+        epoch: of the last batch, from 0.
+        num_batches: batches of that epoch so far.
         skips_broken: whether an image that cannot be used is replaced by another one of its batch.
-        skipped: why images were skipped so far, each by its name.
-        examples_seen: examples that this process was handed in all epochs, its own ones alone.
+        skipped: why images were skipped so far, with their names.
+        examples_seen: examples that this process got in all epochs.
     """
 
     def __init__(
@@ -106,16 +104,19 @@ class ResumableLoader:
             OSError: a worker ended without an answer, for example because the system ran out of memory.
         """
         results = self._start()
-        close = getattr(results, "_shutdown_workers", lambda: None)  # torch does so only when nobody holds `results`
+        close = getattr(results, "_shutdown_workers", lambda: None)  # torch does so only when `results` is deleted
         atexit.register(close)
-        unregister = atexit.unregister  # while Python ends, it is too late to look it up
+        unregister = atexit.unregister  # when Python exits, the name may be gone
         try:
             for position, batch, skipped in results:
                 if isinstance(batch, Exception):
                     raise batch
                 self.epoch, self.num_batches = position
                 self.examples_seen += self.batch_size
-                self._note_skipped(skipped)
+                for reason in skipped:
+                    if reason not in self.skipped:  # each image once, and not once an epoch
+                        logger.warning(f"skipped: {reason}")
+                        self.skipped.add(reason)
                 yield batch
         except RuntimeError as error:
             if "DataLoader worker" in str(error):
@@ -127,11 +128,12 @@ class ResumableLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """
-        The position: `epoch`, and `examples` of it that all processes together have handed out.
+        The position: `epoch`, and `examples`, how many of it all processes together have got; and `skipped`, if images
+        were skipped.
 
-        Any number of processes continues from there with the same global batch. The position in a stream is that of
-        one process among as many: it adds `processes`, `process`, and `examples_of_process`, which that one was handed
-        in all epochs and which is equal for all of them. `skipped` is there where images were skipped.
+        Any number of processes can continue from there with the same global batch. The position in a stream is that of
+        one process: it adds `processes`, `process`, and `examples_of_process`, the examples that this one got in all
+        epochs, which is the same number for all processes.
         """
         state: dict[str, Any] = {"epoch": self.epoch, "examples": self.num_batches * self.global_batch_size}
         if self.skipped:
@@ -143,14 +145,14 @@ class ResumableLoader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """
-        Goes to a position that `state_dict` gave; for iterators that are made from now on.
+        Goes to a position that `state_dict` returned; for iterators that are made after this call.
 
-        From the position of another process of a stream, this one finds its own by reading its files from the start.
-        That takes as long as reading them took, so a checkpoint should hold the position of each process.
+        If it is the position of another process of a stream, this process finds its own by reading its files from the
+        start. That can take long, so a checkpoint should have the position of each process.
 
         Raises:
-            ValueError: the position lies within a batch of this loader, or is that of a stream that another number of
-                processes shared.
+            ValueError: the position is within a batch of this loader, or the stream was shared by another number of
+                processes.
         """
         if self.is_stream and state["processes"] != self.part.world_size:
             raise ValueError(
@@ -172,7 +174,7 @@ class ResumableLoader:
             self.epoch, self.num_batches = self._position_after(self.examples_seen // self.batch_size)
 
     def _position_after(self, num_batches: int) -> tuple[int, int]:
-        """The epoch and the batches of it after so many batches of this process, counted from the start."""
+        """The epoch, and the batches of it, after `num_batches` batches of this process from the start."""
         for epoch in itertools.count():
             found = sum(1 for _ in itertools.islice(self._tasks(epoch, 0), num_batches))
             if found == num_batches:
@@ -182,7 +184,7 @@ class ResumableLoader:
         raise AssertionError("epochs do not end")
 
     def _start(self) -> Iterator[Any]:
-        """Starts the workers, which make batches of the tasks that this process hands out."""
+        """Starts the workers, which make batches of the tasks of this process."""
         handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
         options: dict[str, Any] = {}
         if self.workers:
@@ -194,12 +196,12 @@ class ResumableLoader:
                 batch_size=None,
                 sampler=self._all_tasks(),
                 pin_memory=torch.cuda.is_available(),
-                generator=torch.Generator(),  # else torch draws a seed for workers from the run's random state
+                generator=torch.Generator(),  # else torch takes a seed for workers from the run's random state
                 **options,
             )
         )
         if handler is not None and threading.current_thread() is threading.main_thread():
-            # Torch would report a dead worker wherever the run is at that moment; now the next batch reports it.
+            # Torch would raise the error of a dead worker anywhere in the run; this way the next batch raises it.
             signal.signal(signal.SIGCHLD, handler)
         return results
 
@@ -220,22 +222,15 @@ class ResumableLoader:
             )
 
     def _tasks(self, epoch: int, start: int) -> Iterator[Any]:
-        """What the batches of an epoch are made of, from batch number `start` on."""
+        """The task of each batch of an epoch, from batch number `start` on."""
         raise NotImplementedError
 
     def _work(self) -> Callable[[Any], Batch]:
-        """What a worker does to a task; picklable. It returns a batch, and why images of it were skipped."""
+        """The picklable function with which a worker makes a batch of a task, and the reasons of skipped images."""
         raise NotImplementedError
 
-    def _note_skipped(self, reasons: list[str]) -> None:
-        """Names images that were skipped, each once and not once an epoch."""
-        for reason in reasons:
-            if reason not in self.skipped:
-                logger.warning(f"skipped: {reason}")
-                self.skipped.add(reason)
-
     def _order(self, num_examples: int, epoch: int, start: int) -> Iterator[list[int]]:
-        """Numbers of the examples of each batch of this process; every process gets equally many."""
+        """The numbers of the examples in each batch of this process; every process gets equally many."""
         order = np.arange(num_examples)
         if self.shuffle:
             order = np.random.Generator(np.random.Philox([self.seed, epoch])).permutation(num_examples)
@@ -247,14 +242,11 @@ class ResumableLoader:
     def _share_of_stream(self, dataset: IterableDataset, epoch: int) -> IterableDataset:
         """The share of this process of a stream, shuffled for one epoch."""
         if self.shuffle:
-            # `set_epoch` would do the same, but what is built upon a stream does not inherit its epoch.
+            # `set_epoch` would do the same, but data sets derived from a stream do not inherit its epoch.
             generator = np.random.default_rng([self.seed, epoch])
             dataset = dataset.shuffle(generator=generator, buffer_size=_SHUFFLE_BUFFER)
         return split_dataset_by_node(dataset, rank=self.part.rank, world_size=self.part.world_size)
 
     def _chosen_view(self, image: int, epoch: int, num_views: int) -> int:
-        """Which of the views of an image an epoch takes."""
+        """The view of an image in an epoch."""
         return int(random.Random(f"{self.seed}:{epoch}:{image}").random() * num_views)
-
-
-__all__ = ["ResumableLoader"]

@@ -1,7 +1,5 @@
 """The data of a run: one function turns a data config into training batches, test examples and class names."""
 
-from __future__ import annotations
-
 import itertools
 import logging
 from collections.abc import Callable
@@ -14,12 +12,13 @@ import torch
 from datasets import Dataset, IterableDataset
 
 from .augmentation import Augmentation
+from .columns import NO_LABELS
 from .configs import HELD_OUT, CodeDataConfig, ImageDataConfig
 from .fingerprint import fingerprint
 from .loaders import CodeLoader, ImageLoader, ResumableLoader
 from .opening import Opened
 from .shards import Part
-from .sources import NO_LABELS, Source
+from .sources import Source
 from .training_data import (
     check_codes,
     check_labels,
@@ -128,7 +127,7 @@ def open_code_data(
     return RunData(splits, loader, codes, labels)
 
 
-def image_splits(config: ImageDataConfig, num_test: int | None, with_labels: bool = False) -> Splits:
+def image_splits(config: ImageDataConfig, num_test: int | None = None, with_labels: bool = False) -> Splits:
     """
     Opens the training and the test images of a run.
 
@@ -218,6 +217,3 @@ def _decode(dataset: Dataset, config: ImageDataConfig, limit: int | None) -> tup
     if not images:
         raise ValueError(f"no test image of {config.source} can be read.")
     return torch.from_numpy(np.concatenate(images)), labels
-
-
-__all__ = ["RunData", "Splits", "code_splits", "image_splits", "open_code_data", "open_image_data"]

@@ -1,12 +1,11 @@
-"""A folder of Parquet shards in which each shard is either complete, with its digest on record, or absent.
+"""A folder of Parquet shards in which each shard is either complete, with its digest in a record, or absent.
 
-Shard number i holds the images [i * shard_size, (i + 1) * shard_size) of the source, whoever makes it and when. The
-records lie in `.titok_hf/<split>/`, which nothing but this module reads.
+Shard number i has the images [i * shard_size, (i + 1) * shard_size) of the source, whichever process makes it. The
+records are in `.titok_hf/<split>/`, which only this module reads.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features
 from filelock import FileLock, Timeout
+from huggingface_hub.utils.sha import sha_fileobj
 
 from ..checkpoints.atomic_files import write_atomically
 
@@ -37,7 +37,7 @@ class Part:
     The share of one process among several.
 
     Args:
-        rank: number of this process, from 0. It makes the shards `rank`, `rank + world_size`, and so on.
+        rank: number of this process, from 0. It makes the shards `rank`, `rank + world_size`, ...
         world_size: number of processes.
 
     Raises:
@@ -53,7 +53,7 @@ class Part:
 
     @classmethod
     def from_environment(cls) -> Part:
-        """The part of this process under `accelerate launch` or `torchrun`; the whole without them."""
+        """Rank and world size that `accelerate launch` or `torchrun` set; without them 0 of 1."""
         return cls(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
 
     @classmethod
@@ -65,6 +65,7 @@ class Part:
         return cls(int(rank), int(world_size))
 
 
+@dataclass
 class ShardFolder:
     """
     One split of a data set under construction.
@@ -72,44 +73,37 @@ class ShardFolder:
     Args:
         folder: the data set's folder; several splits share it.
         split: name of the split.
-        settings: everything that the content depends on, as plain values. A folder that was begun with others is
-            refused.
+        settings: all values that the content depends on. A folder that was begun with other values is refused.
         features: the columns.
         shard_size: images of the source in one shard.
-        row_group_size: rows in one row group, which is what a reader decompresses at once.
+        row_group_size: rows in one row group, which readers decompress as a whole.
         compression: Parquet codec of the columns.
 
     Raises:
         ValueError: a split that cannot be the name of one.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        split: str,
-        settings: dict[str, Any],
-        features: Features,
-        shard_size: int,
-        row_group_size: int,
-        compression: str,
-    ) -> None:
-        if not re.fullmatch(r"\w+(\.\w+)*", split):
+    folder: Path
+    split: str
+    settings: dict[str, Any]
+    features: Features
+    shard_size: int
+    row_group_size: int
+    compression: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w+(\.\w+)*", self.split):
             raise ValueError(
-                f"split is {split!r}; a split is named by letters, digits and dots. To cut one, use limit."
+                f"split is {self.split!r}; a split is named by letters, digits and dots. To cut one, use limit."
             )
-        self.folder = folder
-        self.split = split
-        self.settings = json.loads(json.dumps(settings))
-        self.schema = features.arrow_schema
-        self.shard_size = shard_size
-        self.row_group_size = row_group_size
-        self.compression = compression
-        self.state = folder / STATE_FOLDER / split
+        self.settings = json.loads(json.dumps(self.settings))
+        self.schema = self.features.arrow_schema
+        self.state = self.folder / STATE_FOLDER / self.split
 
     @contextmanager
     def locked(self, part: Part) -> Iterator[None]:
         """
-        Claims the folder for this process; the claim ends with the process, however it ends.
+        Locks this part of the folder until the block or the process ends.
 
         Raises:
             OSError: another process makes the same part, or the folder cannot be written.
@@ -137,11 +131,11 @@ class ShardFolder:
             lock.release()
 
     def path(self, index: int) -> Path:
-        """Where shard `index` lies, or will."""
+        """The path of shard `index`."""
         return self.folder / DATA_FOLDER / f"{self.split}-{index:05d}.parquet"
 
     def whole_record(self, index: int) -> dict[str, Any] | None:
-        """The record of shard `index` if it is there and has the digest on record, else None."""
+        """The record of shard `index` if the shard exists and has the recorded digest, else None."""
         record = self._record(index)
         if record is None or not self.path(index).is_file():
             return None
@@ -154,7 +148,7 @@ class ShardFolder:
         Writes shard `index` from batches of columns as they come.
 
         Returns:
-            its digest and sizes, to be completed and passed to `commit`.
+            its digest and sizes, for the record that `commit` writes.
         """
         path = self.path(index)
         for unfinished in path.parent.glob(f".unfinished-*-{path.name}"):
@@ -170,11 +164,11 @@ class ShardFolder:
         return facts
 
     def commit(self, index: int, record: dict[str, Any]) -> None:
-        """Puts on record that shard `index` is whole."""
+        """Writes the record of shard `index`: from now on the shard counts as complete."""
         write_atomically(self._record_path(index), json.dumps(record, indent=1).encode())
 
     def records(self) -> list[dict[str, Any]] | None:
-        """The records of all shards in order, or None while one is missing."""
+        """The records of all shards in order; None if one is missing."""
         found = []
         for index in range(10**9):
             record = self._record(index)
@@ -186,7 +180,7 @@ class ShardFolder:
         return None
 
     def clean(self) -> None:
-        """Removes what runs left behind; for a complete split, when no process writes any more."""
+        """Removes unfinished files and locks of a complete split."""
         leftovers = [*self.state.glob(".unfinished-*"), *self.state.glob("lock-*")]
         leftovers += (self.folder / DATA_FOLDER).glob(f".unfinished-*-{self.split}-*")
         for path in leftovers:
@@ -195,11 +189,11 @@ class ShardFolder:
     def _write_row_groups(self, path: Path, columns: Iterable[dict[str, list]]) -> int:
         waiting: dict[str, list] = {name: [] for name in self.schema.names}
         num_rows = 0
-        # Dictionaries and extremes of whole images would cost time and space and have no use.
+        # Dictionaries and statistics of image columns would cost time and space and have no use.
         small = [field.name for field in self.schema if not pa.types.is_struct(field.type)]
         options = {"compression": self.compression, "use_dictionary": small, "write_statistics": small}
         with pq.ParquetWriter(path, self.schema, **options) as writer:
-            for batch in columns:
+            for batch in filter(None, columns):  # a chunk without usable images has no columns
                 for name in waiting:
                     waiting[name] += batch[name]
                 while len(waiting[self.schema.names[0]]) >= self.row_group_size:
@@ -208,7 +202,7 @@ class ShardFolder:
         return num_rows
 
     def _write_rows(self, writer: pq.ParquetWriter, waiting: dict[str, list], count: int) -> int:
-        """Moves the first `count` rows that wait into a row group, whatever batches they came in."""
+        """Moves the first `count` waiting rows into a row group."""
         arrays = [_array(waiting[field.name][:count], field.type) for field in self.schema]
         for values in waiting.values():
             del values[:count]
@@ -223,10 +217,8 @@ class ShardFolder:
     def _record(self, index: int) -> dict[str, Any] | None:
         try:
             return json.loads(self._record_path(index).read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, json.JSONDecodeError):  # of a disk that failed; the shard is written again
             return None
-        except json.JSONDecodeError:
-            return None  # a disk that failed; the shard is made again
 
     def _check_settings(self) -> None:
         for other in sorted((self.folder / STATE_FOLDER).glob(f"*/{_SETTINGS}")):
@@ -256,13 +248,13 @@ class ShardFolder:
 
 
 def _free_settings(theirs: dict[str, Any], ours: dict[str, Any]) -> tuple[str, ...]:
-    """The files decide whether a source is the same, not how it is written; unless they are not known."""
+    """If the files of the source are known, they are compared, and the name of the source is not."""
     is_known = theirs.get("listing") is not None and ours.get("listing") is not None
     return ("source",) if is_known else ("listing",)
 
 
 def _array(values: list, data_type: pa.DataType) -> pa.Array:
-    """Arrow takes a list of bytes and one of names much faster than a list of images."""
+    """An Arrow array; of images field by field, which is much faster."""
     if not pa.types.is_struct(data_type):
         return pa.array(values, type=data_type)
     parts = [pa.array([value[field.name] for value in values], type=field.type) for field in data_type]
@@ -270,11 +262,5 @@ def _array(values: list, data_type: pa.DataType) -> pa.Array:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-__all__ = ["DATA_FOLDER", "STATE_FOLDER", "Part", "ShardFolder"]
+        return sha_fileobj(file).hex()

@@ -1,6 +1,4 @@
-"""Opens what a training run reads, images or codes, and checks it before the first step."""
-
-from __future__ import annotations
+"""Opens data sets of images or codes for training, and checks them before the first step."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -17,14 +15,14 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
 
 from ..image_transforms import NO_BACKGROUND
+from .crops import PretokenizeSettings, ViewCutter
 from .opening import Opened, open_source
 from .records import SOURCE_INDEX, checked_label
 from .sources import Source, number_in
-from .views import PretokenizeSettings, ViewCutter
 
 _ROWS_AT_ONCE = 100_000
 
-# Rows of a stream that are looked at before training starts.
+# Rows of a stream that are checked before training starts.
 _ROWS_OF_STREAM = 1_000
 
 # Wrong labels that an error names.
@@ -44,28 +42,26 @@ def open_images(
 
     Args:
         source, split, streaming, config_name: see `open_dataset`.
-        image_column, label_column: names; by default the only column of that type. The label column "none" is none.
+        image_column, label_column: names; by default the only column of that type. "none" for no labels.
 
     Returns:
-        a data set with the columns `image`, `label` if there are labels, `source_index` if the source has it, and
-        `codes` if it has that too.
+        a data set with the column `image`, and with `label`, `source_index` and `codes` if the source has them.
     Raises:
-        FileNotFoundError: a path where nothing lies.
-        ValueError: no such split or column, or several columns that could be meant.
+        FileNotFoundError: the path does not exist.
+        ValueError: no such split or column, or several candidate columns.
     """
-    return open_image_split(source, split, streaming, image_column, label_column, config_name).dataset
+    opened = open_source(source, split, config_name, streaming, label_column)
+    return _only_images(opened, image_column, label_column).dataset
 
 
 def open_image_split(
-    source: str,
-    split: str = "train",
-    streaming: bool = False,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    config_name: str | None = None,
+    source: str, split: str = "train", streaming: bool = False, label_column: str | None = None
 ) -> Opened:
-    """As `open_images`, with the digest of the source's files, by which a change of the source is noticed."""
-    opened = open_source(source, split, config_name, streaming, label_column)
+    """As `open_images`, with the digest of the source's files, which shows whether the source has changed."""
+    return _only_images(open_source(source, split, None, streaming, label_column), None, label_column)
+
+
+def _only_images(opened: Opened, image_column: str | None, label_column: str | None) -> Opened:
     dataset = opened.dataset
     found = Source(dataset, image_column, label_column)
     names = {found.image_column: "image"}
@@ -84,7 +80,7 @@ def open_codes(
     A split of a data set of codes or latents, such as `pretokenize` makes. Labels that are texts become numbers.
 
     Raises:
-        FileNotFoundError: a path where nothing lies.
+        FileNotFoundError: the path does not exist.
         ValueError: no such split, or neither a column `codes` nor one `latents`.
     """
     return open_code_split(source, split, streaming, config_name).dataset
@@ -111,7 +107,7 @@ def class_names(dataset: Dataset | IterableDataset) -> list[str]:
     The names of the classes, in the order of the labels; numbers if the labels have no names.
 
     Raises:
-        ValueError: no column `label`, or one that does not tell its classes without reading a whole stream.
+        ValueError: no column `label`, or a stream whose labels have no names.
     """
     feature = dataset.features.get("label")
     if feature is None:
@@ -158,7 +154,7 @@ def classes_of_splits(train: Dataset | IterableDataset, test: Dataset) -> list[s
 
 def check_labels(dataset: Dataset | IterableDataset, num_classes: int) -> None:
     """
-    Checks every label against a number of classes. Those of a stream are checked by the loader, batch by batch.
+    Checks every label against a number of classes. The loader checks the labels of a stream, batch by batch.
 
     Raises:
         ValueError: labels that are missing or not in [0, num_classes). The text names the first such rows.
@@ -186,7 +182,7 @@ def check_labels(dataset: Dataset | IterableDataset, num_classes: int) -> None:
 
 
 def num_views(dataset: Dataset | IterableDataset) -> int:
-    """Views of each image in a data set of codes, as its column `view` says; 1 without that column."""
+    """The number of views of each image in a data set of codes, from its column `view`; 1 without that column."""
     if "view" not in dataset.features:
         return 1
     if isinstance(dataset, Dataset):
@@ -201,7 +197,7 @@ def num_views(dataset: Dataset | IterableDataset) -> int:
 
 def check_codes(dataset: Dataset | IterableDataset, codebook_size: int, num_latent_tokens: int) -> None:
     """
-    Checks every code against a model; of a stream, those of its first 1,000 rows.
+    Checks every code against a model; for a stream, the codes of its first 1,000 rows.
 
     Args:
         codebook_size: codes have to lie in [0, codebook_size).
@@ -212,28 +208,37 @@ def check_codes(dataset: Dataset | IterableDataset, codebook_size: int, num_late
     """
     if "codes" not in dataset.features:
         raise ValueError(f"The data set has no column 'codes'; its columns are {', '.join(dataset.features)}.")
+    advice = "Train on codes of the tokenizer that the recipe names."
     first = 0
     for codes in _columns_of_codes(dataset):
         lengths = pc.list_value_length(codes).fill_null(0).to_numpy(zero_copy_only=False)
         if (lengths != num_latent_tokens).any():
             row = int(np.argmax(lengths != num_latent_tokens))
             raise ValueError(
-                f"Row {first + row} has {lengths[row]} codes; this model has {num_latent_tokens} latent tokens. Train "
-                "on codes of the tokenizer that the recipe names."
+                f"Row {first + row} has {lengths[row]} codes; this model has {num_latent_tokens} latent tokens. "
+                f"{advice}"
             )
-        _check_range(pc.list_flatten(codes), first, codebook_size, num_latent_tokens)
+        flat = pc.list_flatten(codes)
+        values = flat.to_numpy(zero_copy_only=False)
+        wrong = ~((values >= 0) & (values < codebook_size))  # also true for missing values, which are NaN
+        if wrong.any():
+            position = int(np.argmax(wrong))
+            raise ValueError(
+                f"Row {first + position // num_latent_tokens} holds the code {flat[position].as_py()}; this model's "
+                f"codes lie in [0, {codebook_size}). {advice}"
+            )
         first += len(codes)
 
 
 def recorded_views(source: str, split: str = "train", revision: str | None = None) -> ViewCutter:
     """
-    How `pretokenize` cut the images of a data set of codes, as it recorded in `report-<split>.json`.
+    How `pretokenize` cropped the images of a data set of codes, as recorded in its `report-<split>.json`.
 
     Args:
         source: the folder or the Hub id of the data set of codes.
     Raises:
-        FileNotFoundError: no such record.
-        ValueError: a record that does not say it.
+        FileNotFoundError: no such file.
+        ValueError: the file does not have these settings.
     """
     name = f"report-{split}.json"
     path = Path(source).expanduser() / name
@@ -294,31 +299,3 @@ def _columns_of_codes(dataset: Dataset | IterableDataset) -> Iterable[pa.Array]:
         return (table["codes"].combine_chunks() for table in _tables(dataset, "codes"))
     rows: list[Any] = [row["codes"] for row in dataset.select_columns("codes").take(_ROWS_OF_STREAM)]
     return [pa.array(rows, type=pa.list_(pa.int64()))]
-
-
-def _check_range(codes: pa.Array, first: int, codebook_size: int, num_latent_tokens: int) -> None:
-    extremes = pc.min_max(codes).as_py()
-    if codes.null_count == 0 and (len(codes) == 0 or 0 <= extremes["min"] <= extremes["max"] < codebook_size):
-        return
-    values = codes.to_numpy(zero_copy_only=False)
-    wrong = ~((values >= 0) & (values < codebook_size))  # so written, it catches missing values, which are NaN
-    position = int(np.argmax(wrong))
-    raise ValueError(
-        f"Row {first + position // num_latent_tokens} holds the code {codes[position].as_py()}; this model's codes "
-        f"lie in [0, {codebook_size}). Train on codes of the tokenizer that the recipe names."
-    )
-
-
-__all__ = [
-    "center_view",
-    "check_codes",
-    "check_labels",
-    "class_names",
-    "classes_of_splits",
-    "num_views",
-    "open_code_split",
-    "open_codes",
-    "open_image_split",
-    "open_images",
-    "recorded_views",
-]
