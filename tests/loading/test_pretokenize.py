@@ -20,7 +20,7 @@ from titok_hf.bundled import bundled_checkpoint
 from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig
 from titok_hf.data.crops import ViewConverter, ViewCutter
 from titok_hf.data.encoders import ImageEncoder
-from titok_hf.data.pretokenize import EncodeColumns, EncodingConverter, PretokenizeSettings, pretokenize
+from titok_hf.data.pretokenize import EncodingConverter, PretokenizeSettings, encode_chunk, pretokenize
 from titok_hf.data.records import Chunk
 from titok_hf.data.shards import Part
 from titok_hf.data.sources import Source
@@ -133,7 +133,7 @@ def test_a_process_with_a_gpu_encodes_what_workers_cut(source, pipeline):
     chunk = Chunk(0, list(images.read(0, 5)), False)
     cut = ViewConverter(images.label_names, True, ViewCutter(views, 32))(chunk)
     whole = EncodingConverter(images.label_names, True, ViewCutter(views, 32), tokenizer)(chunk)
-    encoded = EncodeColumns(tokenizer)(cut)
+    encoded = encode_chunk(cut, tokenizer)
     assert np.array_equal(encoded.columns.pop("codes"), whole.columns.pop("codes"))
     assert encoded == whole and len(whole.report.skipped) == 1
 

@@ -1,6 +1,7 @@
 """Batches for training: images, codes, or images with their codes. The order of examples is that of `resumable`."""
 
 import itertools
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -69,19 +70,13 @@ class ImageLoader(ResumableLoader):
         return self.augment
 
     def _tasks(self, epoch: int, start: int) -> Iterator[tuple[int, list[Record]]]:
-        for records in self._records(epoch, start):
-            yield epoch, [with_checked_label(record, self.source) for record in records]
-
-    def _records(self, epoch: int, start: int) -> Iterator[list[Record]]:
         if isinstance(self.dataset, Dataset):
-            yield from map(self.source.take, self._order(len(self.dataset), epoch, start))
-            return
-        source = Source(self._share_of_stream(self.dataset, epoch))
-        for first in itertools.count(start * self.batch_size, self.batch_size):
-            records = list(source.read(first, first + self.batch_size))
-            if len(records) < self.batch_size:
-                return
-            yield records
+            batches: Iterator[list[Record]] = map(self.source.take, self._order(len(self.dataset), epoch, start))
+        else:
+            source = Source(self._share_of_stream(self.dataset, epoch))
+            batches = _batched(source.read(start * self.batch_size, sys.maxsize), self.batch_size)
+        for records in batches:
+            yield epoch, [with_checked_label(record, self.source) for record in records]
 
 
 class CodeLoader(ResumableLoader):
@@ -156,8 +151,8 @@ class CodeLoader(ResumableLoader):
 class ImageCodeLoader(ResumableLoader):
     """
     Batches of images with their codes from a frozen tokenizer, the targets of stage 1: `{"pixels": uint8 (batch, 3,
-    image_size, image_size), "codes": int64 (batch, num_tokens), "label": int64 (batch,)}`, without
-    `label` if there are no labels.
+    image_size, image_size), "codes": int64 (batch, num_tokens), "label": int64 (batch,)}`, without `label` if there
+    are no labels.
 
     An epoch has one view of each image, chosen at random. The image is cropped and mirrored as `pretokenize` did
     before encoding it, and not beyond that, so that pixels and codes belong together.
@@ -196,12 +191,10 @@ class ImageCodeLoader(ResumableLoader):
         self.views, self.num_views = views, views.settings.num_views
         self.source = Source(images)
         own_codes = images if codes is None else codes
-        columns = [name for name in ("codes", "label") if name in own_codes.features]
-        if "codes" not in columns:
+        if "codes" not in own_codes.features:
             raise ValueError(f"There is no column 'codes'; the columns are {', '.join(own_codes.features)}.")
-        if codes is None:
-            columns = ["codes"]  # the label comes with the image
         _check_views(own_codes, self.num_views)
+        columns = ["codes"] + ["label"] * (codes is not None and "label" in codes.features)
         self.codes = own_codes.select_columns(columns).with_format("numpy")
         self.image_rows = np.arange(len(images)) if codes is None else _image_rows(images, codes, self.num_views)
 

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def pretokenize(
     card = _card(encoder, description["model"])
     if torch.device(encoder.device).type == "cpu":
         return maker.make(shards, EncodingConverter(**vars(views), encoder=encoder), chunk_size, card)
-    return maker.make(shards, views, chunk_size, card, finish=EncodeColumns(encoder))
+    return maker.make(shards, views, chunk_size, card, finish=partial(encode_chunk, encoder=encoder))
 
 
 @dataclass(frozen=True)
@@ -72,14 +73,9 @@ class EncodingConverter(ViewConverter):
         return encode_columns(columns, self.encoder)
 
 
-@dataclass(frozen=True)
-class EncodeColumns:
-    """Encodes the views from the workers, in the process that has the GPU."""
-
-    encoder: ImageEncoder
-
-    def __call__(self, result: ConvertedChunk) -> ConvertedChunk:
-        return replace(result, columns=encode_columns(result.columns, self.encoder))
+def encode_chunk(chunk: ConvertedChunk, encoder: ImageEncoder) -> ConvertedChunk:
+    """Encodes the views from a worker, in the process that has the GPU."""
+    return replace(chunk, columns=encode_columns(chunk.columns, encoder))
 
 
 def encode_columns(columns: dict[str, list], encoder: ImageEncoder) -> dict[str, list]:

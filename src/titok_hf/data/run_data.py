@@ -2,9 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -140,32 +138,26 @@ def image_splits(config: ImageDataConfig, num_test: int | None = None, with_labe
         FileNotFoundError, ValueError: no such data or split, a stream without a test split, fewer images than are to
             be held out, or, with labels, images without a class.
     """
-    open_split = partial(open_image_split, config.source, label_column=None if with_labels else NO_LABELS)
-    open_test = None if config.test_split is None else partial(open_split, config.test_split)
-    return _open_splits(partial(open_split, config.train_split, config.streaming), open_test, num_test, with_labels)
+    labels = None if with_labels else NO_LABELS
+    train = open_image_split(config.source, config.train_split, config.streaming, labels)
+    test = None if config.test_split is None else open_image_split(config.source, config.test_split, False, labels)
+    return _splits(train, test, num_test, with_labels)
 
 
 def code_splits(config: CodeDataConfig, num_test: int) -> Splits:
     """Opens the training and the test codes of a run, with labels; arguments and errors as for [`image_splits`]."""
-    open_test = None
+    train, test = open_code_split(config.source, config.train_split, config.streaming), None
     if config.test_split is not None or config.test_source is not None:
-        source, split = config.test_source or config.source, config.test_split or config.train_split
-        open_test = partial(open_code_split, source, split)
-    open_train = partial(open_code_split, config.source, config.train_split, config.streaming)
-    return _open_splits(open_train, open_test, num_test, with_labels=True)
+        test = open_code_split(config.test_source or config.source, config.test_split or config.train_split)
+    return _splits(train, test, num_test, with_labels=True)
 
 
-def _open_splits(
-    open_train: Callable[[], Opened], open_test: Callable[[], Opened] | None, num_test: int | None, with_labels: bool
-) -> Splits:
-    if open_test is None and num_test is None:
-        raise ValueError("no test_split is named, which this kind of run needs.")
-    train = open_train()
-    test = None if open_test is None else open_test()
+def _splits(train: Opened, test: Opened | None, num_test: int | None, with_labels: bool) -> Splits:
     names = _checked_classes(train.dataset, None if test is None else test.dataset) if with_labels else None
     record: dict[str, Any] = {"training data": fingerprint(train.dataset, train.digest)}
     if test is None:
-        assert num_test is not None  # checked above
+        if num_test is None:
+            raise ValueError("no test_split is named, which this kind of run needs.")
         return Splits(*_hold_out(train.dataset, num_test), names, record | {HELD_OUT: num_test})
     return Splits(train.dataset, test.dataset, names, record | {"test data": fingerprint(test.dataset, test.digest)})
 

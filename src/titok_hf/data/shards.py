@@ -165,7 +165,7 @@ class ShardFolder:
 
     def commit(self, index: int, record: dict[str, Any]) -> None:
         """Writes the record of shard `index`: from now on the shard counts as complete."""
-        write_atomically(self._record_path(index), json.dumps(record, indent=1).encode())
+        write_atomically(self.state / f"{index:05d}.json", json.dumps(record, indent=1).encode())
 
     def records(self) -> list[dict[str, Any]] | None:
         """The records of all shards in order; None if one is missing."""
@@ -211,12 +211,9 @@ class ShardFolder:
             writer.write_table(table, row_group_size=count)
         return len(table)
 
-    def _record_path(self, index: int) -> Path:
-        return self.state / f"{index:05d}.json"
-
     def _record(self, index: int) -> dict[str, Any] | None:
         try:
-            return json.loads(self._record_path(index).read_bytes())
+            return json.loads((self.state / f"{index:05d}.json").read_bytes())
         except (FileNotFoundError, json.JSONDecodeError):  # of a disk that failed; the shard is written again
             return None
 
