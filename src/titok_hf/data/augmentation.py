@@ -63,7 +63,7 @@ class Augmentation:
         return {"pixels": pixels} | ({} if None in labels else {"label": np.array(labels)}), skipped
 
     def _crop(self, record: Record, epoch: int) -> PILImage.Image:
-        image = _decoded(record, Decoding())
+        image = decoded(record, Decoding())
         rng = random.Random(f"{self.seed}:{epoch}:{record.source_index}")
         if self.resize_mode == "pad":
             image = transforms.pad(image, self.image_size)
@@ -97,7 +97,7 @@ class ViewBatch:
         return batch if labels is None else batch | {"label": labels[shown].astype(np.int64)}, skipped
 
     def _view(self, record: Record, view: int) -> PILImage.Image:
-        return self.views.one(_decoded(record, self.views.settings.decoding()), record.source_index, view)
+        return self.views.one(decoded(record, self.views.settings.decoding()), record.source_index, view)
 
 
 def _crops(
@@ -148,9 +148,10 @@ def described(record: Record) -> str:
     return str(record.source_index) if record.path is None else f"{record.source_index} ({record.path})"
 
 
-def _decoded(record: Record, decoding: Decoding) -> PILImage.Image:
+def decoded(record: Record, decoding: Decoding) -> PILImage.Image:
+    """An image in RGB; ValueError that names an image that cannot be used."""
     try:
-        return decode_record(record, decoding)[0]
+        return decode_record(record, decoding).image
     except ValueError as error:
         raise ValueError(
             f"Image {described(record)} cannot be used: {error}. `titok-hf prepare` leaves such images out."

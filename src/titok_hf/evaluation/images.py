@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from titok_hf.data.augmentation import described
+from titok_hf.data.augmentation import decoded
 from titok_hf.data.decoding import Decoding
 from titok_hf.data.loaders import with_checked_label
-from titok_hf.data.records import Record, decode_record
+from titok_hf.data.records import Record
 from titok_hf.data.sources import Source
 from titok_hf.data.training_data import class_names, open_image_split
 from titok_hf.image_transforms import adm_center_crop, center_crop, pad
@@ -105,11 +105,11 @@ class EvaluationImages:
         """Height and width of the first image before padding; None for another crop."""
         if self.crop != "pad":
             return None
-        width, height = _decoded(self._source.take([self._numbers[0]])[0]).size
+        width, height = decoded(self._source.take([self._numbers[0]])[0], Decoding()).size
         return height, width
 
     def _cropped(self, record: Record) -> Image.Image:
-        return _CROPS[self.crop](_decoded(record), self.image_size)
+        return _CROPS[self.crop](decoded(record, Decoding()), self.image_size)
 
     def _check_not_lossy(self, source: str) -> None:
         records = self._source.take(self._numbers[:_FILES_LOOKED_AT])
@@ -124,15 +124,6 @@ class EvaluationImages:
 def to_pictures(images: torch.Tensor) -> list[Image.Image]:
     """uint8 images, shape (batch, 3, height, width), for a contact sheet."""
     return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
-
-
-def _decoded(record: Record) -> Image.Image:
-    try:
-        return decode_record(record, Decoding()).image
-    except ValueError as error:
-        raise ValueError(
-            f"Image {described(record)} cannot be used: {error}. `titok-hf prepare` leaves such images out."
-        ) from error
 
 
 def _is_lossy_crop(record: Record, size: int) -> bool:
