@@ -100,10 +100,10 @@ class ChunkConverter:
             try:
                 if record.error is not None:
                     raise UnusableImage(record.error)
-                label = self._label(record)
+                label = checked_label(record.label, self.label_names) if self.has_labels else None
                 decoded = decode_record(record, self.decoding())
                 rows = self._prepared(decoded.image, record)
-            except UnusableImage as error:
+            except ValueError as error:  # UnusableImage, or a label that is no class
                 report.skipped.append(ImageReport(record.source_index, record.path, str(error)))
                 continue
             report.num_transparent += decoded.is_transparent
@@ -132,14 +132,6 @@ class ChunkConverter:
         # Image formats have limits, such as 16,383 pixels for WebP, and so has memory.
         except (OSError, ValueError, RuntimeError, MemoryError) as error:
             raise UnusableImage(f"it cannot be prepared ({reason_of(error)})") from error
-
-    def _label(self, record: Record) -> int | None:
-        if not self.has_labels:
-            return None
-        try:
-            return checked_label(record.label, self.label_names)
-        except ValueError as error:
-            raise UnusableImage(str(error)) from error
 
 
 def checked_label(value: Any, names: list[str] | None) -> int:

@@ -28,7 +28,7 @@ DATA_FOLDER = "data"
 _SETTINGS = "settings.json"
 
 # Settings in which the splits of one data set may differ.
-_SPLIT_SETTINGS = ("source", "listing", "config_name", "split", "limit", "num_images")
+_SPLIT_SETTINGS: tuple[str, ...] = ("source", "listing", "config_name", "split", "limit", "num_images")
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,10 @@ class ShardFolder:
     def _check_settings(self) -> None:
         for other in sorted((self.folder / STATE_FOLDER).glob(f"*/{_SETTINGS}")):
             theirs = json.loads(other.read_bytes())
-            free = _free_settings(theirs, self.settings) if other.parent.name == self.split else _SPLIT_SETTINGS
+            free = _SPLIT_SETTINGS
+            if other.parent.name == self.split:  # if the files of the source are known, its name does not matter
+                is_known = None not in (theirs.get("listing"), self.settings.get("listing"))
+                free = ("source",) if is_known else ("listing",)
             names = [name for name in theirs | self.settings if name not in free]
             different = [name for name in names if theirs.get(name) != self.settings.get(name)]
             if "listing" in different:
@@ -242,12 +245,6 @@ class ShardFolder:
                 f"{self.folder / DATA_FOLDER} holds files of a split {self.split!r} that this program has no "
                 "record of. Choose another folder."
             )
-
-
-def _free_settings(theirs: dict[str, Any], ours: dict[str, Any]) -> tuple[str, ...]:
-    """If the files of the source are known, they are compared, and the name of the source is not."""
-    is_known = theirs.get("listing") is not None and ours.get("listing") is not None
-    return ("source",) if is_known else ("listing",)
 
 
 def _array(values: list, data_type: pa.DataType) -> pa.Array:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import fields
 from itertools import zip_longest
 from pathlib import Path
@@ -242,11 +243,9 @@ def recorded_views(source: str, split: str = "train", revision: str | None = Non
     """
     name = f"report-{split}.json"
     path = Path(source).expanduser() / name
-    if not Path(source).expanduser().exists():
-        try:
+    if not path.parent.exists():
+        with suppress(EntryNotFoundError, HFValidationError, RepositoryNotFoundError):
             path = Path(hf_hub_download(source, name, repo_type="dataset", revision=revision))
-        except (EntryNotFoundError, HFValidationError, RepositoryNotFoundError):
-            path = Path(source) / name
     if not path.is_file():
         raise FileNotFoundError(
             f"{source} has no {name}, in which `titok-hf pretokenize` records how it cut the images. Name the folder "
