@@ -76,13 +76,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class ViewBatch:
-    """
-    Decodes images and crops each to the view that its codes belong to.
-
-    Args:
-        views: how the views are cropped.
-        skip_broken: see [`Augmentation`].
-    """
+    """Decodes images and crops each to the view that its codes belong to; `skip_broken` as in [`Augmentation`]."""
 
     views: ViewCutter
     skip_broken: bool = False

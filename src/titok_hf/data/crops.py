@@ -130,13 +130,7 @@ class PretokenizeSettings(ReadingSettings):
 
 @dataclass(frozen=True)
 class ViewCutter:
-    """
-    Crops an image to its views, each time in the same way.
-
-    Args:
-        settings: which views; `enlarge` has to be set.
-        image_size: height and width of the crops, in pixels.
-    """
+    """Crops an image to its views, `image_size` x `image_size` pixels, each time in the same way."""
 
     settings: PretokenizeSettings
     image_size: int

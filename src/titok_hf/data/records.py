@@ -66,13 +66,7 @@ class Chunk:
 
 @dataclass
 class ConvertedChunk:
-    """
-    What a worker made of a chunk.
-
-    Args:
-        columns: name -> one value a row.
-        report: on its images.
-    """
+    """The columns that a worker made of a chunk, one value for each row, and the report on its images."""
 
     shard: int
     is_last_of_source: bool

@@ -11,14 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ImageReport:
-    """
-    Why one image was left out, or what was unusual about it.
-
-    Args:
-        source_index: its number in the source, from 0.
-        file: its name, if the source has names.
-        reason: why it was left out, or what was unusual.
-    """
+    """An image by its number in the source, from 0, and its name; why it was left out, or what is unusual."""
 
     source_index: int
     file: str | None
@@ -39,13 +32,7 @@ class ImageReport:
 
 @dataclass(frozen=True)
 class Unused:
-    """
-    A part of the source that was not read.
-
-    Args:
-        path: relative to the source; "*.txt" for all files of a suffix.
-        reason: why.
-    """
+    """A part of the source that was not read, by its path in the source ("*.txt" for all files of a suffix)."""
 
     path: str
     reason: str
