@@ -73,6 +73,7 @@ def test_classes_that_tokens_tell_are_named_and_others_are_not():
     results = linear_probe(model, coloured(60, 0), coloured(30, 1), 3)
     assert [(each.features, each.pooling) for each in results] == [(f, p) for f in FEATURES for p in POOLINGS]
     assert [each.num_features for each in results] == [32, 8 * 32, 4, 8 * 4]
+    assert all(each.converged for each in results)
     assert results[0].test_accuracy > 0.95 and results[0].train_accuracy > 0.95
     rng = torch.Generator().manual_seed(2)
     shuffled = [(images, labels[torch.randperm(len(labels), generator=rng)]) for images, labels in coloured(60, 0)]

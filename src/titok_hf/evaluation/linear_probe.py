@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
+from titok_hf.devices import float64_device
 from titok_hf.modeling_titok import TiTokModel
 
 Features = Literal["encoder", "quantized"]
@@ -72,7 +73,9 @@ def linear_probe(
     """
     Trains a classifier for each kind of features and each pooling, and counts what it names right.
 
-    All features are kept in memory: 4 bytes a number, `num_latent_tokens * encoder_hidden_size` numbers an image.
+    All features are kept in memory, `num_latent_tokens * encoder_hidden_size` numbers an image: 4 bytes each, and 8
+    more for those that a classifier is learning from. In float32 it would not reach the minimum where features are
+    nearly constant.
 
     Args:
         model: in evaluation mode; its weights do not change.
@@ -92,12 +95,15 @@ def linear_probe(
     results = []
     for features in FEATURES:
         for pooling in POOLINGS:
-            inputs, held_out = _pool(train_tokens[features], pooling), _pool(test_tokens[features], pooling)
+            inputs, held_out = (
+                _pool(tokens[features], pooling).to(float64_device(model.device), torch.float64)
+                for tokens in (train_tokens, test_tokens)
+            )
             mean, std = inputs.mean(dim=0), inputs.std(dim=0).clamp(min=1e-6)
             inputs, held_out = (inputs - mean) / std, (held_out - mean) / std
             weight, bias, converged = fit_classifier(inputs, train_labels, num_classes, l2)
             on_train, on_test = (
-                (F.linear(each, weight, bias).argmax(dim=1) == labels).float().mean().item()
+                (F.linear(each, weight, bias).argmax(dim=1) == labels).double().mean().item()
                 for each, labels in ((inputs, train_labels), (held_out, test_labels))
             )
             results.append(ProbeResult(features, pooling, inputs.shape[1], on_train, on_test, converged))
@@ -162,7 +168,7 @@ def _collect(model: TiTokModel, batches: Batches) -> tuple[dict[Features, torch.
             tokens[name].append(values)
         if batch_labels is None:
             raise ValueError("Some images have no labels, and a probe learns and tests the names of classes.")
-        labels.append(batch_labels.to(model.device))
+        labels.append(batch_labels.to(float64_device(model.device)))
     if not labels:
         raise ValueError("There are no images. A probe needs images to train on and images to test on.")
     return {name: torch.cat(values) for name, values in tokens.items()}, torch.cat(labels)
