@@ -69,6 +69,11 @@ def test_the_card_shows_what_the_evaluation_printed():
         ("codebook_entropy", "codebook entropy", " bits"),
     ):
         assert f"| {title} | {report.values[name]:.4f}{unit} |" in card
+    generated = read_report(folder / "generation.json")
+    assert f"titok-hf evaluate generation titok-fashion-32 -n {generated.convention.num_images}" in card
+    assert f"classifier, generated | {generated.values['frechet_distance']:.4f} |" in card
+    for name in ("precision", "recall"):
+        assert f"| {name} | {generated.values[name]:.4f} |" in card
     # The earlier command, whose judge and pictures the card shows too, measured the same.
     metrics = json.loads((folder / "metrics.json").read_text())
     assert report.values["psnr"] == pytest.approx(metrics["reconstruction"]["psnr"], abs=1e-4)
