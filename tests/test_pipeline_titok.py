@@ -97,10 +97,11 @@ def test_settings_of_a_call_are_those_of_a_scheduler_saved_with_them(pipe):
 def test_guidance_is_one_batched_pass_and_none_where_it_is_useless(pipe):
     sizes = forward_batches(pipe)
     codes_of(pipe, [0, 1], 0, 1)
-    assert sizes == [2, 4, 4, 4]  # the linear schedule starts at 0
-    sizes.clear()
-    codes_of(pipe, [0, 1], 0, 1, guidance_scale=0.0)
-    assert sizes == [2, 2, 2, 2]
+    assert sizes == [2, 4, 4, 4]  # the linear schedule starts at 1, which is no guidance
+    for scale in (1.0, 0.5, 0, -1.5):
+        sizes.clear()
+        codes_of(pipe, [0, 1], 0, 1, guidance_scale=scale)
+        assert sizes == [2, 2, 2, 2]
 
 
 def test_guidance_pushes_away_from_the_unconditional_logits(pipe):
@@ -109,7 +110,7 @@ def test_guidance_pushes_away_from_the_unconditional_logits(pipe):
     conditional = pipe.transformer(codes, class_labels=labels).logits
     unconditional = pipe.transformer(codes, class_labels=torch.tensor([3, 3])).logits
     guided = pipe._predict(codes, labels, scheduler, scheduler.timesteps[0])
-    torch.testing.assert_close(guided, conditional + 2 * (conditional - unconditional))
+    torch.testing.assert_close(guided, unconditional + 2 * (conditional - unconditional))
 
 
 def test_the_callback_sees_every_step(pipe):
@@ -190,9 +191,9 @@ def test_labels_come_from_any_library(pipe, label):
     assert torch.equal(codes_of(pipe, label, 0), expected)
 
 
-def test_numbers_of_numpy_and_negative_guidance_are_numbers(pipe):
-    settings = {"num_inference_steps": np.int64(3), "guidance_scale": np.float32(-1.5), "temperature": np.float64(0.5)}
-    plain = {"num_inference_steps": 3, "guidance_scale": -1.5, "temperature": 0.5}
+def test_numbers_of_numpy_are_numbers(pipe):
+    settings = {"num_inference_steps": np.int64(3), "guidance_scale": np.float32(2.5), "temperature": np.float64(0.5)}
+    plain = {"num_inference_steps": 3, "guidance_scale": 2.5, "temperature": 0.5}
     assert torch.equal(codes_of(pipe, [0, 1], 0, 1, **settings), codes_of(pipe, [0, 1], 0, 1, **plain))
 
 

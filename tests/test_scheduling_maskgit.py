@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import golden_fill
 from titok_hf.scheduling_maskgit import (
+    GUIDANCE_SCHEDULES,
     MASK_SCHEDULES,
     MAX_INFERENCE_STEPS,
     SAMPLER_VARIANTS,
@@ -28,15 +29,21 @@ TABLE_CASES = [case for case in json.loads((DATA / "sampling.json").read_text())
 MASK = 16  # mask token of the made-up codes below
 
 
+def counted_from(guidance_schedule):
+    """What the original's scales of a schedule lack to those here, where 1 is no guidance for every schedule."""
+    return 0.0 if guidance_schedule == "power-cosine" else 1.0
+
+
 def sampler(case):
     """The scheduler with the settings of a golden case."""
+    schedule = case.get("guidance_decay", "constant")
     return MaskGitScheduler(
         mask_token_id=case.get("K", 4096),
         num_inference_steps=case["num_sample_steps"],
         temperature=case.get("randomize_temperature", 0.0),
         softmax_temperature_annealing=case.get("softmax_temperature_annealing", True),
-        guidance_scale=case.get("guidance_scale", 0.0),
-        guidance_schedule=case.get("guidance_decay", "constant"),
+        guidance_scale=case.get("guidance_scale", 0.0) + counted_from(schedule),
+        guidance_schedule=schedule,
         guidance_power=case.get("guidance_scale_pow", 3.0),
     )
 
@@ -116,7 +123,8 @@ def test_mask_lengths_equal_the_original(name):
     ids=lambda c: f"{c['guidance_decay']}-{c['guidance_scale']}-{c['num_sample_steps']}",
 )
 def test_guidance_scales_equal_the_original(case):
-    assert sampler(case).guidance_scales == pytest.approx(case["cfg_scale"], rel=1e-6)
+    expected = [scale + counted_from(case["guidance_decay"]) for scale in case["cfg_scale"]]
+    assert sampler(case).guidance_scales == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("case", SCHEDULES["temperature"], ids=lambda c: str(c["randomize_temperature"]))
@@ -154,7 +162,7 @@ def test_variants_are_the_published_benchmark(variant, temperature):
     assert (scheduler.config.temperature, steps) in published and scheduler.config.temperature == temperature
     assert scheduler.config.softmax_temperature_annealing and scheduler.config.mask_token_id == 4096
     guidance = (scheduler.config.guidance_schedule, scheduler.config.guidance_scale, scheduler.config.guidance_power)
-    expected = {"l32": ("linear", 4.5, 3.0), "b64": ("linear", 3.0, 3.0), "s128": ("power-cosine", 6.9, 3.0)}
+    expected = {"l32": ("linear", 4.5 + 1, 3.0), "b64": ("linear", 3.0 + 1, 3.0), "s128": ("power-cosine", 6.9, 3.0)}
     assert guidance == expected[variant]
     assert len(scheduler.timesteps) == steps
 
@@ -301,25 +309,45 @@ def test_half_precision_logits_are_treated_in_float32():
     conditional, unconditional = (torch.randn(1, 8, MASK).bfloat16() for _ in range(2))
     guided = scheduler.guide(conditional, unconditional, 1.0)
     assert guided.dtype == torch.float32
-    assert torch.equal(guided, conditional.float() + 100 * (conditional.float() - unconditional.float()))
+    assert torch.equal(guided, conditional.float() + 99 * (conditional.float() - unconditional.float()))
     assert scheduler.step(conditional, 1.0, torch.full((1, 8), MASK)).pred_logits.dtype == torch.float32
 
 
-def test_both_guidance_formulas():
+@pytest.mark.parametrize("schedule", GUIDANCE_SCHEDULES)
+def test_guidance_is_that_of_diffusers(schedule):
     conditional, unconditional = torch.randn(2, 1, 8, MASK).unbind()
-    difference = conditional - unconditional
-    for schedule, base in (("constant", conditional), ("linear", conditional), ("power-cosine", unconditional)):
-        scheduler = MaskGitScheduler(MASK, guidance_scale=4.0, guidance_schedule=schedule, num_inference_steps=8)
-        for timestep, scale in zip(scheduler.timesteps, scheduler.guidance_scales, strict=True):
-            guided = scheduler.guide(conditional, unconditional, timestep)
-            torch.testing.assert_close(guided, base + scale * difference)
+    scheduler = MaskGitScheduler(MASK, guidance_scale=4.0, guidance_schedule=schedule, num_inference_steps=8)
+    for timestep, scale in zip(scheduler.timesteps, scheduler.guidance_scales, strict=True):
+        guided = scheduler.guide(conditional, unconditional, timestep)
+        torch.testing.assert_close(guided, unconditional + scale * (conditional - unconditional))
+    assert scheduler.guidance_scales[0] == (4.0 if schedule == "constant" else 1.0)
+    assert 1.0 < scheduler.guidance_scales[-1] <= 4.0
+
+
+@pytest.mark.parametrize("schedule", GUIDANCE_SCHEDULES)
+def test_guided_logits_equal_those_of_the_original_to_the_last_bit(schedule):
+    conditional, unconditional = torch.randn(2, 1, 8, MASK).unbind()
+    scale = 4.5 + counted_from(schedule)
+    scheduler = MaskGitScheduler(MASK, guidance_scale=scale, guidance_schedule=schedule, num_inference_steps=8)
+    base = unconditional if schedule == "power-cosine" else conditional
+    for timestep, scale in zip(scheduler.timesteps, scheduler.guidance_scales, strict=True):
+        original = base + (scale - counted_from(schedule)) * (conditional - unconditional)
+        assert torch.equal(scheduler.guide(conditional, unconditional, timestep), original)
+
+
+@pytest.mark.parametrize("schedule", GUIDANCE_SCHEDULES)
+@pytest.mark.parametrize("scale", [1.0, 0.5, 0.0, -2.0])
+def test_a_scale_of_1_or_less_is_no_guidance_for_any_schedule(schedule, scale):
+    scheduler = MaskGitScheduler(MASK, guidance_scale=scale, guidance_schedule=schedule)
+    assert scheduler.guidance_scales == [1.0] * 8
+    assert not any(map(scheduler.needs_unconditional, scheduler.timesteps))
 
 
 @pytest.mark.parametrize(
     ("guidance", "needed"),
     [
         ({"guidance_scale": 3.0, "guidance_schedule": "constant"}, [True] * 8),
-        ({"guidance_scale": 0.0, "guidance_schedule": "constant"}, [False] * 8),
+        ({"guidance_scale": 1.0, "guidance_schedule": "constant"}, [False] * 8),
         ({"guidance_scale": 3.0, "guidance_schedule": "linear"}, [False] + [True] * 7),
         ({"guidance_scale": 3.0, "guidance_schedule": "power-cosine"}, [False] + [True] * 7),
         ({"guidance_scale": 1.0, "guidance_schedule": "power-cosine"}, [False] * 8),
@@ -358,6 +386,28 @@ def test_saved_settings_come_back(tmp_path):
     assert torch.equal(reloaded.timesteps, scheduler.timesteps)
     changed = MaskGitScheduler.from_config(reloaded.config, temperature=1.5)
     assert changed.config.temperature == 1.5 and changed.config.guidance_scale == 6.9
+
+
+@pytest.mark.parametrize(("schedule", "present"), [("constant", 4.5), ("linear", 4.5), ("power-cosine", 3.5)])
+def test_a_scale_saved_before_1_was_no_guidance_is_translated(tmp_path, schedule, present):
+    scheduler = MaskGitScheduler(MASK, guidance_scale=present, guidance_schedule=schedule)
+    scheduler.save_pretrained(tmp_path)
+    path = tmp_path / "scheduler_config.json"
+    config = json.loads(path.read_text())
+    assert config.pop("_no_guidance") == 1.0  # such files did not have this
+    path.write_text(json.dumps(config | {"guidance_scale": 3.5}))
+
+    old = MaskGitScheduler.from_pretrained(tmp_path)
+    assert old.config.guidance_scale == present and old.guidance_scales == scheduler.guidance_scales
+    assert MaskGitScheduler.from_config(json.loads(path.read_text())).config.guidance_scale == present
+    assert MaskGitScheduler.from_pretrained(tmp_path, guidance_scale=2.0).config.guidance_scale == 2.0
+    assert MaskGitScheduler.from_config(old.config).config.guidance_scale == present  # translated once
+    old.save_pretrained(tmp_path)
+    assert MaskGitScheduler.from_pretrained(tmp_path).config.guidance_scale == present
+
+
+def test_settings_that_were_not_saved_are_in_present_numbers():
+    assert MaskGitScheduler.from_config({"mask_token_id": MASK, "guidance_scale": 3.5}).config.guidance_scale == 3.5
 
 
 def test_plain_timesteps_are_the_configured_ones():

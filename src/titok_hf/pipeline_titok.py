@@ -325,7 +325,7 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
             class_labels: number or name of a class, or a list of them.
             num_images_per_class: images for each entry of `class_labels`, one after the other.
             num_inference_steps: sampling steps, at most 5000.
-            guidance_scale: strength of the classifier-free guidance.
+            guidance_scale: strength of the classifier-free guidance; 1 or less is none, which needs half the work.
             temperature: weight of the Gumbel noise at the first step.
             generator: source of all random numbers; with one for each image, images do not depend on one another.
             init_codes: codes of images to start from, int64, shape (entries of `class_labels`, num_latent_tokens). One

@@ -7,7 +7,7 @@ the confidences, and a guidance scale that may vary from step to step.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from diffusers.utils import BaseOutput
 
 from .accepted_values import can_look_at, check_finite, check_generator, real_number, whole_number
 from .checkpoints.mixin import ReaderMixin
+from .guidance_scales import NO_GUIDANCE, NO_GUIDANCE_KEY, with_present_scale
 
 MASK_SCHEDULES = ("arccos", "cosine", "linear", "root")
 GUIDANCE_SCHEDULES = ("constant", "linear", "power-cosine")
@@ -26,8 +27,8 @@ MAX_INFERENCE_STEPS = 5000
 """With more steps, neighbouring timesteps of the cosine schedule are the same float32 number."""
 
 SAMPLER_VARIANTS: dict[str, dict[str, Any]] = {
-    "l32": {"num_inference_steps": 8, "temperature": 9.5, "guidance_scale": 4.5, "guidance_schedule": "linear"},
-    "b64": {"num_inference_steps": 8, "temperature": 11.0, "guidance_scale": 3.0, "guidance_schedule": "linear"},
+    "l32": {"num_inference_steps": 8, "temperature": 9.5, "guidance_scale": 5.5, "guidance_schedule": "linear"},
+    "b64": {"num_inference_steps": 8, "temperature": 11.0, "guidance_scale": 4.0, "guidance_schedule": "linear"},
     "s128": {
         "num_inference_steps": 64,
         "temperature": 2.8,
@@ -35,8 +36,8 @@ SAMPLER_VARIANTS: dict[str, dict[str, Any]] = {
         "guidance_schedule": "power-cosine",
     },
 }
-"""The settings of the published ImageNet 256 benchmark, all with softmax temperature annealing. Those of the 512 pixel
-models were not published."""
+"""The settings of the published ImageNet 256 benchmark, all with softmax temperature annealing; those of the 512 pixel
+models were not published. A linear scale is larger by 1 than in the original's files (see `guidance_scales`)."""
 
 
 @dataclass
@@ -105,10 +106,9 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
         temperature: weight of the Gumbel noise on logits and on confidences, at least 0; it falls linearly to 0 in
             the last step.
         softmax_temperature_annealing: divide the logits by 0.5 + 0.8 (1 - progress), from about 1.3 down to 0.5.
-        guidance_scale: strength of the classifier-free guidance. `"constant"` and `"linear"` compute
-            `conditional + scale (conditional - unconditional)`, where 0 is no guidance; `"power-cosine"` computes
-            `unconditional + scale (conditional - unconditional)`, where 1 is none.
-        guidance_schedule: `"constant"`; `"linear"`, rising from 0 at the first step towards the scale; or
+        guidance_scale: strength of the classifier-free guidance,
+            `unconditional + scale (conditional - unconditional)` as in diffusers: 1 or less is no guidance.
+        guidance_schedule: `"constant"`; `"linear"`, rising from 1 at the first step towards the scale; or
             `"power-cosine"`, rising from 1 along half a cosine wave (MDT, arXiv 2303.14389).
         guidance_power: exponent of the progress in `"power-cosine"`; with a larger one, guidance begins later.
         guidance_interval: first and last progress, in [0, 1], of the steps with guidance (arXiv 2404.07724); None for
@@ -130,7 +130,7 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
         num_inference_steps: int = 8,
         temperature: float = 4.5,
         softmax_temperature_annealing: bool = False,
-        guidance_scale: float = 3.0,
+        guidance_scale: float = 4.0,
         guidance_schedule: str = "constant",
         guidance_power: float = 3.0,
         guidance_interval: Sequence[float] | None = None,
@@ -149,6 +149,7 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
             temperature=real_number("temperature", temperature, lowest=0),
             guidance_scale=real_number("guidance_scale", guidance_scale),
             guidance_power=real_number("guidance_power", guidance_power, lowest=0),
+            **{NO_GUIDANCE_KEY: NO_GUIDANCE},
         )
         if guidance_interval is not None and not _is_interval(guidance_interval):
             raise ValueError(
@@ -156,6 +157,16 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
                 "Give two numbers, 0 <= first <= last <= 1, or None to guide every step."
             )
         self.set_timesteps()
+
+    @classmethod
+    def from_config(cls, config: Any, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """
+        As in diffusers. The guidance scale of a configuration that an earlier version saved, which counted from the
+        conditional logits, is translated; one in `kwargs` is not.
+        """
+        if isinstance(config, Mapping):
+            config = with_present_scale(config)
+        return super().from_config(config, return_unused_kwargs, **kwargs)
 
     @classmethod
     def from_variant(cls, name: str, mask_token_id: int = 4096, **overrides: Any) -> MaskGitScheduler:
@@ -217,12 +228,12 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
 
     def needs_unconditional(self, timestep: float | torch.Tensor) -> bool:
         """Whether this step is guided, so that it needs unconditional logits. ValueError for an unknown timestep."""
-        return self.guidance_scales[self._index(timestep)] != self._neutral_guidance_scale
+        return self.guidance_scales[self._index(timestep)] > NO_GUIDANCE
 
     def guide(
         self, conditional: torch.Tensor, unconditional: torch.Tensor, timestep: float | torch.Tensor
     ) -> torch.Tensor:
-        """Classifier-free guidance (arXiv 2207.12598) with the scale of this step.
+        """Classifier-free guidance (arXiv 2207.12598) with the scale of this step: 1 gives the conditional logits.
 
         Args:
             conditional: logits of the model given the class, float, shape (batch, num_latent_tokens, codebook_size).
@@ -235,8 +246,10 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
         """
         scale = self.guidance_scales[self._index(timestep)]
         conditional, unconditional = _at_least_float32(conditional), _at_least_float32(unconditional)
-        base = unconditional if self.config.guidance_schedule == "power-cosine" else conditional
-        return base + scale * (conditional - unconditional)
+        if self.config.guidance_schedule == "power-cosine":
+            return unconditional + scale * (conditional - unconditional)
+        # The same formula, rounded as the original rounds it.
+        return conditional + (scale - NO_GUIDANCE) * (conditional - unconditional)
 
     def step(
         self,
@@ -328,26 +341,22 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
         chosen = noise.argsort(dim=1) < num_masked(shares, num_tokens)
         return original_samples.masked_fill(chosen, self.config.mask_token_id)
 
-    @property
-    def _neutral_guidance_scale(self) -> float:
-        return 1.0 if self.config.guidance_schedule == "power-cosine" else 0.0
-
     def _mask_ratios_at(self, progress: list[float]) -> torch.Tensor:
         # On the CPU whatever the default device is: some accelerators have no float64.
         return mask_ratio(torch.tensor(progress, dtype=torch.float64, device="cpu"), self.config.mask_schedule)
 
     def _guidance_scale_at(self, progress: float) -> float:
         first, last = self.config.guidance_interval or (0.0, 1.0)
-        if not first <= progress <= last:
-            return self._neutral_guidance_scale
-        scale = self.config.guidance_scale
+        added = self.config.guidance_scale - NO_GUIDANCE
+        if added <= 0 or not first <= progress <= last:
+            return NO_GUIDANCE
         if self.config.guidance_schedule == "constant":
-            return scale
+            return NO_GUIDANCE + added
         if self.config.guidance_schedule == "linear":
-            return scale * progress
+            return NO_GUIDANCE + added * progress
         # float32 as in the original, where the scale of the first of many steps is exactly 1.
         angle = torch.tensor(progress**self.config.guidance_power * math.pi, dtype=torch.float32, device="cpu")
-        return (1 + (scale - 1) * (1 - angle.cos()) / 2).item()
+        return (NO_GUIDANCE + added * (1 - angle.cos()) / 2).item()
 
     def _mask_length(self, index: int, is_masked: torch.Tensor) -> torch.Tensor:
         """Number of tokens of each image to mask again, (batch, 1)."""

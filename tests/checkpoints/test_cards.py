@@ -1,6 +1,7 @@
 """Model cards: what they say, that their Python runs, and that a person's card is left alone."""
 
 import ast
+import json
 import re
 import shutil
 import subprocess
@@ -63,6 +64,15 @@ def test_a_saved_pipeline_has_a_card_that_describes_it(folder):
     assert "# tiny\n" in card and "it turns an image into 8 codes of 16" in card and "| classes | 3 |" in card
     assert "| `temperature` | 2.0 |" in card and "| `guidance_schedule` | linear |" in card
     assert "Nothing was measured" in card and is_generated(card)
+
+
+def test_a_card_tells_the_guidance_scale_that_the_folder_loads_with(folder):
+    path = folder / "scheduler" / "scheduler_config.json"
+    saved = json.loads(path.read_text())
+    del saved["_no_guidance"]  # as a version wrote it whose linear scales were smaller by 1
+    path.write_text(json.dumps(saved | {"guidance_scale": 4.5}))
+    assert TiTokPipeline.from_pretrained(folder).scheduler.config.guidance_scale == 5.5
+    assert "| `guidance_scale` | 5.5 |" in model_card(folder, CardContent())
 
 
 def test_measured_numbers_have_their_commands_and_published_ones_their_paper(folder):

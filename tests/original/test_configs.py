@@ -1,6 +1,7 @@
 """Configurations of the original, of all ages, to ours and back."""
 
 import copy
+from pathlib import Path
 
 import pytest
 
@@ -76,6 +77,27 @@ def test_generators_come_back(name):
     if name == "s128":  # its dropout is configured and not used
         wanted |= {"dropout": 0.0, "attn_drop": 0.0}
     assert exported["model"]["generator"] == wanted
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "power-cosine"])
+@pytest.mark.parametrize("scale", [0, 0.1, 1.1, 4.5, 2.3])
+def test_guidance_scales_come_back_to_the_digit(l32, schedule, scale):
+    section = l32["model"]["generator"]
+    section |= {"guidance_decay": schedule, "guidance_scale": scale}
+    settings = scheduler_config(l32)
+    assert settings["guidance_scale"] == (scale if schedule == "power-cosine" else float(str(scale + 1)[:3]))
+    exported = original_generator_config(generator_config(l32), MaskGitScheduler(**settings).config)
+    no_guidance = 1 if schedule == "power-cosine" else 0
+    assert exported["model"]["generator"]["guidance_scale"] == max(scale, no_guidance)
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_the_guide_tells_both_numbers_of_a_guidance_scale(name):
+    section = manifest(f"generator_{name}")["config"]["model"]["generator"]
+    ours = scheduler_config(manifest(f"generator_{name}")["config"])["guidance_scale"]
+    guide = (Path(__file__).parents[2] / "docs" / "original_checkpoints.md").read_text(encoding="utf-8")
+    row = f"| `{name}` | {section['guidance_decay']} | {section['guidance_scale']} | {ours} |"
+    assert row in guide
 
 
 def test_a_reference_takes_the_type_of_what_it_refers_to(l32):

@@ -78,7 +78,7 @@ def test_a_subclass_stays_a_subclass(folders):
 
 def test_a_scheduler_takes_the_published_settings(folders, tmp_path):
     scheduler = MaskGitScheduler.from_pretrained(folders[1])
-    assert (scheduler.config.guidance_scale, scheduler.config.guidance_schedule) == (4.5, "linear")
+    assert (scheduler.config.guidance_scale, scheduler.config.guidance_schedule) == (5.5, "linear")
     assert scheduler.config.softmax_temperature_annealing and scheduler.config.mask_token_id == 16
     (tmp_path / "generator.bin").touch()
     named = MaskGitScheduler.from_pretrained(tmp_path / "generator.bin", original_variant="s128")
@@ -87,7 +87,7 @@ def test_a_scheduler_takes_the_published_settings(folders, tmp_path):
 
 def test_a_pipeline_of_originals_generates(folders):
     pipe = TiTokPipeline.from_original(*folders)
-    assert pipe.scheduler.config.guidance_scale == 4.5
+    assert pipe.scheduler.config.guidance_scale == 5.5
     generator = torch.Generator().manual_seed(0)
     output = pipe(["golden retriever", 207], num_inference_steps=2, generator=generator)
     assert [image.size for image in output.images] == [(32, 32)] * 2
@@ -154,5 +154,5 @@ print(model.config.codebook_size, scheduler.config.guidance_scale)
             [sys.executable, "-c", code], env=environment | {"HF_HUB_DISABLE_XET": "1"}, capture_output=True, text=True
         )
     assert process.returncode == 0, process.stderr
-    assert process.stdout.split() == ["16", "4.5"]
+    assert process.stdout.split() == ["16", "5.5"]
     assert sorted(set(fetched)) == ["config.json", "model.safetensors"]

@@ -70,7 +70,8 @@ def test_sampling_equals_the_original(generator):
         num_inference_steps=case["num_sample_steps"],
         temperature=case["randomize_temperature"],
         softmax_temperature_annealing=case["softmax_temperature_annealing"],
-        guidance_scale=case["guidance_scale"],
+        # Constant and linear scales of the original are added to the conditional logits, and smaller by 1.
+        guidance_scale=case["guidance_scale"] + (case["guidance_decay"] != "power-cosine"),
         guidance_schedule=case["guidance_decay"],
         guidance_power=case["guidance_scale_pow"],
     )

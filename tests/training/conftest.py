@@ -121,7 +121,7 @@ def generator_values(tokenizer_values: dict[str, Any], tmp_path: Path) -> dict[s
     torch.manual_seed(2)
     TiTokModel(TiTokConfig(image_size=32, **TINY_TOKENIZER)).save_pretrained(tmp_path / "tokenizer")
     model = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    sampler = {"num_inference_steps": 3, "guidance_scale": 2.0, "guidance_schedule": "linear"}
+    sampler = {"num_inference_steps": 3, "guidance_scale": 3.0, "guidance_schedule": "linear"}
     values = {"kind": "generator", "tokenizer": str(tmp_path / "tokenizer"), "model": model, "sampler": sampler}
     return tokenizer_values | values
 

@@ -5,7 +5,14 @@ from typing import Any, Literal
 
 import pytest
 
-from titok_hf.training.recipes import RECIPES_FOLDER, RecipeError, build_recipe, load_recipe, recipe_to_yaml
+from titok_hf.training.recipes import (
+    RECIPES_FOLDER,
+    RecipeError,
+    build_recipe,
+    load_recipe,
+    read_recipe,
+    recipe_to_yaml,
+)
 
 
 @dataclass
@@ -145,6 +152,17 @@ def test_the_old_name_of_a_section_is_still_read_in_files_and_overrides(tmp_path
     old.write_text("cadence: {log_every: 7}\nintervals: {log_every: 8}\n")
     with pytest.raises(RecipeError, match="both cadence and intervals"):
         load_recipe(Run, old)
+
+
+def test_guidance_scales_of_recipes_of_earlier_versions_are_translated(tmp_path):
+    """They count from the conditional logits where the schedule is constant or linear, and are smaller by 1."""
+    recipe = tmp_path / "recipe.yaml"
+    sampler = "sampler: {guidance_scale: 4.5, guidance_schedule: linear}\n"
+    recipe.write_text("cadence: {log_every: 7}\n" + sampler)
+    assert read_recipe(recipe)["sampler"] == {"guidance_scale": 5.5, "guidance_schedule": "linear"}
+    assert read_recipe(recipe, ["sampler.guidance_scale=3.0"])["sampler"]["guidance_scale"] == 3.0
+    recipe.write_text("intervals: {log_every: 7}\n" + sampler)
+    assert read_recipe(recipe)["sampler"]["guidance_scale"] == 4.5
 
 
 def test_recipes_lie_in_the_package():

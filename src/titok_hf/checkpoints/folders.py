@@ -10,6 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from ..guidance_scales import with_present_scale
 from .layout import INDEX_NAME, VERSION_KEY, read_index, read_json, stored_tensors, variant_of
 
 
@@ -142,12 +143,15 @@ def describe(folder: Path) -> Description:
         places = {_SINGLE_PARTS[kind][0]: folder}
         if (folder / _CONFIGURATION_FILES["scheduler"]).is_file():
             places["scheduler"] = folder
+    configurations = {
+        part: read_json(place / _CONFIGURATION_FILES.get(part, "config.json")) for part, place in places.items()
+    }
+    if "scheduler" in configurations:
+        configurations["scheduler"] = with_present_scale(configurations["scheduler"])
     return Description(
         kind=kind,
         saved_by=index.get(VERSION_KEY),
-        configurations={
-            part: read_json(place / _CONFIGURATION_FILES.get(part, "config.json")) for part, place in places.items()
-        },
+        configurations=configurations,
         weights={part: read_weights(place) for part, place in places.items() if part != "scheduler"},
         classes=dict(sorted(classes.items())),
         has_image_processor=(folder / IMAGE_PROCESSOR_NAME).is_file(),

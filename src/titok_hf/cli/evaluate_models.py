@@ -152,7 +152,9 @@ def generation(
     network: Network = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same images.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps, if not those of the model.")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(min=0, help="If not that of the model.")] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(min=0, help="If not that of the model; 1 is no guidance.")
+    ] = None,
     temperature: Annotated[float | None, typer.Option(min=0, help="If not that of the model.")] = None,
     rounding: Annotated[
         Literal["truncate", "round"], typer.Option(help="To 8 bits; the published samples are truncated.")

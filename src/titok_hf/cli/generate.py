@@ -66,7 +66,9 @@ def generate(
     ] = None,
     guidance_scale: Annotated[
         float | None,
-        typer.Option(min=0, help="How closely to follow the class. By default the value saved with the model."),
+        typer.Option(
+            min=0, help="How closely to follow the class; 1 is no guidance. By default the value saved with the model."
+        ),
     ] = None,
     temperature: Annotated[
         float | None,

@@ -39,7 +39,10 @@ def sweep(
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the table and the plot.")] = Path("sweep"),
-    guidance_scale: _Values = None,
+    guidance_scale: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,...", help="Values to try; 1 is no guidance.", show_default=False),
+    ] = None,
     guidance_interval: Annotated[
         str | None,
         typer.Option(metavar="A:B,...", help='First and last progress with guidance; "all" is every step.'),

@@ -12,6 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from titok_hf.configuration_titok import VIT_FIELDS, VIT_SIZES, TiTokConfig
+from titok_hf.guidance_scales import from_original, original_scale
 
 _REFERENCE = re.compile(r"\$\{([^{}]*)\}")
 # Configurations have a few hundred values and chains of two references.
@@ -253,7 +254,7 @@ def scheduler_config(original: Mapping[str, Any]) -> dict[str, Any]:
     section, tokenizer = _Section(original, "model", "generator"), _Section(original, "model", "vq_model")
     section.require("num_steps", "randomize_temperature", "guidance_scale", "guidance_decay")
     tokenizer.require("codebook_size")
-    return {
+    settings = {
         "mask_token_id": tokenizer["codebook_size"],
         "num_inference_steps": section["num_steps"],
         "temperature": section["randomize_temperature"],
@@ -262,6 +263,7 @@ def scheduler_config(original: Mapping[str, Any]) -> dict[str, Any]:
         # The benchmark uses it, but the original's files do not say so.
         "softmax_temperature_annealing": True,
     }
+    return from_original(settings)
 
 
 def original_generator_config(config: Mapping[str, Any], scheduler: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -282,7 +284,7 @@ def original_generator_config(config: Mapping[str, Any], scheduler: Mapping[str,
         section |= {
             "num_steps": scheduler["num_inference_steps"],
             "randomize_temperature": scheduler["temperature"],
-            "guidance_scale": scheduler["guidance_scale"],
+            "guidance_scale": original_scale(scheduler),
             "guidance_decay": scheduler["guidance_schedule"],
         }
     tokenizer = {name: config[name] for name in ("codebook_size", "num_latent_tokens")}

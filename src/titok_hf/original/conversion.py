@@ -289,7 +289,7 @@ def _original_config(folder: Path, scheduler: Path | None = None) -> dict[str, A
         if network_fields(MaskGitVQGANConfig.from_pretrained(folder)) != network_fields(MaskGitVQGANConfig()):
             raise ValueError("The original's MaskGIT-VQGAN has one size, and this model has another.")
         return {}
-    settings = None if scheduler is None else MaskGitScheduler.load_config(scheduler)
+    settings = None if scheduler is None else MaskGitScheduler.from_pretrained(scheduler).config
     return original_generator_config(MaskGitTransformer1DModel.load_config(folder), settings)
 
 

@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from titok_hf.guidance_scales import from_original
+
 Recipe = TypeVar("Recipe")
 
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
@@ -128,6 +130,9 @@ def _with_new_sections(values: Mapping[str, Any]) -> dict[str, Any]:
     for old, new in _OLD_SECTIONS.items():
         if old in values and new in values:
             raise RecipeError(f"The recipe has both {old} and {new}, which is its new name. Keep {new}.")
+    if "cadence" in values and isinstance(values.get("sampler"), dict):
+        # Recipes of that age have the guidance scales of the original, too.
+        values = {**values, "sampler": from_original(values["sampler"])}
     return {_OLD_SECTIONS.get(key, key): value for key, value in values.items()}
 
 
