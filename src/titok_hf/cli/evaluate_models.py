@@ -17,13 +17,16 @@ from rich.markup import escape
 from ..checkpoints.atomic_files import write_atomically
 from ..extras import check_extra
 from .console import messages, progress_bar
-from .generate import check_can_generate
+from .generate import load_generator
 from .images import make_output_folder, save_image
 from .models import load_pipeline, model_name
-from .options import AsJson, BatchSize, Device
+from .options import AsJson, BatchSize, Device, GuidanceScale, Seed, Steps, Temperature
 
 if TYPE_CHECKING:
-    from titok_hf.evaluation.chunks import Processes
+    from PIL.Image import Image
+
+    from titok_hf.evaluation.chunks import ChunkFolder, Processes
+    from titok_hf.evaluation.evaluate_generation import GenerationPlan
     from titok_hf.evaluation.features import FeatureNetwork
     from titok_hf.evaluation.numbers import Report
     from titok_hf.pipeline_titok import TiTokPipeline
@@ -64,6 +67,38 @@ CropOption = Annotated[
 Lossy = Annotated[
     bool, typer.Option("--lossy", help="Accept JPEG files of the model's size, which were compressed after the crop.")
 ]
+Lpips = Annotated[
+    Literal["vgg", "alex", "squeeze"] | None,
+    typer.Option("--lpips", help="Measure LPIPS with this network of torchvision.", show_default=False),
+]
+Statistics = Annotated[
+    Path | None,
+    typer.Option(help="An npz file with other statistics to compare with; not for rFID.", show_default=False),
+]
+TrainingStatistics = Annotated[
+    bool, typer.Option("--training-statistics", help="Say that --reference is of training images.")
+]
+Rounding = Annotated[
+    Literal["truncate", "round"], typer.Option(help="To 8 bits; the published samples are truncated.")
+]
+Keep = Annotated[
+    Literal["npz", "parquet"] | None,
+    typer.Option(help="Keep the images in --output, in the layout of ADM or as a data set.", show_default=False),
+]
+GeneratedReference = Annotated[
+    str | None,
+    typer.Option(
+        help="What the images are compared with: an npz file of ADM (images or statistics), or a data set.",
+        show_default=False,
+    ),
+]
+TrainingData = Annotated[
+    str | None,
+    typer.Option(
+        help="The training images, to see whether generated images repeat them. --reference has to be a data set.",
+        show_default=False,
+    ),
+]
 Limit = Annotated[
     int | None, typer.Option("--limit", min=2, help="Use only so many images, evenly from the whole split.")
 ]
@@ -75,17 +110,9 @@ def reconstruction(
     split: Annotated[str, typer.Option(help="Of the data set; ImageNet's is validation.")] = "test",
     crop: CropOption = "center",
     network: Network = None,
-    lpips: Annotated[
-        Literal["vgg", "alex", "squeeze"] | None,
-        typer.Option(help="Measure LPIPS with this network of torchvision.", show_default=False),
-    ] = None,
-    reference: Annotated[
-        Path | None,
-        typer.Option(help="An npz file with other statistics to compare with; not for rFID.", show_default=False),
-    ] = None,
-    training_statistics: Annotated[
-        bool, typer.Option("--training-statistics", help="Say that --reference is of training images.")
-    ] = False,
+    lpips: Lpips = None,
+    reference: Statistics = None,
+    training_statistics: TrainingStatistics = False,
     lossy: Lossy = False,
     limit: Limit = None,
     output: Folder = None,
@@ -128,48 +155,24 @@ def reconstruction(
     with _work(output, plan, len(images), batch_size, processes, "reconstructing") as (folder, progress):
         measures = Measures(features, lpips_network)
         found = evaluate_reconstruction(pipeline, images, measures, folder, statistics, progress)
-        if found is None:
-            return
-        report, pictures = found
-        for name, picture in pictures.items():
-            save_image(picture, folder.folder / f"{name}.png")
-        _finish(report, model, plan, processes, folder.folder if output else None, as_json)
-        folder.clear()
+        if found is not None:
+            _finish(found, plan, processes, folder, output, as_json)
 
 
 def generation(
     model: ModelArgument,
     num_images: Annotated[int, typer.Option("--num-images", "-n", min=2, help="Of all classes together.")] = 50_000,
-    reference: Annotated[
-        str | None,
-        typer.Option(
-            help="What the images are compared with: an npz file of ADM (images or statistics), or a data set.",
-            show_default=False,
-        ),
-    ] = None,
+    reference: GeneratedReference = None,
     split: Annotated[str, typer.Option(help="Of a reference that is a data set.")] = "test",
     crop: CropOption = "center",
     network: Network = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same images.")] = 0,
-    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps, if not those of the model.")] = None,
-    guidance_scale: Annotated[
-        float | None, typer.Option(min=0, help="If not that of the model; 1 is no guidance.")
-    ] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, help="If not that of the model.")] = None,
-    rounding: Annotated[
-        Literal["truncate", "round"], typer.Option(help="To 8 bits; the published samples are truncated.")
-    ] = "truncate",
-    keep: Annotated[
-        Literal["npz", "parquet"] | None,
-        typer.Option(help="Keep the images in --output, in the layout of ADM or as a data set.", show_default=False),
-    ] = None,
-    training_data: Annotated[
-        str | None,
-        typer.Option(
-            help="The training images, to see whether generated images repeat them. --reference has to be a data set.",
-            show_default=False,
-        ),
-    ] = None,
+    seed: Seed = 0,
+    steps: Steps = None,
+    guidance_scale: GuidanceScale = None,
+    temperature: Temperature = None,
+    rounding: Rounding = "truncate",
+    keep: Keep = None,
+    training_data: TrainingData = None,
     training_split: Annotated[str, typer.Option(help="Of the training images.")] = "train",
     lossy: Lossy = False,
     output: Folder = None,
@@ -187,6 +190,50 @@ def generation(
 
     `titok-hf evaluate generation user/titok --reference VIRTUAL_imagenet256_labeled.npz --network inception.pth`
     """
+    _check_generation(network, reference, keep, training_data, output)
+    from titok_hf.evaluation.evaluate_generation import GenerationPlan, evaluate_generation
+    from titok_hf.evaluation.features import FeatureNetwork
+
+    processes = _processes(device, output)
+    features = None if network is None else FeatureNetwork(network, processes.device)
+    pipeline = load_generator(model, str(processes.device))
+    settings = _given(num_inference_steps=steps, guidance_scale=guidance_scale, temperature=temperature)
+    images = GenerationPlan(num_images, pipeline.classes.num_classes, seed, rounding, settings)
+    size = pipeline.tokenizer.config.image_size
+    compared_with = _reference(reference, split, size, crop, lossy)
+    trained_on = _reference(training_data, training_split, size, crop, lossy)
+    keeps_images = keep is not None or training_data is not None
+    plan = {
+        "command": "generation",
+        "model": model_identity(pipeline, model),
+        "seed": seed,
+        "rounding": rounding,
+        "sampler": _sampler(pipeline) | settings,
+        "network": None if features is None else features.name,
+        "keeps_images": keeps_images,
+    }
+    with _work(output, plan, num_images, batch_size, processes, "generating") as (folder, progress):
+        found = evaluate_generation(
+            pipeline, images, features, folder, compared_with, keeps_images, trained_on, progress
+        )
+        if found is not None:
+            _keep_images(keep, folder, images, pipeline.id2label)
+            _finish(found, plan, processes, folder, output, as_json)
+
+
+def _given(**settings: float | None) -> dict[str, Any]:
+    """The settings whose options were given."""
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _sampler(pipeline: TiTokPipeline) -> dict[str, Any]:
+    return {name: value for name, value in pipeline.scheduler.config.items() if name[0] != "_"}
+
+
+def _check_generation(
+    network: str | None, reference: str | None, keep: str | None, training_data: str | None, output: Path | None
+) -> None:
+    """ValueError if the options of `evaluate generation` contradict one another."""
     if keep is not None and output is None:
         raise ValueError("--keep needs a folder for the images. Name one with --output.")
     if training_data is not None and (reference is None or reference.endswith(".npz")):
@@ -201,45 +248,15 @@ def generation(
             f"There is no network for the metrics. Download {INCEPTION_URL} and name the file with --network, or name "
             "an image classifier. To generate images alone, use --keep without --reference."
         )
-    from titok_hf.evaluation.evaluate_generation import GenerationPlan, evaluate_generation, save_npz, save_parquet
-    from titok_hf.evaluation.features import FeatureNetwork
 
-    processes = _processes(device, output)
-    features = None if network is None else FeatureNetwork(network, processes.device)
-    pipeline = load_pipeline(model, str(processes.device))
-    check_can_generate(pipeline, model)
-    overrides = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "temperature": temperature}
-    settings = {name: value for name, value in overrides.items() if value is not None}
-    images = GenerationPlan(num_images, pipeline.classes.num_classes, seed, rounding, settings)
-    size = pipeline.tokenizer.config.image_size
-    compared_with = _reference(reference, split, size, crop, lossy)
-    trained_on = _reference(training_data, training_split, size, crop, lossy)
-    keeps_images = keep is not None or trained_on is not None
-    plan = {
-        "command": "generation",
-        "model": model_identity(pipeline, model),
-        "seed": seed,
-        "rounding": rounding,
-        "sampler": {name: value for name, value in pipeline.scheduler.config.items() if name[0] != "_"} | settings,
-        "network": None if features is None else features.name,
-        "keeps_images": keeps_images,
-    }
-    with _work(output, plan, num_images, batch_size, processes, "generating") as (folder, progress):
-        found = evaluate_generation(
-            pipeline, images, features, folder, compared_with, keeps_images, trained_on, progress
-        )
-        if found is None:
-            return
-        report, pictures = found
-        for name, picture in pictures.items():
-            save_image(picture, folder.folder / f"{name}.png")
-        if keep == "npz":
-            save_npz(folder, images, folder.folder / "images.npz")
-        elif keep == "parquet":
-            names = pipeline.id2label
-            save_parquet(folder, images, folder.folder / "images.parquet", lambda label: names.get(label, str(label)))
-        _finish(report, model, plan, processes, folder.folder if output else None, as_json)
-        folder.clear()
+
+def _keep_images(keep: str | None, folder: ChunkFolder, images: GenerationPlan, names: dict[int, str]) -> None:
+    from titok_hf.evaluation.evaluate_generation import save_npz, save_parquet
+
+    if keep == "npz":
+        save_npz(folder, images, folder.folder / "images.npz")
+    elif keep == "parquet":
+        save_parquet(folder, images, folder.folder / "images.parquet", lambda label: names.get(label, str(label)))
 
 
 def _reference(reference: str | None, split: str, size: int, crop: Any, lossy: bool) -> Any:
@@ -304,9 +321,17 @@ def _work(
 
 
 def _finish(
-    report: Report, model: str | None, plan: dict[str, Any], processes: Processes, output: Path | None, as_json: bool
+    found: tuple[Report, dict[str, Image]],
+    plan: dict[str, Any],
+    processes: Processes,
+    folder: ChunkFolder,
+    output: Path | None,
+    as_json: bool,
 ) -> None:
-    """Print the report and write it into the folder, with the command's settings and the versions."""
+    """
+    Print the report, write it into the folder with the command's settings and the versions, beside the pictures, and
+    remove the intermediate results.
+    """
     from dataclasses import replace
     from importlib.metadata import version
 
@@ -315,6 +340,9 @@ def _finish(
     from .. import __version__
     from .evaluate import show
 
+    report, pictures = found
+    for name, picture in pictures.items():
+        save_image(picture, folder.folder / f"{name}.png")
     is_gpu = processes.device.type == "cuda"
     conditions: dict[str, Any] = {
         "model": plan["model"],
@@ -332,6 +360,7 @@ def _finish(
     if output is not None:
         write_atomically(output / "report.json", (json.dumps(report.as_dict(), indent=2) + "\n").encode())
     show(report, None, as_json)
+    folder.clear()
 
 
 __all__ = ["generation", "reconstruction"]

@@ -20,7 +20,7 @@ from .images import (
     sheet_name,
 )
 from .models import load_pipeline, model_name
-from .options import AsJson, BatchSize, Device, Model
+from .options import AsJson, BatchSize, Device, GuidanceScale, Model, Seed, Steps, Temperature
 
 if TYPE_CHECKING:
     import torch
@@ -60,20 +60,10 @@ def generate(
     ],
     num_images: Annotated[int, typer.Option("--num-images", "-n", min=1, help="Images of each class.")] = 4,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the images.")] = Path("generated"),
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same images.")] = 0,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Sampling steps. By default the number saved with the model.")
-    ] = None,
-    guidance_scale: Annotated[
-        float | None,
-        typer.Option(
-            min=0, help="How closely to follow the class; 1 is no guidance. By default the value saved with the model."
-        ),
-    ] = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option(min=0, help="How random the choice of codes is. By default the value saved with the model."),
-    ] = None,
+    seed: Seed = 0,
+    steps: Steps = None,
+    guidance_scale: GuidanceScale = None,
+    temperature: Temperature = None,
     batch_size: BatchSize = 32,
     model: Model = None,
     device: Device = None,
@@ -88,8 +78,7 @@ def generate(
 
     `titok-hf generate all --steps 16`
     """
-    pipe = load_pipeline(model, device)
-    check_can_generate(pipe, model)
+    pipe = load_generator(model, device)
     labels = _labels(pipe, classes)
     names = [pipe.id2label.get(label, str(label)).split(",")[0].strip() for label in labels]
     make_output_folder(output)
@@ -139,11 +128,13 @@ def _generated(
             yield from zip(batch, images, strict=True)
 
 
-def check_can_generate(pipe: TiTokPipeline, model: str | None) -> None:
-    """Raise ValueError if the model is only a tokenizer."""
+def load_generator(model: str | None, device: str | None) -> TiTokPipeline:
+    """The pipeline of a model; ValueError if it is only a tokenizer."""
+    pipe = load_pipeline(model, device)
     if pipe.transformer is None:
         kind = "no generator" if pipe.tokenizer.config.has_codebook else "a KL model, which has no codes to generate"
         raise ValueError(f"{model_name(model)} is a tokenizer alone ({kind}). Name a pipeline with --model.")
+    return pipe
 
 
 def _labels(pipe: TiTokPipeline, classes: list[str]) -> list[int]:

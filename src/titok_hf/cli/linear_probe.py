@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,11 @@ from .evaluate_models import CropOption, Data, Lossy, ModelArgument, model_ident
 from .images import check_can_be_written
 from .models import load_pipeline
 from .options import AsJson, BatchSize, Device
+
+if TYPE_CHECKING:
+    from titok_hf.evaluation.images import EvaluationImages
+    from titok_hf.evaluation.linear_probe import ProbeResult
+    from titok_hf.evaluation.numbers import Report
 
 
 def linear_probe(
@@ -53,7 +58,6 @@ def linear_probe(
     pipe = load_pipeline(model, device)
     from titok_hf.evaluation.images import EvaluationImages
     from titok_hf.evaluation.linear_probe import linear_probe as probe
-    from titok_hf.evaluation.numbers import Convention, Report
 
     config = pipe.tokenizer.config
     train, test = (
@@ -67,28 +71,35 @@ def linear_probe(
         task = bar.add_task("encoding", total=len(train) + len(test))
         learnt, tested = (each.batches(batch_size, lambda count: bar.advance(task, count)) for each in (train, test))
         results = probe(pipe.tokenizer.eval(), learnt, tested, len(names), l2)
+    conditions = {
+        "model": model_identity(pipe, model),
+        "num_latent_tokens": config.num_latent_tokens,
+        "classes": len(names),
+    }
+    show(_report(results, train, test, l2, conditions), output, as_json)
+
+
+def _report(
+    results: list[ProbeResult], train: EvaluationImages, test: EvaluationImages, l2: float, conditions: dict[str, Any]
+) -> Report:
+    from titok_hf.evaluation.numbers import Convention, Report
+
     convention = Convention(
-        crop=crop,
-        split=test_split,
-        image_size=(config.image_size, config.image_size),
+        crop=test.crop,
+        split=test.split,
+        image_size=(test.image_size, test.image_size),
         num_images=len(test),
         reference=test.name,
         method=f"logistic regression on standardised features, L2 {l2:g}, solved by L-BFGS, trained on "
-        f"{len(train)} images of split {train_split}",
+        f"{len(train)} images of split {train.split}",
     )
     warnings = tuple(
         f"The classifier on {each.features} tokens, {each.pooling}, did not reach its minimum. Raise --l2."
         for each in results
         if not each.converged
     )
-    conditions = {
-        "model": model_identity(pipe, model),
-        "num_latent_tokens": config.num_latent_tokens,
-        "classes": len(names),
-    }
     values = {f"probe_accuracy_{each.features}_{each.pooling}": each.test_accuracy for each in results}
-    details = {"probes": [asdict(each) for each in results]}
-    show(Report(values, convention, conditions, details, warnings), output, as_json)
+    return Report(values, convention, conditions, {"probes": [asdict(each) for each in results]}, warnings)
 
 
 __all__ = ["linear_probe"]

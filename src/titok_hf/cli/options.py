@@ -36,3 +36,21 @@ Variant = Annotated[
     str | None,
     typer.Option("--variant", metavar="NAME", help='Weights of a variant only, such as "fp16".', show_default=False),
 ]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same images.")]
+Steps = Annotated[
+    int | None, typer.Option("--steps", min=1, help="Sampling steps. By default the number saved with the model.")
+]
+GuidanceScale = Annotated[
+    float | None,
+    typer.Option(
+        "--guidance-scale",
+        min=0,
+        help="How closely to follow the class; 1 is no guidance. By default the value saved with the model.",
+    ),
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        "--temperature", min=0, help="How random the choice of codes is. By default the value saved with the model."
+    ),
+]

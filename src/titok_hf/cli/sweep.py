@@ -13,48 +13,55 @@ from rich.table import Table
 from ..extras import check_extra
 from .console import answer, bold, progress_bar
 from .evaluate_models import CropOption, Data, Lossy, ModelArgument, model_identity
+from .generate import load_generator
 from .images import make_output_folder
-from .models import load_pipeline, model_name
 from .options import AsJson, BatchSize, Device
 
 if TYPE_CHECKING:
     from titok_hf.evaluation.frechet import FrechetDistance
     from titok_hf.evaluation.images import EvaluationImages
-    from titok_hf.evaluation.sweep import Measured
+    from titok_hf.evaluation.sweep import Measured, SweepRecord
     from titok_hf.pipeline_titok import TiTokPipeline
 
 _ROWS_SHOWN = 10
+_Network = Annotated[
+    str,
+    typer.Option(
+        "--network",
+        help="The network of the Fréchet distance: the file of Inception weights, or a folder or Hub id of an image "
+        "classifier.",
+        show_default=False,
+    ),
+]
+_Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the table and the plot.")]
+_Scales = Annotated[
+    str | None, typer.Option(metavar="A,B,...", help="Values to try; 1 is no guidance.", show_default=False)
+]
+_Intervals = Annotated[
+    str | None, typer.Option(metavar="A:B,...", help='First and last progress with guidance; "all" is every step.')
+]
+_Search = Annotated[
+    Literal["grid", "hill-climb"],
+    typer.Option(help="Every combination, or from neighbour to better neighbour until none is better."),
+]
+_WriteBest = Annotated[
+    bool, typer.Option("--write-best", help="Make the best setting the default of the MODEL folder.")
+]
 _Values = Annotated[str | None, typer.Option(metavar="A,B,...", help="Values to try.", show_default=False)]
 
 
 def sweep(
     model: ModelArgument,
     data: Data,
-    network: Annotated[
-        str,
-        typer.Option(
-            help="The network of the Fréchet distance: the file of Inception weights, or a folder or Hub id of an "
-            "image classifier.",
-            show_default=False,
-        ),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the table and the plot.")] = Path("sweep"),
-    guidance_scale: Annotated[
-        str | None,
-        typer.Option(metavar="A,B,...", help="Values to try; 1 is no guidance.", show_default=False),
-    ] = None,
-    guidance_interval: Annotated[
-        str | None,
-        typer.Option(metavar="A:B,...", help='First and last progress with guidance; "all" is every step.'),
-    ] = None,
+    network: _Network,
+    output: _Output = Path("sweep"),
+    guidance_scale: _Scales = None,
+    guidance_interval: _Intervals = None,
     temperature: _Values = None,
     steps: _Values = None,
     guidance_schedule: _Values = None,
     mask_schedule: _Values = None,
-    search: Annotated[
-        Literal["grid", "hill-climb"],
-        typer.Option(help="Every combination, or from neighbour to better neighbour until none is better."),
-    ] = "grid",
+    search: _Search = "grid",
     num_images: Annotated[int, typer.Option("--num-images", "-n", min=2, help="Images of each setting.")] = 1000,
     num_real: Annotated[int, typer.Option(min=2, help="Real images, evenly spaced over the split.")] = 10_000,
     split: Annotated[str, typer.Option(help="Split of the real images.")] = "train",
@@ -62,15 +69,12 @@ def sweep(
     lossy: Lossy = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the images, the same for every setting.")] = 0,
     batch_size: BatchSize = 100,
-    write_best: Annotated[
-        bool, typer.Option("--write-best", help="Make the best setting the default of the MODEL folder.")
-    ] = False,
+    write_best: _WriteBest = False,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """
     Try settings of the sampler with a few images each, and measure their Fréchet distance from real images.
-
     The same command goes on where a killed one stopped. Settings that are not given stay as the model has them.
 
     **Example**
@@ -78,47 +82,63 @@ def sweep(
     `titok-hf sweep my-model my-images --network my-classifier --guidance-scale 1,2,3,4 --temperature 1,2,4 -o sweep`
     """
     check_extra("eval", "datasets", "matplotlib", "torchmetrics")
-    texts = {
-        "guidance_scale": guidance_scale,
-        "guidance_interval": guidance_interval,
-        "temperature": temperature,
-        "num_inference_steps": steps,
-        "guidance_schedule": guidance_schedule,
-        "mask_schedule": mask_schedule,
-    }
-    axes = _axes({name: text for name, text in texts.items() if text is not None})
-    if write_best and not Path(model, "scheduler").is_dir():
-        raise ValueError(f"--write-best changes the files of a folder, and {model} is no folder of a pipeline here.")
+    axes = _axes(
+        guidance_scale=guidance_scale,
+        guidance_interval=guidance_interval,
+        temperature=temperature,
+        num_inference_steps=steps,
+        guidance_schedule=guidance_schedule,
+        mask_schedule=mask_schedule,
+    )
     make_output_folder(output)
-    pipe = load_pipeline(model, device)
-    if pipe.transformer is None:
-        raise ValueError(f"{model_name(model)} is a tokenizer alone. Name a pipeline with a generator.")
-    from titok_hf.evaluation.sweep import SettingMeter, SweepRecord, scheduler_with, setting_of, write_setting
-    from titok_hf.evaluation.sweep import sweep as run
-
-    for name, tried in axes.items():
-        for value in tried:
-            scheduler_with(pipe.scheduler, {name: value})  # raises an error before the work
+    pipe = _generator(model, device, axes, write_best)
     from titok_hf.evaluation.frechet import FrechetDistance
     from titok_hf.evaluation.images import EvaluationImages
+    from titok_hf.evaluation.sweep import SettingMeter, SweepRecord, setting_of
+    from titok_hf.evaluation.sweep import sweep as run
 
     images = EvaluationImages(data, split, pipe.tokenizer.config.image_size, crop, num_real, lossy)
     distance = FrechetDistance(network, pipe.device)
-    convention = _convention(pipe, model, images, distance)
-    convention |= {"num_images": num_images, "images": f"class i modulo the number of classes, seed {seed}"}
+    convention = _convention(pipe, model, images, distance, num_images, seed)
     record = SweepRecord(output, convention)
     with progress_bar() as bar:
-        task = bar.add_task("real images", total=len(images))
-        for pixels, _ in images.batches(100, lambda count: bar.advance(task, count)):
+        reading = bar.add_task("real images", total=len(images))
+        for pixels, _ in images.batches(100, lambda count: bar.advance(reading, count)):
             distance.update(pixels.float() / 255, real=True)
-    measure = SettingMeter(pipe, distance, num_images, seed, batch_size)
-    with progress_bar() as bar:
+        measure = SettingMeter(pipe, distance, num_images, seed, batch_size)
         combinations = math.prod(len(set(map(str, tried))) for tried in axes.values())
         task = bar.add_task("settings", total=combinations if search == "grid" else None)
         best = run(setting_of(pipe.scheduler), axes, measure, record, search, lambda _: bar.advance(task))
-    plot = _draw(record.measured, list(axes), output / "sweep.png")
-    if write_best:
-        write_setting(model, best.setting)
+    _show(best, record, list(axes), convention, model if write_best else None, as_json)
+
+
+def _generator(model: str, device: str | None, axes: dict[str, list[Any]], write_best: bool) -> TiTokPipeline:
+    """The pipeline; ValueError if it cannot generate or be written, or its scheduler refuses a value to try."""
+    if write_best and not Path(model, "scheduler").is_dir():
+        raise ValueError(f"--write-best changes the files of a folder, and {model} is no folder of a pipeline here.")
+    pipe = load_generator(model, device)
+    from titok_hf.evaluation.sweep import scheduler_with
+
+    for name, tried in axes.items():
+        for value in tried:
+            scheduler_with(pipe.scheduler, {name: value})
+    return pipe
+
+
+def _show(
+    best: Measured,
+    record: SweepRecord,
+    axes: list[str],
+    convention: dict[str, Any],
+    changed_model: str | None,
+    as_json: bool,
+) -> None:
+    """Print the result, draw its plot beside the table, and write it into the model that is to change."""
+    from titok_hf.evaluation.sweep import write_setting
+
+    if changed_model is not None:
+        write_setting(changed_model, best.setting)
+    plot = _draw(record.measured, axes, record.table.parent / "sweep.png")
     values: dict[str, Any] = {
         "best": best.setting,
         "distance": best.distance,
@@ -126,20 +146,26 @@ def sweep(
         "settings": len(record.measured),
         "table": record.table,
         "plot": plot,
-        "written": write_best,
+        "written": changed_model is not None,
         "convention": convention,
     }
-    note = f"the best setting is now the default of {bold(model)}" if write_best else "keep it with --write-best"
+    note = (
+        f"the best setting is now the default of {bold(changed_model)}"
+        if changed_model
+        else "keep it with --write-best"
+    )
     summary = f"{len(record.measured)} settings in {bold(record.table)}, plot in {bold(plot)}; {note}"
-    answer(values, as_json, _table(record.measured, list(axes)), summary, *_lines(convention))
+    answer(values, as_json, _table(record.measured, axes), summary, *_lines(convention))
 
 
-def _axes(texts: dict[str, str]) -> dict[str, list[Any]]:
-    """The values of each axis that the options name."""
+def _axes(**texts: str | None) -> dict[str, list[Any]]:
+    """The values of each axis that the options name; None is an option that was not given."""
     from titok_hf.evaluation.sweep import AXES
 
     axes = {}
     for name, text in texts.items():
+        if text is None:
+            continue
         try:
             axes[name] = [AXES[name](value.strip()) for value in text.split(",")]
         except ValueError as error:
@@ -150,7 +176,7 @@ def _axes(texts: dict[str, str]) -> dict[str, list[Any]]:
 
 
 def _convention(
-    pipe: TiTokPipeline, model: str, images: EvaluationImages, distance: FrechetDistance
+    pipe: TiTokPipeline, model: str, images: EvaluationImages, distance: FrechetDistance, num_images: int, seed: int
 ) -> dict[str, Any]:
     """What the distances depend on beside the settings and the images that are made."""
     import torch
@@ -167,6 +193,8 @@ def _convention(
         "crop": images.crop,
         "device": pipe.device.type,
         "torch": torch.__version__,
+        "num_images": num_images,
+        "images": f"class i modulo the number of classes, seed {seed}",
     }
 
 

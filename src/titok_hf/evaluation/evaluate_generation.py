@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     from .images import EvaluationImages
 
 Rounding = Literal["truncate", "round"]
+_Reference = tuple[FeatureSet | None, tuple[Gaussian, Gaussian] | None]  # features of its images, stored statistics
 _SHOWN = 10  # rows and columns of the contact sheet
+_COMPARED_WITH_TRAINING = 1_000  # generated images that are searched among the training images
 
 
 @dataclass(frozen=True)
@@ -165,39 +167,46 @@ def evaluate_generation(
     real, stored = _reference_features(reference, network, folder)
     if folder.processes.rank:
         return None
-    values: dict[str, float] = {}
-    details: dict[str, Any] = {}
-    made = FeatureSet()
-    if network is not None:
-        hits = []
-        for arrays in folder.read("generation"):
-            features = features_from_arrays(arrays, "made_")
-            assert features is not None
-            made.update(features)
-            hits.append(arrays.get("hits", np.zeros(0, bool)))
-        distance_name = "fid" if network.is_inception else "frechet_distance"
-        values = set_metrics(made, real, stored, distance_name, network.device)
-        if knows_classes:
-            all_hits = np.concatenate(hits)
-            values["accuracy"] = float(all_hits.mean())
-            own = plan.labels.numpy()
-            details["by_class"] = {
-                name: {"accuracy": float(all_hits[own == label].mean())} for label, name in enumerate(names)
-            }
+    values, details, warnings = _measure(folder, plan, network, (real, stored), names)
     pictures = {"generated": _sheet(pipeline, plan)}
     if training is not None and reference is not None and not isinstance(reference, NpzFile):
         from .memorization import measure_memorization  # needs the extra `eval`
 
-        images = torch.from_numpy(np.concatenate(list(islice(kept_images(folder), 1_000)))).permute(0, 3, 1, 2)
-        found = measure_memorization(pipeline, images, reference, training)
-        details["memorization"], pictures["nearest"] = found
+        kept = (image for chunk in kept_images(folder) for image in chunk)
+        images = torch.from_numpy(np.stack(list(islice(kept, _COMPARED_WITH_TRAINING)))).permute(0, 3, 1, 2)
+        details["memorization"], pictures["nearest"] = measure_memorization(pipeline, images, reference, training)
     convention = _convention(plan, network, reference, size)
-    return Report(values, convention, details=details, warnings=few_images(made, real)), pictures
+    return Report(values, convention, details=details, warnings=warnings), pictures
+
+
+def _measure(
+    folder: ChunkFolder, plan: GenerationPlan, network: FeatureNetwork | None, reference: _Reference, names: list[str]
+) -> tuple[dict[str, float], dict[str, Any], tuple[str, ...]]:
+    """The metrics of the chunks of generated images, the accuracy of each class, and warnings."""
+    made = FeatureSet()
+    if network is None:
+        return {}, {}, few_images(made, reference[0])
+    hits = []
+    for arrays in folder.read("generation"):
+        features = features_from_arrays(arrays, "made_")
+        assert features is not None
+        made.update(features)
+        hits.append(arrays.get("hits", np.zeros(0, bool)))
+    distance_name = "fid" if network.is_inception else "frechet_distance"
+    values = set_metrics(made, *reference, distance_name, network.device)
+    details: dict[str, Any] = {}
+    if network.knows(names):
+        all_hits, labels = np.concatenate(hits), plan.labels.numpy()
+        values["accuracy"] = float(all_hits.mean())
+        details["by_class"] = {
+            name: {"accuracy": float(all_hits[labels == label].mean())} for label, name in enumerate(names)
+        }
+    return values, details, few_images(made, reference[0])
 
 
 def _reference_features(
     reference: NpzFile | EvaluationImages | None, network: FeatureNetwork | None, folder: ChunkFolder
-) -> tuple[FeatureSet | None, tuple[Gaussian, Gaussian] | None]:
+) -> _Reference:
     """Features of the reference's images, and its stored statistics; a data set's are computed by all processes."""
     if network is None or reference is None:
         return None, None
