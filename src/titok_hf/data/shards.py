@@ -139,7 +139,7 @@ class ShardFolder:
         record = self._record(index)
         if record is None or not self.path(index).is_file():
             return None
-        if self.path(index).stat().st_size != record["num_bytes"] or _sha256(self.path(index)) != record["sha256"]:
+        if self.path(index).stat().st_size != record["num_bytes"] or sha256_of(self.path(index)) != record["sha256"]:
             return None
         return record
 
@@ -158,7 +158,7 @@ class ShardFolder:
         def write_to(unfinished: Path) -> None:
             facts["num_rows"] = self._write_row_groups(unfinished, columns)
             facts["num_bytes"] = unfinished.stat().st_size
-            facts["sha256"] = _sha256(unfinished)
+            facts["sha256"] = sha256_of(unfinished)
 
         write_atomically(path, write_to)
         return facts
@@ -255,6 +255,7 @@ def _array(values: list, data_type: pa.DataType) -> pa.Array:
     return pa.StructArray.from_arrays(parts, fields=list(data_type))
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return sha_fileobj(file).hex()

@@ -1,6 +1,5 @@
 """Checkpoints of a run: saved completely or not at all, with checksums that are verified before loading."""
 
-import hashlib
 import json
 import logging
 import math
@@ -19,6 +18,7 @@ from safetensors import SafetensorError
 
 from titok_hf.checkpoints.atomic_files import flush_to_disk, set_permissions
 from titok_hf.data.loaders import ResumableLoader
+from titok_hf.data.shards import sha256_of
 
 from .processes import gather, raised_together
 from .recipes import RecipeError
@@ -247,7 +247,7 @@ class Checkpoints:
 
 def write_checksums(checkpoint: Path) -> None:
     """Records the SHA-256 of every file of a checkpoint in the checkpoint itself."""
-    checksums = {name: _sha256(path) for name, path in _files_of(checkpoint).items()}
+    checksums = {name: sha256_of(path) for name, path in _files_of(checkpoint).items()}
     (checkpoint / CHECKSUMS_NAME).write_text(json.dumps(checksums, indent=1), encoding="utf-8")
 
 
@@ -259,7 +259,7 @@ def damage_of(checkpoint: Path) -> str | None:
         for name, checksum in recorded.items():
             if name not in files:
                 return f"{name} is missing"
-            if _sha256(files[name]) != checksum:
+            if sha256_of(files[name]) != checksum:
                 return f"{name} has changed since it was saved"
     except (OSError, ValueError, AttributeError) as error:
         return f"it can't be read ({error})"
@@ -270,14 +270,6 @@ def _files_of(checkpoint: Path) -> dict[str, Path]:
     files = {path.relative_to(checkpoint).as_posix(): path for path in sorted(checkpoint.rglob("*")) if path.is_file()}
     files.pop(CHECKSUMS_NAME, None)
     return files
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @contextmanager
