@@ -28,7 +28,11 @@ Weights = Annotated[
     ),
 ]
 
-app = typer.Typer(help="Published metrics.", no_args_is_help=True, rich_markup_mode="markdown")
+app = typer.Typer(
+    help="Measure tokenizers, generators and files of images: each number comes with what it depends on.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
 
 
 def npz(
@@ -131,11 +135,6 @@ def show(report: Report, output: Path | None, as_json: bool) -> None:
     depends_on = {**values["convention"], **report.conditions}
     text = "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in depends_on.items())
     answer(values, as_json, table, escape(text))
-
-
-@app.callback()
-def _group() -> None:
-    """Published metrics."""
 
 
 for command in (reconstruction, generation, npz, compare):

@@ -75,6 +75,7 @@ def sweep(
 ) -> None:
     """
     Try settings of the sampler with a few images each, and measure their Fréchet distance from real images.
+
     The same command goes on where a killed one stopped. Settings that are not given stay as the model has them.
 
     **Example**
@@ -106,8 +107,7 @@ def sweep(
         for pixels, _ in images.batches(100, lambda count: bar.advance(reading, count)):
             distance.update(pixels.float() / 255, real=True)
         measure = SettingMeter(pipe, distance, num_images, seed, batch_size)
-        combinations = math.prod(len(set(map(str, tried))) for tried in axes.values())
-        task = bar.add_task("settings", total=combinations if search == "grid" else None)
+        task = bar.add_task("settings", total=_num_combinations(axes) if search == "grid" else None)
         best = run(setting_of(pipe.scheduler), axes, measure, record, search, lambda _: bar.advance(task))
     _show(best, record, list(axes), convention, model if write_best else None, as_json)
 
@@ -173,6 +173,10 @@ def _axes(**texts: str | None) -> dict[str, list[Any]]:
     if not axes:
         raise ValueError("no values to try are given. Give some, for example --guidance-scale 1,2,3.")
     return axes
+
+
+def _num_combinations(axes: dict[str, list[Any]]) -> int:
+    return math.prod(len(set(map(str, tried))) for tried in axes.values())
 
 
 def _convention(
