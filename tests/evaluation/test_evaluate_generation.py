@@ -181,6 +181,16 @@ def test_images_are_kept_as_a_data_set(things, report, tmp_path):
     assert dataset["label"] == report[2].tolist() and dataset.features["label"].names == list(ID2LABEL.values())
 
 
+def test_images_alone_are_kept_without_a_network(things, report, tmp_path):
+    result = CliRunner().invoke(app, command(things, "--keep", "npz", "-o", tmp_path / "out", "--batch-size", "5"))
+    assert result.exit_code == 0, result.output
+    # Nothing was measured: neither a table of metrics nor what metrics depend on.
+    assert "metric" not in result.stdout and "score block" not in result.stdout
+    assert f"num images: {NUM_IMAGES}" in result.stdout
+    with np.load(tmp_path / "out" / "images.npz") as arrays:
+        assert np.array_equal(arrays["arr_0"], report[1])
+
+
 def test_a_generator_that_repeats_its_training_images_is_found_out(things, tmp_path):
     """The reference is the training set here, so that its images are copies and generated ones are not."""
     training = ("--training-data", things / "data", "--training-split", "test")

@@ -1,10 +1,12 @@
 """titok_hf.evaluation.numbers: numbers carry what they depend on, and unlike ones are not compared."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
 
+from titok_hf.cli.evaluate import show
 from titok_hf.evaluation.numbers import Convention, Number, Report, read_report
 
 CONVENTION = Convention(
@@ -55,6 +57,19 @@ def test_a_report_comes_back_from_its_file(tmp_path):
     again = read_report(path)
     assert again.numbers == report.numbers and again.warnings == ("a warning",)
     assert "split" not in report.as_dict()["convention"]
+
+
+def test_a_file_of_numbers_that_are_not_finite_is_json(tmp_path, capsys):
+    path = tmp_path / "report.json"
+    show(Report({"psnr": math.inf, "l1": 0.0}, CONVENTION), path, as_json=False)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    assert json.loads(path.read_text(), parse_constant=refuse)["numbers"] == {"psnr": None, "l1": 0.0}
+    again = read_report(path)
+    assert math.isnan(again.values["psnr"]) and again.values["l1"] == 0.0
+    assert "inf" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"numbers": {}, "convention": {"colour": "red"}}'])

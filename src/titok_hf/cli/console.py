@@ -78,7 +78,7 @@ def answer(values: dict[str, Any], as_json: bool, *shown: RenderableType) -> Non
     """
     try:
         if as_json:
-            typer.echo(json.dumps(_plain(values), indent=2, allow_nan=False))
+            typer.echo(as_json_text(values))
         for part in () if as_json else shown:
             # No line breaks within a line: a path on two lines cannot be copied.
             results.print(part, soft_wrap=isinstance(part, str))
@@ -86,6 +86,11 @@ def answer(values: dict[str, Any], as_json: bool, *shown: RenderableType) -> Non
         raise
     except OSError as error:
         raise OSError(f"the answer cannot be written to standard output ({error}).") from error
+
+
+def as_json_text(values: dict[str, Any]) -> str:
+    """JSON of paths and JSON types; a number that is not finite becomes null, since JSON has none."""
+    return json.dumps(_plain(values), indent=2, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..checkpoints.atomic_files import write_atomically
-from .console import answer, messages, progress_bar, report_errors
+from .console import answer, as_json_text, messages, progress_bar, report_errors
 from .evaluate_models import generation, reconstruction
 from .images import check_can_be_written, check_inputs_stay
 from .options import AsJson, BatchSize, Device
@@ -126,7 +125,7 @@ def show(report: Report, output: Path | None, as_json: bool) -> None:
     for warning in report.warnings:
         messages.print(f"[yellow]warning[/yellow] {escape(warning)}")
     if output is not None:
-        write_atomically(output, (json.dumps(values, indent=2) + "\n").encode())
+        write_atomically(output, (as_json_text(values) + "\n").encode())
     table = Table()
     table.add_column("metric")
     table.add_column("value", justify="right")
@@ -134,7 +133,7 @@ def show(report: Report, output: Path | None, as_json: bool) -> None:
         table.add_row(number.title, f"{number.value:.4f}")
     depends_on = {**values["convention"], **report.conditions}
     text = "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in depends_on.items())
-    answer(values, as_json, table, escape(text))
+    answer(values, as_json, *([table] if report.values else []), escape(text))
 
 
 for command in (reconstruction, generation, npz, compare):

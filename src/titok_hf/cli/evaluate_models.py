@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import tempfile
 import time
@@ -16,7 +15,7 @@ from rich.markup import escape
 
 from ..checkpoints.atomic_files import write_atomically
 from ..extras import check_extra
-from .console import messages, progress_bar
+from .console import as_json_text, messages, progress_bar
 from .generate import load_generator
 from .images import make_output_folder, save_image
 from .models import load_pipeline, model_name
@@ -358,7 +357,7 @@ def _finish(
     }
     report = replace(report, conditions={**report.conditions, **conditions})
     if output is not None:
-        write_atomically(output / "report.json", (json.dumps(report.as_dict(), indent=2) + "\n").encode())
+        write_atomically(output / "report.json", (as_json_text(report.as_dict()) + "\n").encode())
     show(report, None, as_json)
     folder.clear()
 

@@ -229,10 +229,17 @@ def _convention(
     plan: GenerationPlan, network: FeatureNetwork | None, reference: NpzFile | EvaluationImages | None, size: int
 ) -> Convention:
     fields: dict[str, Any] = {}
-    if isinstance(reference, NpzFile):
-        fields = reference_convention(reference)
-    elif reference is not None:
+    if network is not None:
         fields = {
+            "network": network.name,
+            "resize": network.resize,
+            "score_block": SCORE_BLOCK,
+            "distances": DISTANCES,
+        }
+    if isinstance(reference, NpzFile):
+        fields |= reference_convention(reference)
+    elif reference is not None:
+        fields |= {
             "reference": reference.name,
             "reference_statistics": "of its images",
             "num_reference_images": len(reference),
@@ -240,14 +247,10 @@ def _convention(
             "split": reference.split,
         }
     return Convention(
-        network=None if network is None else network.name,
-        resize=None if network is None else network.resize,
         rounding=plan.rounding,
         image_size=(size, size),
         num_images=plan.num_images,
         order="shuffled classes, equally many images of each",
-        score_block=SCORE_BLOCK,
-        distances=DISTANCES,
         **fields,
     )
 

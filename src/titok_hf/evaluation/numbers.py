@@ -8,6 +8,7 @@ package is never alone: it carries its `Convention`, in text, in JSON and in Pyt
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -175,7 +176,7 @@ class Report:
 
 def read_report(path: str | Path) -> Report:
     """
-    The numbers of a JSON file that an evaluation wrote.
+    The numbers of a JSON file that an evaluation wrote; NaN for those that were not finite, which JSON has as null.
 
     Raises:
         OSError: no such file.
@@ -185,6 +186,7 @@ def read_report(path: str | Path) -> Report:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         values, convention = dict(content["numbers"]), dict(content["convention"])
+        values = {name: math.nan if value is None else value for name, value in values.items()}
         if unknown := convention.keys() - known:
             raise ValueError(f"its convention has {', '.join(sorted(unknown))}")
     except (ValueError, KeyError, TypeError) as error:
