@@ -67,6 +67,8 @@ def things(tmp_path_factory):
     result = CliRunner().invoke(app, ["pretokenize", str(folder / "photos"), "-o", str(folder / "clothes-codes")])
     assert result.exit_code == 0, result.output
     (folder / "my_recipe.yaml").write_text(find_recipe("fashion_tokenizer").read_text())
+    findings = (REPOSITORY / "docs" / "findings.md").read_text(encoding="utf-8")
+    (folder / "findings.yaml").write_text(re.search(r"^```yaml\n(.*?)^```", findings, re.DOTALL | re.MULTILINE)[1])
     return folder
 
 

@@ -14,6 +14,8 @@ from torch import nn
 from transformers.utils import cached_file
 from transformers.utils.logging import disable_progress_bar
 
+from titok_hf.extras import how_to_install
+
 from .configs import Recipe
 from .configs import load_training_recipe as load_training_recipe  # part of this module's interface
 from .loop import TrainingLoop
@@ -87,8 +89,8 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     missing = [tracker for tracker in recipe.intervals.trackers if tracker not in available]
     if missing:
         raise RecipeError(
-            f"intervals.trackers names {missing[0]!r}, which is not installed; there are "
-            f"{', '.join(sorted(available)) or 'none'}. Install it, or leave it out."
+            f"intervals.trackers names {missing[0]!r}; there are {', '.join(sorted(available)) or 'none'}. "
+            f"Leave it out, or: {how_to_install(missing[0])}"
         )
     set_seed(recipe.seed)
     optimization, system = recipe.optimization, recipe.system
