@@ -14,7 +14,7 @@ from torch import nn
 from transformers.utils import cached_file
 from transformers.utils.logging import disable_progress_bar
 
-from titok_hf.extras import how_to_install
+from titok_hf.extras import extra_with
 
 from .configs import Recipe
 from .configs import load_training_recipe as load_training_recipe  # part of this module's interface
@@ -88,9 +88,11 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     available = {str(tracker) for tracker in get_available_trackers()}
     missing = [tracker for tracker in recipe.intervals.trackers if tracker not in available]
     if missing:
+        extra = extra_with(missing[0])
+        install = f'Install it with: pip install "titok-hf[{extra}]"' if extra else "Install it"
         raise RecipeError(
-            f"intervals.trackers names {missing[0]!r}; there are {', '.join(sorted(available)) or 'none'}. "
-            f"Leave it out, or: {how_to_install(missing[0])}"
+            f"intervals.trackers names {missing[0]!r}, which is not installed; there are "
+            f"{', '.join(sorted(available)) or 'none'}. {install}, or leave it out."
         )
     set_seed(recipe.seed)
     optimization, system = recipe.optimization, recipe.system
