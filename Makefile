@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: help demo test test-fast test-upstream fuzz quality style dist-check clean
 
 help:
-	@echo "make demo       reconstruct real pictures and generate every class with the bundled model, into demo/"
+	@echo "make demo       reconstruct real images and generate every class with the bundled model, into demo/"
 	@echo "make test       all tests"
 	@echo "make test-fast  the tests that are not marked slow"
 	@echo "make test-upstream  the test suites of transformers and diffusers over our classes, see docs/upstream_tests.md"
@@ -26,7 +26,7 @@ demo: $(VENV)/installed-demo
 	$(BIN)/titok-hf reconstruct src/titok_hf/bundled/examples/*.png -o demo/reconstruct
 	$(BIN)/titok-hf generate all -n 8 --seed 0 -o demo/generate
 	@echo
-	@echo "Reconstructions of real pictures are in demo/reconstruct, new pictures of every class in demo/generate."
+	@echo "Reconstructions of real images are in demo/reconstruct, new images of every class in demo/generate."
 
 # Two processes, each with whole files of tests, whose fixtures are dear. In the order of the folders: pytest-xdist would
 # keep the files of few and long tests for the end, when one process waits for the other.

@@ -337,6 +337,12 @@ def test_folders_of_save_to_disk_are_read(tmp_path):
         open_source(str(tmp_path / "several"), "dev")
 
 
+def test_a_name_that_may_be_a_mistyped_folder_says_so_when_the_hub_cannot_be_reached(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConnectionError, match="no folder or file 'nodata' here, and the Hub cannot be reached"):
+        open_source("nodata", "train")
+
+
 @pytest.mark.parametrize("source", ["nowhere/", "no/such/folder", "a*.png", "x.tar", "./x", "a b"])
 def test_paths_where_nothing_lies(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

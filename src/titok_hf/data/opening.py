@@ -134,7 +134,13 @@ def _open(request: _Request) -> Opened:
         return _open_files(request, files)
     if glob.has_magic(source) or not may_be_hub_id(source, needs_user=False):
         raise FileNotFoundError(f"The data source {source} does not exist. Name a folder, files or a Hub id.")
-    return _open_with_datasets(request, source)
+    try:
+        return _open_with_datasets(request, source)
+    except ConnectionError as error:
+        raise ConnectionError(
+            f"There is no folder or file {source!r} here, and the Hub cannot be reached for a data set of this name "
+            f"({error}). Check the path, or the network."
+        ) from error
 
 
 def _open_folder(request: _Request, path: Path) -> Opened:
