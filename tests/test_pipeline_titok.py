@@ -9,6 +9,7 @@ from PIL import Image
 
 from tiny_pipeline import ID2LABEL, generators, tiny_image_processor, tiny_pipeline, tiny_tokenizer
 from titok_hf import scheduling_maskgit
+from titok_hf.pipeline_sampling import GuidedLogits
 from titok_hf.pipeline_titok import TiTokPipeline
 from titok_hf.scheduling_maskgit import MaskGitScheduler
 
@@ -109,7 +110,7 @@ def test_guidance_pushes_away_from_the_unconditional_logits(pipe):
     scheduler = MaskGitScheduler(mask_token_id=16, guidance_scale=2.0, guidance_schedule="constant")
     conditional = pipe.transformer(codes, class_labels=labels).logits
     unconditional = pipe.transformer(codes, class_labels=torch.tensor([3, 3])).logits
-    guided = pipe._predict(codes, labels, scheduler, scheduler.timesteps[0])
+    guided = GuidedLogits(pipe.transformer, scheduler, labels)(codes, scheduler.timesteps[0])
     torch.testing.assert_close(guided, unconditional + 2 * (conditional - unconditional))
 
 

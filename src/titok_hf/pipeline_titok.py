@@ -22,7 +22,7 @@ from transformers import PreTrainedModel as PreTrainedModel
 from transformers.utils import is_torchvision_available
 
 from . import __version__
-from .accepted_values import check_finite, check_pixel_range, whole_number
+from .accepted_values import check_finite, check_pixel_range
 from .checkpoints.layout import VERSION_KEY
 from .checkpoints.pipeline_mixin import PipelineCheckpointMixin
 from .class_names import IMAGENET_CLASSES, ClassLabels, ClassNames, imagenet_id2label
@@ -41,17 +41,13 @@ from .pipeline_inputs import (
     check_parts,
     checked_generators,
     checked_tokens,
-    codes_from_callback,
-    editing_inputs,
     list_of_images,
     tensors_of_callback,
 )
-from .scheduling_maskgit import LOGITS, MaskGitScheduler
+from .pipeline_sampling import GuidedLogits, check_guiding, inputs_of_call, sample, scheduler_of_call
+from .scheduling_maskgit import MaskGitScheduler
 
 OutputType = Literal["pil", "np", "pt"]
-
-# A call computes all of its images at once: a larger number is refused before memory runs out.
-_MAX_IMAGES_PER_CLASS = 100_000
 
 
 @dataclass
@@ -317,6 +313,7 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
         return_dict: bool = True,
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("codes",),
+        guiding_transformer: MaskGitTransformer1DModel | None = None,
     ) -> TiTokPipelineOutput | tuple:
         """
         Generate images of classes, or change images through their codes. Settings that are None are the scheduler's.
@@ -325,8 +322,8 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
             class_labels: number or name of a class, or a list of them.
             num_images_per_class: images for each entry of `class_labels`, one after the other.
             num_inference_steps: sampling steps, at most 5000.
-            guidance_scale: strength of the classifier-free guidance; 1 or less is none, which needs half the work.
-            temperature: weight of the Gumbel noise at the first step.
+            guidance_scale: strength of the guidance; 1 or less is none, which needs half the work.
+            temperature: weight of the Gumbel noise at the first step, for a sampler with such noise.
             generator: source of all random numbers; with one for each image, images do not depend on one another.
             init_codes: codes of images to start from, int64, shape (entries of `class_labels`, num_latent_tokens). One
                 row serves all classes, and one class all rows.
@@ -339,6 +336,7 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
                 after this step, with its `predicted_codes` where codes are still masked.
             callback_on_step_end_tensor_inputs: what `tensors` holds: `"codes"`, some of which are the mask token, or
                 `"predicted_codes"`, the prediction of this step for all codes.
+            guiding_transformer: the weaker generator, for a scheduler whose guidance is `"autoguidance"`.
 
         Raises:
             ValueError: arguments that do not fit, logits that are not finite, or a callback with unknown codes.
@@ -346,10 +344,9 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
         self._check_can_generate()
         check_output_type(output_type, "latent")
         callback_tensors = tensors_of_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
-        settings = {"guidance_scale": guidance_scale, "temperature": temperature}
-        given = {name: value for name, value in settings.items() if value is not None}
-        scheduler = type(self.scheduler).from_config(self.scheduler.config, **given)  # for this call only
-        labels, codes, mask = self._inputs(class_labels, num_images_per_class, init_codes, strength, mask)
+        scheduler = scheduler_of_call(self.scheduler, guidance_scale, temperature)
+        check_guiding(guiding_transformer, self.transformer, scheduler.config.guidance, self._execution_device)
+        labels, codes, mask = inputs_of_call(self, class_labels, num_images_per_class, init_codes, strength, mask)
         generator = checked_generators(generator, len(labels))
         if strength is not None:
             codes = scheduler.add_noise(codes, strength, generator=generator)
@@ -358,89 +355,11 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
         num_masked = None if init_codes is None else (codes == self.transformer.mask_token_id).sum(dim=1).tolist()
         scheduler.set_timesteps(num_inference_steps, device=codes.device, num_masked_tokens=num_masked)
         self._guidance_scale, self._num_timesteps = scheduler.config.guidance_scale, len(scheduler.timesteps)
-        codes = self._sample(codes, labels, scheduler, generator, callback_on_step_end, callback_tensors)
+        logits_of = GuidedLogits(self.transformer, scheduler, labels, guiding_transformer)
+        codes = sample(self, logits_of, codes, generator, callback_on_step_end, callback_tensors)
         images = codes if output_type == "latent" else self._decode(codes, output_type)
         self.maybe_free_model_hooks()
         return TiTokPipelineOutput(images=images, codes=codes) if return_dict else (images, codes)
-
-    def _sample(
-        self,
-        codes: torch.Tensor,
-        labels: torch.Tensor,
-        scheduler: MaskGitScheduler,
-        generator: torch.Generator | list[torch.Generator] | None,
-        callback: StepCallback | None,
-        callback_tensors: Sequence[str],
-    ) -> torch.Tensor:
-        """All sampling steps. Values are checked once, after the last step, so that no step waits for the device."""
-        mask_token_id = self.transformer.mask_token_id
-        finite = known = torch.ones((), dtype=torch.bool, device=codes.device)
-        self._interrupt = False
-        for index, timestep in enumerate(self.progress_bar(scheduler.timesteps)):
-            logits = self._predict(codes, labels, scheduler, timestep)
-            codes, predicted, logits = scheduler.step(logits, timestep, codes, generator, return_dict=False)
-            finite = finite & logits.isfinite().all()
-            if callback is not None:
-                available = {"codes": codes, "predicted_codes": predicted}
-                tensors = {name: available[name] for name in callback_tensors}
-                returned = codes_from_callback(callback(self, index, timestep, tensors), codes)
-                if returned is not codes:
-                    # An index out of range would make a CUDA device unusable for this process.
-                    codes = returned.clamp(0, mask_token_id)
-                    known = known & (codes == returned).all()
-            if self.interrupt:
-                codes = torch.where(codes == mask_token_id, predicted, codes)
-                break
-        is_finite, is_known = torch.stack([finite, known & (codes != mask_token_id).all()]).tolist()
-        check_finite(is_finite, LOGITS)
-        if not is_known:
-            raise ValueError(
-                "callback_on_step_end returned codes that do not exist, or masked codes after the last step. Codes "
-                f"are in [0, {mask_token_id}); {mask_token_id} is the mask token."
-            )
-        return codes
-
-    def _predict(
-        self, codes: torch.Tensor, labels: torch.Tensor, scheduler: MaskGitScheduler, timestep: torch.Tensor
-    ) -> torch.Tensor:
-        """Logits of one step, (batch, num_latent_tokens, codebook_size); if guided, in one pass of twice the batch."""
-        if not scheduler.needs_unconditional(timestep):
-            return self.transformer(codes, class_labels=labels).logits
-        no_class = torch.full_like(labels, self.transformer.null_class_label)
-        logits = self.transformer(codes.repeat(2, 1), class_labels=torch.cat([labels, no_class])).logits
-        conditional, unconditional = logits.chunk(2)
-        return scheduler.guide(conditional, unconditional, timestep)
-
-    def _inputs(
-        self,
-        class_labels: ClassLabels,
-        num_images_per_class: int,
-        init_codes: Tokens | None,
-        strength: float | None,
-        mask: Tokens | None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Labels (batch,), codes (batch, num_latent_tokens) to start from, and which of them to mask."""
-        repeats = whole_number("num_images_per_class", num_images_per_class, highest=_MAX_IMAGES_PER_CLASS)
-        device = self._execution_device
-        labels = torch.tensor(self.get_label_ids(class_labels), device=device)
-        num_tokens, mask_token_id = self.tokenizer.config.num_latent_tokens, self.transformer.mask_token_id
-        if init_codes is None:
-            if strength is not None or mask is not None:
-                raise ValueError("strength and mask choose codes of init_codes, which is missing. Pass init_codes.")
-            codes = torch.full((len(labels), num_tokens), mask_token_id, device=device)
-        else:
-            codes, mask = editing_inputs(init_codes, strength, mask, self.tokenizer.config)
-        rows = max(len(labels), len(codes))
-        if {len(labels), len(codes)} - {1, rows}:
-            raise ValueError(
-                f"class_labels has {len(labels)} entries and init_codes {len(codes)} rows. "
-                "Give equal numbers, or one of them."
-            )
-
-        def spread(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.to(device).expand(rows, *tensor.shape[1:]).repeat_interleave(repeats, dim=0)
-
-        return spread(labels), spread(codes), None if mask is None else spread(mask)
 
     def _check_can_generate(self) -> None:
         if not self.tokenizer.config.has_codebook:

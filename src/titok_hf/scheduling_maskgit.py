@@ -1,7 +1,8 @@
-"""The sampler: from masked codes to an image's codes in a few steps, the most confident codes first.
+"""The scheduler: from masked codes to an image's codes in a few steps.
 
-MaskGIT (arXiv 2202.04200, section 3.2) as in TiTok (arXiv 2406.07550): decreasing Gumbel noise on the logits and on
-the confidences, and a guidance scale that may vary from step to step.
+By default MaskGIT (arXiv 2202.04200, section 3.2) as in TiTok (arXiv 2406.07550): the most confident codes first, with
+decreasing Gumbel noise on the logits and on the confidences. Other samplers are in `titok_hf.samplers`, kinds of
+guidance in `titok_hf.guidance`.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ from diffusers import ConfigMixin, SchedulerMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 
-from .accepted_values import can_look_at, check_finite, check_generator, real_number, whole_number
+from .accepted_values import can_look_at, check_finite, real_number, whole_number
 from .checkpoints.mixin import ReaderMixin
+from .guidance import GUIDANCE_KINDS, GUIDANCE_SCHEDULES, guided, scale_at
 from .guidance_scales import NO_GUIDANCE, NO_GUIDANCE_KEY, with_present_scale
+from .mask_schedules import MASK_SCHEDULES as MASK_SCHEDULES
+from .mask_schedules import mask_ratio as mask_ratio
+from .mask_schedules import num_masked as num_masked
+from .samplers import SAMPLERS, Step, checked_settings, looped, read_interval
+from .sampling_noise import Sources, StepNoise, uniforms
 
-MASK_SCHEDULES = ("arccos", "cosine", "linear", "root")
-GUIDANCE_SCHEDULES = ("constant", "linear", "power-cosine")
 LOGITS = "The logits of the transformer, guided,"
 MAX_INFERENCE_STEPS = 5000
 """With more steps, neighbouring timesteps of the cosine schedule are the same float32 number."""
@@ -57,66 +62,45 @@ class MaskGitSchedulerOutput(BaseOutput):
     pred_logits: torch.FloatTensor
 
 
-def mask_ratio(progress: torch.Tensor, mask_schedule: str = "arccos") -> torch.Tensor:
-    """Share of masked tokens at a given progress of sampling (MaskGIT, section 3.3).
-
-    Args:
-        progress: from 0 (all masked) to 1 (none), float, any shape.
-        mask_schedule: `"arccos"`, `"cosine"`, `"linear"` or `"root"`.
-    Returns:
-        the shares, falling from 1 to 0, in the shape and dtype of `progress`.
-    Raises:
-        ValueError: an unknown schedule.
-    """
-    if mask_schedule == "arccos":
-        return progress.arccos() / (math.pi / 2)
-    if mask_schedule == "cosine":
-        return (progress * (math.pi / 2)).cos()
-    if mask_schedule == "linear":
-        return 1 - progress
-    if mask_schedule == "root":
-        return 1 - progress.sqrt()
-    raise ValueError(f"mask_schedule is {mask_schedule!r}, which does not exist. Use one of {list(MASK_SCHEDULES)}.")
-
-
-def num_masked(shares: torch.Tensor, num_tokens: int) -> torch.Tensor:
-    """The number of tokens that `add_noise` masks: float, shape of `shares`, rounded half to even, at least 1."""
-    return (num_tokens * shares).round().clamp(min=1)
-
-
-def gumbel(uniforms: torch.Tensor) -> torch.Tensor:
-    """Standard Gumbel noise from uniform numbers in [0, 1); clamping keeps both logarithms finite."""
-    return -(-uniforms.clamp(min=1e-20).log()).clamp(min=1e-20).log()
-
-
 class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
-    """Confidence-based parallel decoding of masked codes.
+    """Parallel decoding of masked codes.
 
-    Each step draws a code for every masked position, keeps the most confident ones and masks the rest again, fewer
-    from step to step. `set_timesteps` computes the values of all steps (`timesteps`, `mask_ratios`, `temperatures`,
-    `softmax_temperatures`, `guidance_scales`) as Python numbers, so that `step` and `guide` never wait for the device.
+    Each step draws codes for masked positions and leaves fewer positions masked. `set_timesteps` computes the values
+    of all steps (`timesteps`, `mask_ratios`, `known_shares`, `temperatures`, `softmax_temperatures`,
+    `guidance_scales`) as Python numbers, so that `step` and `guide` never wait for the device.
 
-    A timestep is the share of masked tokens when its step begins, in (0, 1], decreasing from 1. Timesteps stay on the
-    CPU, where reading one does not wait.
+    A timestep is the share of masked tokens when its step begins by the mask schedule, in (0, 1], decreasing from 1.
+    Timesteps stay on the CPU, where reading one does not wait.
 
     Args:
         mask_token_id: id of the mask token, outside the codebook.
         mask_schedule: how the share of masked tokens falls: `"arccos"` (TiTok's), `"cosine"`, `"linear"` or `"root"`.
         num_inference_steps: default number of steps, at most 5000.
-        temperature: weight of the Gumbel noise on logits and on confidences, at least 0; it falls linearly to 0 in
-            the last step.
+        temperature: weight of the Gumbel noise of the samplers `"confidence"` and `"moment"`, at least 0; it falls
+            linearly to 0 in the last step. The other samplers do not use it.
         softmax_temperature_annealing: divide the logits by 0.5 + 0.8 (1 - progress), from about 1.3 down to 0.5.
-        guidance_scale: strength of the classifier-free guidance,
-            `unconditional + scale (conditional - unconditional)` as in diffusers: 1 or less is no guidance.
+        guidance_scale: strength of the guidance, `weaker + scale (prediction - weaker)` as in diffusers: 1 or less is
+            no guidance.
         guidance_schedule: `"constant"`; `"linear"`, rising from 1 at the first step towards the scale; or
             `"power-cosine"`, rising from 1 along half a cosine wave (MDT, arXiv 2303.14389).
         guidance_power: exponent of the progress in `"power-cosine"`; with a larger one, guidance begins later.
         guidance_interval: first and last progress, in [0, 1], of the steps with guidance (arXiv 2404.07724); None for
             all steps. The progress of step i of n is i / n.
+        guidance: what the weaker prediction is: `"classifier-free"`, `"autoguidance"` or `"previous-step"`, see
+            `titok_hf.guidance`.
+        sampler: `"confidence"`, `"moment"`, `"ordered"`, `"entropy-bounded"` or `"remdm"`, see `titok_hf.samplers`.
+        softmax_temperature: divide the logits by this number too, for every sampler; above 0.
+        token_order: of `"ordered"`: each position once, in the order in which they are drawn; None for a random order.
+        entropy_bound: gamma of `"entropy-bounded"`, in nats, at least 0. Its number of steps is the largest number.
+        remask: of `"remdm"`: `"cap"`, `"rescale"`, `"confidence"` or `"loop"`.
+        eta: of `"remdm"`, in [0, 1]; 0 masks no token again.
+        loop_interval, loop_known_share: of `"remdm"` with `"loop"`: first and last progress of the loop, and the share
+            of known tokens in it, between 0 and 1.
 
     Raises:
-        ValueError: an unknown schedule, a number of steps outside of [1, 5000], a negative temperature, an interval
-            that is not two rising numbers in [0, 1], or a value of another type, NaN and infinity included.
+        ValueError: an unknown name, a number of steps outside of [1, 5000], a negative temperature, an interval that
+            is not two rising numbers in [0, 1], a value of another type, NaN and infinity included, or settings that
+            contradict one another.
     """
 
     order = 1
@@ -134,12 +118,18 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
         guidance_schedule: str = "constant",
         guidance_power: float = 3.0,
         guidance_interval: Sequence[float] | None = None,
+        guidance: str = "classifier-free",
+        sampler: str = "confidence",
+        softmax_temperature: float = 1.0,
+        token_order: Sequence[int] | None = None,
+        entropy_bound: float = 1.0,
+        remask: str = "cap",
+        eta: float = 0.05,
+        loop_interval: Sequence[float] = (0.45, 0.95),
+        loop_known_share: float = 0.9,
     ) -> None:
-        if guidance_schedule not in GUIDANCE_SCHEDULES:
-            raise ValueError(
-                f"guidance_schedule is {guidance_schedule!r}, which does not exist. "
-                f"Use one of {list(GUIDANCE_SCHEDULES)}."
-            )
+        _check_known("guidance_schedule", guidance_schedule, GUIDANCE_SCHEDULES)
+        _check_known("guidance", guidance, GUIDANCE_KINDS)
         if not isinstance(softmax_temperature_annealing, bool):
             raise ValueError(f"softmax_temperature_annealing is {softmax_temperature_annealing!r}. Use True or False.")
         # As Python numbers: the configuration is saved as JSON.
@@ -149,9 +139,11 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
             temperature=real_number("temperature", temperature, lowest=0),
             guidance_scale=real_number("guidance_scale", guidance_scale),
             guidance_power=real_number("guidance_power", guidance_power, lowest=0),
+            softmax_temperature=real_number("softmax_temperature", softmax_temperature, lowest=1e-3),
+            **checked_settings(sampler, token_order, entropy_bound, remask, eta, loop_interval, loop_known_share),
             **{NO_GUIDANCE_KEY: NO_GUIDANCE},
         )
-        if guidance_interval is not None and not _is_interval(guidance_interval):
+        if guidance_interval is not None and read_interval(guidance_interval) is None:
             raise ValueError(
                 f"guidance_interval is {guidance_interval!r}. "
                 "Give two numbers, 0 <= first <= last <= 1, or None to guide every step."
@@ -162,10 +154,13 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
     def from_config(cls, config: Any, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
         """
         As in diffusers. The guidance scale of a configuration that an earlier version saved, which counted from the
-        conditional logits, is translated; one in `kwargs` is not.
+        conditional logits, is translated; one in `kwargs` is not. Another `sampler` in `kwargs` takes no `token_order`
+        over.
         """
         if isinstance(config, Mapping):
             config = with_present_scale(config)
+            if kwargs.get("sampler", "ordered") != "ordered":
+                config["token_order"] = None
         return super().from_config(config, return_unused_kwargs, **kwargs)
 
     @classmethod
@@ -213,8 +208,12 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
         self.mask_ratios: list[float] = ratios.tolist()
         self.temperatures = [self.config.temperature * (1 - progress) for progress in ends]
         annealing = self.config.softmax_temperature_annealing
-        self.softmax_temperatures = [0.5 + 0.8 * (1 - progress) if annealing else 1.0 for progress in ends]
-        self.guidance_scales = [self._guidance_scale_at(progress) for progress in begins]
+        self.softmax_temperatures = [
+            self.config.softmax_temperature * (0.5 + 0.8 * (1 - progress) if annealing else 1.0) for progress in ends
+        ]
+        self.guidance_scales = [scale_at(progress, self.config) for progress in begins]
+        self.known_shares = [self._known_share_at(progress) for progress in [*begins, 1.0]]
+        self._sampler = SAMPLERS[self.config.sampler](self.config)
 
         self._index_of_timestep = {timestep: index for index, timestep in enumerate(self.timesteps.tolist())}
         self._mask_lengths = None
@@ -227,17 +226,18 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
         return sample
 
     def needs_unconditional(self, timestep: float | torch.Tensor) -> bool:
-        """Whether this step is guided, so that it needs unconditional logits. ValueError for an unknown timestep."""
+        """Whether this step is guided, so that it needs a weaker prediction. ValueError for an unknown timestep."""
         return self.guidance_scales[self._index(timestep)] > NO_GUIDANCE
 
     def guide(
         self, conditional: torch.Tensor, unconditional: torch.Tensor, timestep: float | torch.Tensor
     ) -> torch.Tensor:
-        """Classifier-free guidance (arXiv 2207.12598) with the scale of this step: 1 gives the conditional logits.
+        """Guidance with the scale of this step: 1 gives the conditional logits.
 
         Args:
             conditional: logits of the model given the class, float, shape (batch, num_latent_tokens, codebook_size).
-            unconditional: its logits given no class, same shape.
+            unconditional: those of the weaker prediction, same shape: for classifier-free guidance the model's logits
+                given no class; for the other kinds see `titok_hf.guidance`.
             timestep: one of `timesteps`.
         Returns:
             guided logits, same shape, at least float32: a large scale would amplify the rounding of half precision.
@@ -246,25 +246,23 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
         """
         scale = self.guidance_scales[self._index(timestep)]
         conditional, unconditional = _at_least_float32(conditional), _at_least_float32(unconditional)
-        if self.config.guidance_schedule == "power-cosine":
-            return unconditional + scale * (conditional - unconditional)
-        # The same formula, rounded as the original rounds it.
-        return conditional + (scale - NO_GUIDANCE) * (conditional - unconditional)
+        return guided(conditional, unconditional, scale, self.config.guidance_schedule)
 
     def step(
         self,
         model_output: torch.Tensor,
         timestep: float | torch.Tensor,
         sample: torch.LongTensor,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        generator: Sources = None,
         noise: tuple[torch.Tensor, torch.Tensor] | None = None,
         return_dict: bool = True,
     ) -> MaskGitSchedulerOutput | tuple[torch.LongTensor, torch.LongTensor, torch.Tensor]:
-        """Draw a code for every masked position and mask the less confident ones again; the last step keeps all.
+        """One step of the sampler: codes for masked positions, of which fewer stay masked; the last step leaves none.
 
-        Codes are drawn by adding Gumbel noise to the logits. A code's confidence is its logit plus new noise. The n
-        least confident codes of each image (with ties, more) are masked again; n is the scheduled number, but at least
-        1, and less than the number of masked tokens now. Codes that were not masked never change.
+        With `"confidence"`, codes are drawn by adding Gumbel noise to the logits, and a code's confidence is its logit
+        plus new noise. `"confidence"`, `"moment"` and `"ordered"` mask n tokens of each image again (with ties, more):
+        the scheduled number, but at least 1, and less than the number of masked tokens now. Codes that were not masked
+        never change; `"remdm"` may mask those that it drew itself.
 
         Args:
             model_output: logits after guidance, float, shape (batch, num_latent_tokens, codebook_size). Computation is
@@ -274,7 +272,7 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
             generator: source of the noise, which is drawn on the generator's device. With a list of one generator for
                 each image, an image does not depend on the others in its batch.
             noise: uniform numbers in [0, 1) to use instead, float32: shape of `model_output` for the codes, and shape
-                of `sample` for the confidences.
+                of `sample` for the positions.
             return_dict: whether to return a dataclass rather than a tuple.
         Raises:
             ValueError: shapes do not fit, `timestep` is none of `timesteps`, `generator` is something else or has
@@ -287,23 +285,21 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
         logits = _at_least_float32(model_output) / self.softmax_temperatures[index]
         if can_look_at(logits):
             check_finite(logits.isfinite().all(), LOGITS)
-        temperature = self.temperatures[index]
-        code_noise, confidence_noise = noise if noise is not None else (None, None)
-
-        scores = logits
-        if temperature > 0:
-            scores = logits + temperature * _gumbel_like(logits, generator, code_noise)
-        chosen = scores.argmax(dim=-1)
-        predicted = torch.where(is_masked, chosen, sample)
-
-        prev_sample = predicted
-        if index < self.num_inference_steps - 1:
-            confidence = logits.gather(-1, chosen[..., None]).squeeze(-1)
-            if temperature > 0:
-                confidence = confidence + temperature * _gumbel_like(confidence, generator, confidence_noise)
-            confidence = confidence.masked_fill(~is_masked, math.inf)
-            cut_off = confidence.sort(dim=1).values.gather(1, self._mask_length(index, is_masked) - 1)
-            prev_sample = predicted.masked_fill(is_masked & (confidence <= cut_off), self.config.mask_token_id)
+        step = Step(
+            logits=logits,
+            is_masked=is_masked,
+            num_masked=self._mask_length(index, is_masked),
+            temperature=self.temperatures[index],
+            known_before=self.known_shares[index],
+            known_after=self.known_shares[index + 1],
+            is_first=index == 0,
+            is_last=index == self.num_inference_steps - 1,
+            is_in_loop=self._is_in_loop(index),
+            noise=StepNoise(generator, noise),
+        )
+        codes, stays_masked = self._sampler.draw(step)
+        predicted = torch.where(is_masked, codes, sample)
+        prev_sample = predicted.masked_fill(stays_masked, self.config.mask_token_id)
 
         if not return_dict:
             return (prev_sample, predicted, logits)
@@ -313,7 +309,7 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
         self,
         original_samples: torch.LongTensor,
         timesteps: float | torch.Tensor,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        generator: Sources = None,
         noise: torch.Tensor | None = None,
     ) -> torch.LongTensor:
         """Mask a random part of the codes: the reverse of sampling, for training and for editing.
@@ -337,7 +333,7 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
         if can_look_at(shares) and not ((shares > 0) & (shares <= 1)).all():
             raise ValueError(f"The share of tokens to mask is {shares.flatten().tolist()}. Use numbers in (0, 1].")
         if noise is None:
-            noise = _uniforms(original_samples.shape, device, generator)
+            noise = uniforms(original_samples.shape, device, generator)
         chosen = noise.argsort(dim=1) < num_masked(shares, num_tokens)
         return original_samples.masked_fill(chosen, self.config.mask_token_id)
 
@@ -345,18 +341,19 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
         # On the CPU whatever the default device is: some accelerators have no float64.
         return mask_ratio(torch.tensor(progress, dtype=torch.float64, device="cpu"), self.config.mask_schedule)
 
-    def _guidance_scale_at(self, progress: float) -> float:
-        first, last = self.config.guidance_interval or (0.0, 1.0)
-        added = self.config.guidance_scale - NO_GUIDANCE
-        if added <= 0 or not first <= progress <= last:
-            return NO_GUIDANCE
-        if self.config.guidance_schedule == "constant":
-            return NO_GUIDANCE + added
-        if self.config.guidance_schedule == "linear":
-            return NO_GUIDANCE + added * progress
-        # float32 as in the original, where the scale of the first of many steps is exactly 1.
-        angle = torch.tensor(progress**self.config.guidance_power * math.pi, dtype=torch.float32, device="cpu")
-        return (NO_GUIDANCE + added * (1 - angle.cos()) / 2).item()
+    def _known_share_at(self, progress: float) -> float:
+        """The share of tokens that the mask schedule knows, from exactly 0 to exactly 1; ReMDM's loop changes it."""
+
+        def share(progress: float) -> float:
+            return 1 - self._mask_ratios_at([progress]).item() if 0 < progress < 1 else float(progress)
+
+        if (self.config.sampler, self.config.remask) == ("remdm", "loop"):
+            return looped(share, progress, self.config)
+        return share(progress)
+
+    def _is_in_loop(self, index: int) -> bool:
+        first, last = self.config.loop_interval
+        return first <= index / self.num_inference_steps and (index + 1) / self.num_inference_steps <= last
 
     def _mask_length(self, index: int, is_masked: torch.Tensor) -> torch.Tensor:
         """Number of tokens of each image to mask again, (batch, 1)."""
@@ -388,37 +385,10 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
             )
 
 
-def _is_interval(interval: Any) -> bool:
-    try:
-        first, last = (real_number("guidance_interval", end, 0, 1) for end in interval)
-    except (TypeError, ValueError):
-        return False
-    return first <= last
+def _check_known(name: str, value: Any, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} is {value!r}, which does not exist. Use one of {list(known)}.")
 
 
 def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def _gumbel_like(
-    tensor: torch.Tensor, generator: torch.Generator | list[torch.Generator] | None, uniforms: torch.Tensor | None
-) -> torch.Tensor:
-    if uniforms is None:
-        uniforms = _uniforms(tensor.shape, tensor.device, generator)
-    return gumbel(uniforms.to(tensor.device))
-
-
-def _uniforms(
-    shape: torch.Size, device: torch.device, generator: torch.Generator | list[torch.Generator] | None
-) -> torch.Tensor:
-    """float32 numbers in [0, 1) of shape (batch, ...); from a list of generators, one for each image."""
-    if isinstance(generator, list | tuple):
-        if len(generator) != shape[0]:
-            raise ValueError(
-                f"generator is a list of {len(generator)}, but the batch has {shape[0]} images. Give one for each."
-            )
-        return torch.cat([_uniforms(torch.Size([1, *shape[1:]]), device, each) for each in generator])
-    check_generator(generator)
-    source = device if generator is None else generator.device
-    # Without non_blocking, a copy from the CPU would wait for all work queued on the device.
-    return torch.rand(shape, generator=generator, device=source).to(device, non_blocking=True)

@@ -281,6 +281,12 @@ def original_generator_config(config: Mapping[str, Any], scheduler: Mapping[str,
         "condition_num_classes": config["num_classes"],
     }
     if scheduler is not None:
+        sampler, guidance = scheduler.get("sampler", "confidence"), scheduler.get("guidance", "classifier-free")
+        if (sampler, guidance) != ("confidence", "classifier-free"):
+            raise ValueError(
+                f"The sampler is {sampler!r} with {guidance!r} guidance, and the original "
+                "knows only 'confidence' with 'classifier-free'. Change the scheduler's configuration first."
+            )
         section |= {
             "num_steps": scheduler["num_inference_steps"],
             "randomize_temperature": scheduler["temperature"],
