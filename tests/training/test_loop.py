@@ -120,6 +120,26 @@ def test_what_a_run_leaves_behind(tokenizer_values):
     assert events.Images("test")[0].width == Image.open(folder / "pictures" / "step_00000004.png").width
 
 
+def test_an_early_average_is_kept_on_request(tokenizer_values):
+    tokenizer_values["intervals"]["early_model_step"] = 3
+    trained(tokenizer_values)
+    folder = tokenizer_values["output_dir"]
+    early, last = weights_in(folder, "early_model"), weights_in(folder)
+    assert not equal(early, last)
+    # The run saves what it averaged at that step, and goes on as if it had not.
+    del tokenizer_values["intervals"]["early_model_step"]
+    tokenizer_values["output_dir"] = f"{folder}-plain"
+    trained(tokenizer_values)
+    assert equal(weights_in(tokenizer_values["output_dir"]), last)
+    assert not Path(tokenizer_values["output_dir"], "early_model").exists()
+
+
+def test_an_early_average_after_the_last_step_is_refused(tokenizer_values):
+    tokenizer_values["intervals"]["early_model_step"] = 900
+    with pytest.raises(RecipeError, match="early_model_step is 900, but the run ends after step 8"):
+        trained(tokenizer_values)
+
+
 def test_the_recipe_s_seed_decides_the_model(tokenizer_values, tmp_path):
     first = trained(tokenizer_values)
     torch.manual_seed(1234)  # what the process did before does not matter

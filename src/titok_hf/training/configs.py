@@ -64,6 +64,8 @@ class IntervalsConfig:
         frechet_network: the network whose features give the Frechet distance of reconstructions, or of as many
             generated images: a file with the weights of the published Inception network (for rFID and gFID), or a
             folder or Hub id of an image classifier of `transformers`. Without one the distance is not measured.
+        early_model_step: the step after which the averaged model is also kept as `early_model`, such as the weaker
+            generator of autoguidance; None keeps none.
         trackers: accelerate's names of further outputs of log entries and images, such as "tensorboard" or "wandb".
     """
 
@@ -73,6 +75,7 @@ class IntervalsConfig:
     num_checkpoints: PositiveInt = 2
     num_test_images: PositiveInt = 1_000
     frechet_network: str | None = None
+    early_model_step: PositiveInt | None = None
     trackers: tuple[str, ...] = ("tensorboard",)
 
 

@@ -41,6 +41,9 @@ class TrainingLoop:
     """
 
     def __init__(self, task: Task, recipe: Recipe, accelerator: Accelerator):
+        early_step, num_steps = recipe.intervals.early_model_step, recipe.optimization.num_steps
+        if early_step is not None and early_step > num_steps:
+            raise RecipeError(f"intervals.early_model_step is {early_step}, but the run ends after step {num_steps}.")
         self.task, self.recipe, self.accelerator = task, recipe, accelerator
         self.folder = RunFolder(recipe.output_dir)
         if recipe.optimization.gradient_checkpointing:
@@ -130,6 +133,8 @@ class TrainingLoop:
                     self._evaluate()
                 if self._is_due(intervals.checkpoint_every):
                     self._save()
+                if self.step == intervals.early_model_step:
+                    self._save_model("early_model")
                 if self._is_due(intervals.log_every):
                     start, start_step = time.monotonic(), self.step
             self._leave_if_asked(stop.agreed())
