@@ -54,6 +54,22 @@ def test_settings_become_a_table_a_plot_and_the_model_s_default(files):
         assert list(csv.DictReader(table)) == rows
 
 
+def test_samplers_and_kinds_of_guidance_are_axes(files):
+    options = ["--sampler", "confidence,remdm", "--guidance", "classifier-free,previous-step", "--steps", "2"]
+    result = run(files, *options, "--json", "--write-best")
+    assert result.exit_code == 0, result.output
+    with (files / "out" / "sweep.csv").open() as table:
+        rows = list(csv.DictReader(table))
+    assert [(row["sampler"], row["guidance"]) for row in rows] == [
+        ("confidence", "classifier-free"),
+        ("confidence", "previous-step"),
+        ("remdm", "classifier-free"),
+        ("remdm", "previous-step"),
+    ]
+    scheduler = TiTokPipeline.from_pretrained(files / "model").scheduler
+    assert scheduler.config.sampler == json.loads(result.stdout)["best"]["sampler"]
+
+
 def test_text_for_people_shows_the_convention(files):
     result = run(files, "--temperature", "1,4", "--search", "hill-climb")
     assert result.exit_code == 0, result.output
@@ -68,6 +84,9 @@ def test_text_for_people_shows_the_convention(files):
         (["--guidance-interval", "0.8:0.2"], "--guidance-interval is [0.8, 0.2]"),
         (["--steps", "0"], "--steps is 0"),
         (["--mask-schedule", "sine"], "sine"),
+        (["--sampler", "best"], "'best'"),
+        (["--guidance", "autoguidance"], "a sweep has no weaker generator"),
+        (["--eta", "2"], "eta is 2.0. Use at least 0"),
         (["--guidance-scale", "1", "--split", "dev"], "dev"),
     ],
 )

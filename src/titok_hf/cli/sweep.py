@@ -61,6 +61,12 @@ def sweep(
     steps: _Values = None,
     guidance_schedule: _Values = None,
     mask_schedule: _Values = None,
+    sampler: _Values = None,
+    guidance: _Values = None,
+    softmax_temperature: _Values = None,
+    entropy_bound: _Values = None,
+    remask: _Values = None,
+    eta: _Values = None,
     search: _Search = "grid",
     num_images: Annotated[int, typer.Option("--num-images", "-n", min=2, help="Images of each setting.")] = 1000,
     num_real: Annotated[int, typer.Option(min=2, help="Real images, evenly spaced over the split.")] = 10_000,
@@ -78,9 +84,11 @@ def sweep(
 
     The same command goes on where a killed one stopped. Settings that are not given stay as the model has them.
 
-    **Example**
+    **Examples**
 
     `titok-hf sweep my-model my-images --network my-classifier --guidance-scale 1,2,3,4 --temperature 1,2,4 -o sweep`
+
+    `titok-hf sweep my-model my-images --network my-classifier --sampler confidence,moment,remdm --steps 8,16 -o steps`
     """
     check_extra("eval", "datasets", "matplotlib", "torchmetrics")
     axes = _axes(
@@ -90,6 +98,12 @@ def sweep(
         num_inference_steps=steps,
         guidance_schedule=guidance_schedule,
         mask_schedule=mask_schedule,
+        sampler=sampler,
+        guidance=guidance,
+        softmax_temperature=softmax_temperature,
+        entropy_bound=entropy_bound,
+        remask=remask,
+        eta=eta,
     )
     make_output_folder(output)
     pipe = _generator(model, device, axes, write_best)

@@ -49,6 +49,13 @@ def read_interval(text: str) -> list[float] | None:
     return [first, last]
 
 
+def read_guidance(text: str) -> str:
+    """A kind of guidance; ValueError for autoguidance, which a sweep has no weaker generator for."""
+    if text == "autoguidance":
+        raise ValueError("guidance is 'autoguidance', and a sweep has no weaker generator. Leave it out.")
+    return text
+
+
 def write_value(value: Any) -> str:
     """The value of an axis as a text that its function in `AXES` reads."""
     if value is None:
@@ -63,6 +70,12 @@ AXES: dict[str, Callable[[str], Any]] = {
     "num_inference_steps": int,
     "guidance_schedule": str,
     "mask_schedule": str,
+    "sampler": str,
+    "guidance": read_guidance,
+    "softmax_temperature": float,
+    "entropy_bound": float,
+    "remask": str,
+    "eta": float,
 }
 """The fields of `MaskGitScheduler` that a sweep varies, and what reads a value from a text."""
 _MEASURES = ("distance", "images_per_second")
@@ -311,6 +324,7 @@ __all__ = [
     "Measured",
     "SettingMeter",
     "SweepRecord",
+    "read_guidance",
     "read_interval",
     "scheduler_with",
     "setting_of",
