@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import typing
 
 import numpy as np
 import pytest
@@ -19,7 +20,9 @@ from tiny_pipeline import tiny_image_processor, tiny_pipeline, tiny_tokenizer
 from titok_hf import __version__
 from titok_hf.checkpoints.layout import INDEX_NAME, VERSION_KEY
 from titok_hf.cli import app
+from titok_hf.cli.sampler_options import SamplerName
 from titok_hf.pipeline_titok import TiTokPipeline
+from titok_hf.samplers import SAMPLERS, SETTINGS_OF
 
 MAIN = [sys.executable, "-c", "from titok_hf.cli import main; main()"]
 
@@ -103,6 +106,39 @@ def test_settings_reach_the_sampler(model, tmp_path):
             not np.array_equal(pixels(path), pixels(tmp_path / option / path.name))
             for path in (tmp_path / "plain").glob("0*.png")
         ), option
+
+
+def test_the_sampler_and_its_settings_can_be_replaced(model, tmp_path):
+    options = {
+        "plain": (),
+        "remdm": ("--sampler", "remdm"),
+        "rescale": ("--sampler", "remdm", "--set", "remask=rescale", "--set", "eta=1"),
+        "order": ("--sampler", "ordered", "--set", "token_order=[7,6,5,4,3,2,1,0]"),
+        "auto": ("--guiding-model", model, "--set", "guidance_schedule=constant"),
+        "unguided": ("--guidance-scale", 1),
+    }
+    for name, given in options.items():
+        succeed("generate", "all", "-n", 4, "-o", tmp_path / name, "-m", model, *given)
+    made = {name: [pixels(path).tobytes() for path in sorted((tmp_path / name).glob("0*.png"))] for name in options}
+    assert made["auto"] == made["unguided"]  # a generator that guides itself changes nothing
+    assert len(set(map(tuple, made.values()))) == len(options) - 1
+
+
+def test_samplers_on_the_command_line_are_those_of_the_library():
+    assert list(typing.get_args(SamplerName)) == list(SAMPLERS) == list(SETTINGS_OF)
+
+
+def test_settings_of_another_sampler_are_refused(model, tmp_path):
+    start = ("generate", "0", "-o", tmp_path / "out", "-m", model)
+    fail(1, "--set eta is for the sampler remdm, and the sampler is confidence", *start, "--set", "eta=0.1")
+    fail(1, "--set speed=1 names no setting", *start, "--set", "speed=1")
+    fail(1, "--set eta names no setting", *start, "--set", "eta")
+    fail(1, "eta is 7.0. Use at least 0", *start, "--sampler", "remdm", "--set", "eta=7")
+    fail(1, "temperature is 2.0, but the sampler 'ordered'", *start, "--sampler", "ordered", "--temperature", 2)
+    fail(1, "needs a weaker generator. Name one with --guiding-model", *start, "--set", "guidance=autoguidance")
+    fail(1, "has neither a pipeline nor a generator", *start, "--guiding-model", tmp_path)
+    fail(2, "--sampler", *start, "--sampler", "best")
+    assert not list(tmp_path.glob("out/*.png"))
 
 
 def test_reconstruct_writes_files_a_sheet_and_what_was_lost(model, photos, tmp_path):

@@ -21,6 +21,7 @@ from .images import (
 )
 from .models import load_pipeline, model_name
 from .options import AsJson, BatchSize, Device, GuidanceScale, Model, Seed, Steps, Temperature
+from .sampler_options import GuidingModel, Sampler, Settings, change_sampler, load_guiding_generator
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +65,9 @@ def generate(
     steps: Steps = None,
     guidance_scale: GuidanceScale = None,
     temperature: Temperature = None,
+    sampler: Sampler = None,
+    sampler_settings: Settings = None,
+    guiding_model: GuidingModel = None,
     batch_size: BatchSize = 32,
     model: Model = None,
     device: Device = None,
@@ -77,8 +81,11 @@ def generate(
     `titok-hf generate Sneaker "Ankle boot" -n 8 -o shoes --seed 7`
 
     `titok-hf generate all --steps 16`
+
+    `titok-hf generate all --sampler remdm --set remask=rescale --set eta=0.1 --steps 16`
     """
     pipe = load_generator(model, device)
+    change_sampler(pipe, sampler, sampler_settings, guiding_model is not None)
     labels = _labels(pipe, classes)
     names = [pipe.id2label.get(label, str(label)).split(",")[0].strip() for label in labels]
     make_output_folder(output)
@@ -87,7 +94,8 @@ def generate(
     columns = min(num_images, _SHEET_COLUMNS)
     shown: list[Image.Image] = []
     files: list[Path] = []
-    settings = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "temperature": temperature}
+    settings: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
+    settings |= {"temperature": temperature, "guiding_transformer": load_guiding_generator(guiding_model, pipe)}
     for sample, image in _generated(pipe, samples, seed, batch_size, settings):
         files.append(save_image(image, output / sample.file_name))
         if sample.index < columns and len(shown) < _SHEET_ROWS * columns:
