@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-fast test-upstream fuzz quality style dist-check clean
+.PHONY: help demo docs test test-fast test-upstream fuzz quality style dist-check clean
 
 help:
 	@echo "make demo       reconstruct real images and generate every class with the bundled model, into demo/"
@@ -11,6 +11,7 @@ help:
 	@echo "make test-fast  the tests that are not marked slow"
 	@echo "make test-upstream  the test suites of transformers and diffusers over our classes, see docs/upstream_tests.md"
 	@echo "make fuzz       many damaged files of each kind, FUZZ_CASES of them from FUZZ_SEED on, and many kills; make test has a few"
+	@echo "make docs       build the documentation site into build/site (Python 3.11 or newer)"
 	@echo "make quality    check style, types and who may import whom"
 	@echo "make style      fix and format"
 	@echo "make dist-check build wheel and source archive, check them, install the wheel in a clean environment and use it"
@@ -49,6 +50,9 @@ FUZZ_CASES ?= 300
 FUZZ_KILLS ?= 10
 fuzz: $(VENV)/installed-test
 	FUZZ_CASES=$(FUZZ_CASES) FUZZ_KILLS=$(FUZZ_KILLS) $(BIN)/python -m pytest tests/fuzz
+
+docs: $(VENV)/installed-docs
+	$(BIN)/python docs/build_site.py
 
 quality: $(VENV)/installed-dev
 	$(BIN)/ruff check .
