@@ -10,7 +10,6 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -69,7 +68,7 @@ REGISTRATIONS: dict[str, Callable[[], None]] = {
 """Module of transformers -> what can be registered once it is imported."""
 
 
-class RegisteringFinder(MetaPathFinder):
+class RegisteringFinder:  # not of importlib.abc, whose import takes longer than that of this package
     """Runs each of `REGISTRATIONS` once, after the import of its module, when no import is running."""
 
     def __init__(self) -> None:

@@ -26,6 +26,7 @@ from .accepted_values import check_finite, check_pixel_range
 from .checkpoints.layout import VERSION_KEY
 from .checkpoints.pipeline_mixin import PipelineCheckpointMixin
 from .class_names import IMAGENET_CLASSES, ClassLabels, ClassNames, imagenet_id2label
+from .editing.pipeline_mixin import EditingMixin
 from .image_processing_pil_titok import TiTokImageProcessorPil
 from .image_processing_titok import TiTokImageProcessor
 from .modeling_maskgit import MaskGitTransformer1DModel
@@ -63,7 +64,7 @@ class TiTokPipelineOutput(BaseOutput):
     codes: torch.Tensor
 
 
-class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
+class TiTokPipeline(PipelineCheckpointMixin, EditingMixin, DiffusionPipeline):
     """
     Images from class labels (TiTok, arXiv 2406.07550, section 3.3), images to codes and back, and images changed
     through their codes. Without `transformer` and `scheduler`, only `encode`, `decode` and `reconstruct` work.
@@ -245,12 +246,12 @@ class TiTokPipeline(PipelineCheckpointMixin, DiffusionPipeline):
     def _decode(
         self, tokens: torch.Tensor, output_type: str, batch_size: int = 32
     ) -> list[Image.Image] | np.ndarray | torch.Tensor:
-        """As `decode`, without checks of the tokens."""
+        """As `decode`, without checks of the tokens, and for latents of every model."""
         batches: list[Any] = []
         with self._tokenizer_at_work() as device:
             for rows in batches_of(len(tokens), batch_size):
                 batch = tokens[rows].to(device)
-                if self.tokenizer.config.has_codebook:
+                if not batch.is_floating_point():
                     pixel_values = self.tokenizer.decode(codes=batch, return_dict=True).pixel_values
                 else:
                     latents = batch.to(self.tokenizer.dtype)

@@ -223,7 +223,7 @@ class TiTokGaussianQuantizer(Quantizer):
         logvar = logvar.clamp(-30, 20)
         tokens = mean
         if sample_posterior:
-            tokens = mean + (0.5 * logvar).exp() * _noise_like(mean, generator)
+            tokens = mean + (0.5 * logvar).exp() * noise_like(mean, generator)
         output = QuantizerOutput(latents=tokens.to(latents.dtype), posterior_mean=mean, posterior_logvar=logvar)
         if return_loss:
             output.kl_loss = self.kl_divergence(mean, logvar).sum() / mean.shape[0]
@@ -236,7 +236,7 @@ class TiTokGaussianQuantizer(Quantizer):
         return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(dim=-1)
 
 
-def _noise_like(mean: torch.Tensor, generator: torch.Generator | list[torch.Generator] | None) -> torch.Tensor:
+def noise_like(mean: torch.Tensor, generator: torch.Generator | list[torch.Generator] | None) -> torch.Tensor:
     """Numbers of the unit Gaussian, shape and device of `mean`, drawn for one image after the other."""
     if generator is None and is_traced(mean):
         return torch.randn_like(mean)  # a graph for any batch size

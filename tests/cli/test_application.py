@@ -20,6 +20,7 @@ from tiny_pipeline import tiny_image_processor, tiny_pipeline, tiny_tokenizer
 from titok_hf import __version__
 from titok_hf.checkpoints.layout import INDEX_NAME, VERSION_KEY
 from titok_hf.cli import app
+from titok_hf.cli.application import COMMANDS
 from titok_hf.cli.sampler_options import SamplerName
 from titok_hf.pipeline_titok import TiTokPipeline
 from titok_hf.samplers import SAMPLERS, SETTINGS_OF
@@ -354,6 +355,42 @@ def test_help_has_examples_and_needs_no_torch():
     assert result.returncode == 0, result.stderr
     assert "Examples" in result.stdout and "titok-hf generate all" in result.stdout
     assert result.stdout.strip().endswith("[]")
+
+
+def test_help_imports_no_command_and_nothing_heavy():
+    """The modules rather than the time, which depends on the machine: what is imported is what takes time."""
+    program = (
+        "import sys, json; before = set(sys.modules); sys.argv = ['titok-hf', '--help']\n"
+        "from titok_hf.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n"
+        "    print(json.dumps(sorted(set(sys.modules) - before)))"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    imported = json.loads(result.stdout.splitlines()[-1])
+    ours = {name.removeprefix("titok_hf").removeprefix(".") for name in imported if name.startswith("titok_hf")}
+    assert ours == {
+        "",
+        "auto",
+        "checkpoints",
+        "checkpoints.mixin",
+        "cli",
+        "cli.application",
+        "cli.boundary",
+        "cli.lazy_group",
+    }
+    heavy = {"torch", "numpy", "PIL", "transformers", "diffusers", "huggingface_hub", "importlib.resources"}
+    assert heavy.isdisjoint(imported)
+    assert all(name in result.stdout for name in COMMANDS)
+
+
+def test_every_command_of_the_list_exists():
+    from typer.main import get_command
+
+    group = get_command(app)
+    assert list(group.commands) == list(COMMANDS)
+    for name, command in group.commands.items():
+        assert command.name == name and command.help
 
 
 def test_version():

@@ -1,39 +1,39 @@
-"""The commands of `titok-hf`, put together."""
+"""The commands of `titok-hf`, put together. Each is imported when it is used."""
 
 from typing import Annotated
 
 import typer
 
 from .. import __version__
-from .codes import decode, encode
-from .console import report_errors
-from .convert import app as convert
-from .data_sets import prepare, pretokenize
-from .evaluate import app as evaluate
-from .generate import generate
-from .hub import pull, push
-from .info import info
-from .linear_probe import linear_probe
-from .rate import rate, token_map
-from .reconstruct import reconstruct
-from .sweep import sweep
-from .train import train
+from .lazy_group import MARKUP, Entry, lazy_group
+
+COMMANDS = {
+    "generate": Entry("Generate images of classes.", ".generate", "generate"),
+    "edit": Entry("Variations, change of class, inpainting and interpolation of images.", ".edit", "app"),
+    "reconstruct": Entry("Encode and decode images, and measure what was lost.", ".reconstruct", "reconstruct"),
+    "encode": Entry("Encode images to a file of codes.", ".codes", "encode"),
+    "decode": Entry("Decode a file of codes to images.", ".codes", "decode"),
+    "info": Entry("Show sizes, classes, sampler settings and measured numbers of a model.", ".info", "info"),
+    "prepare": Entry("Make a data set of square crops from any data set of images.", ".data_sets", "prepare"),
+    "pretokenize": Entry("Make a data set of codes from any data set of images.", ".data_sets", "pretokenize"),
+    "train": Entry("Train a tokenizer or a generator, or resume a run.", ".train", "train"),
+    "evaluate": Entry("Measure tokenizers, generators and files of images.", ".evaluate_group", "app"),
+    "sweep": Entry("Measure settings of the sampler, and find the best one.", ".sweep", "sweep"),
+    "convert": Entry("Convert checkpoints of the original implementation, and back.", ".convert", "app"),
+    "push": Entry("Upload a model or a data set to the Hub.", ".hub", "push"),
+    "pull": Entry("Download a model or a data set from the Hub.", ".hub", "pull"),
+}
 
 app = typer.Typer(
     name="titok-hf",
+    cls=lazy_group(COMMANDS),
     help="TiTok: images to a few codes, codes to images, and new images of a class.",
     epilog="Start with: titok-hf generate all",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=MARKUP,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (generate, reconstruct, encode, decode, info, prepare, pretokenize, train, sweep, push, pull):
-    app.command()(report_errors(command))
-for command in (linear_probe, rate, token_map):
-    evaluate.command()(report_errors(command))
-app.add_typer(convert, name="convert")
-app.add_typer(evaluate, name="evaluate")
 
 
 def _print_version(wanted: bool) -> None:

@@ -25,7 +25,7 @@ from .images import (
     sheet_name,
 )
 from .models import load_pipeline, model_name
-from .options import AsJson, BatchSize, Device, Images, Model
+from .options import AsJson, BatchSize, Device, Dtype, Format, Grid, Images, Model
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,6 +40,7 @@ def encode(
     batch_size: BatchSize = 32,
     model: Model = None,
     device: Device = None,
+    dtype: Dtype = "float32",
     as_json: AsJson = False,
 ) -> None:
     """
@@ -52,7 +53,7 @@ def encode(
     check_images(images)
     check_inputs_stay([output], [*images, *_files_of(model)])
     check_can_be_written(output)
-    pipe = load_pipeline(model, device)
+    pipe = load_pipeline(model, device, dtype)
     rows = [
         pipe.encode(batch, batch_size=batch_size).cpu()
         for batch in batches_with_progress(images, batch_size, "encoding")
@@ -83,22 +84,25 @@ def decode(
     batch_size: BatchSize = 32,
     model: Model = None,
     device: Device = None,
+    dtype: Dtype = "float32",
+    image_format: Format = "png",
+    grid: Grid = True,
     as_json: AsJson = False,
 ) -> None:
     """
-    Turn a file of codes back into images, each as a PNG file, and a contact sheet.
+    Turn a file of codes back into images, each as a file, and a contact sheet.
 
     **Example**
 
     `titok-hf decode codes.safetensors -o images`
     """
     file = CodesFile.read(codes)
-    pipe = load_pipeline(model, device)
+    pipe = load_pipeline(model, device, dtype)
     file.check_belongs_to(pipe.tokenizer)
     stems = distinct_stems([Path(name) for name in file.names])
-    sheet = output / sheet_name("decoded", stems)
-    results = [output / f"{stem}-decoded.png" for stem in stems]
-    check_inputs_stay([*results, sheet], [codes])
+    sheet = output / sheet_name("decoded", stems) if grid else None
+    results = [output / f"{stem}-decoded.{image_format}" for stem in stems]
+    check_inputs_stay([*results, *filter(None, [sheet])], [codes])
     make_output_folder(output)
     shown: list[Image.Image] = []
     files: list[Path] = []
@@ -107,7 +111,8 @@ def decode(
         images = pipe.decode([tokens for _, tokens in batch], batch_size=batch_size)
         files += [save_image(image, result) for (result, _), image in zip(batch, images, strict=True)]
         shown += images[: _SHEET_IMAGES - len(shown)]
-    save_sheet(shown, sheet, min(len(shown), _SHEET_COLUMNS))
+    if sheet is not None:
+        save_sheet(shown, sheet, min(len(shown), _SHEET_COLUMNS))
     values = {"pictures": files, "model": model_name(model)}
     answer_with_images("decoded", f"{len(rows)} images", output, sheet, values, as_json)
 

@@ -33,7 +33,7 @@ Push = Annotated[
 ]
 
 app = typer.Typer(
-    help="Checkpoints of the original implementation to our format, and back; each run verifies the result.",
+    help="Convert checkpoints of the original implementation to our format, and back; each run verifies the result.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
@@ -57,7 +57,7 @@ def tokenizer(
     as_json: AsJson = False,
 ) -> None:
     """
-    One tokenizer, or all, to folders with model, image processor and card. With --all, --push takes a user.
+    Convert one tokenizer, or all, to folders with model, image processor and card. With --all, --push takes a user.
 
     **Examples**
 
@@ -98,7 +98,7 @@ def generator(
     as_json: AsJson = False,
 ) -> None:
     """
-    One generator; with --tokenizer, a complete pipeline that samples as the published benchmark.
+    Convert one generator; with --tokenizer, a complete pipeline that samples as the published benchmark.
 
     **Examples**
 
@@ -118,7 +118,7 @@ def generator(
 
 def vqgan(source: Source, output: Output, push: Push = None, as_json: AsJson = False) -> None:
     """
-    The MaskGIT-VQGAN, from its PyTorch or its Flax file.
+    Convert the MaskGIT-VQGAN, from its PyTorch or its Flax file.
 
     **Examples**
 
@@ -144,7 +144,7 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """
-    A tokenizer, a generator, a MaskGIT-VQGAN or a whole pipeline of ours to the original's format.
+    Convert a tokenizer, a generator, a MaskGIT-VQGAN or a whole pipeline of ours to the original's format.
 
     **Examples**
 

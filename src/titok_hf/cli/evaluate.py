@@ -1,4 +1,4 @@
-"""`titok-hf evaluate`: published metrics."""
+"""`titok-hf evaluate npz` and `compare`: published metrics of files of images, and two reports side by side."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..checkpoints.atomic_files import write_atomically
-from .console import answer, as_json_text, messages, progress_bar, report_errors
-from .evaluate_models import generation, reconstruction
+from .console import answer, as_json_text, messages, progress_bar
 from .images import check_can_be_written, check_inputs_stay
 from .options import AsJson, BatchSize, Device
 
@@ -26,12 +25,6 @@ Weights = Annotated[
         show_default=False,
     ),
 ]
-
-app = typer.Typer(
-    help="Measure tokenizers, generators and files of images: each number comes with what it depends on.",
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-)
 
 
 def npz(
@@ -136,7 +129,4 @@ def show(report: Report, output: Path | None, as_json: bool) -> None:
     answer(values, as_json, *([table] if report.values else []), escape(text))
 
 
-for command in (reconstruction, generation, npz, compare):
-    app.command()(report_errors(command))
-
-__all__ = ["app"]
+__all__ = ["compare", "npz", "show"]

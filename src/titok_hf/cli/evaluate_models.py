@@ -55,7 +55,7 @@ Folder = Annotated[
     typer.Option(
         "--output",
         "-o",
-        help="Folder for the numbers and pictures. A run that was stopped goes on from there.",
+        help="Folder for the numbers and images. A run that was stopped is resumed from there.",
         show_default=False,
     ),
 ]

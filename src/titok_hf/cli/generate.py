@@ -20,7 +20,19 @@ from .images import (
     sheet_name,
 )
 from .models import load_pipeline, model_name
-from .options import AsJson, BatchSize, Device, GuidanceScale, Model, Seed, Steps, Temperature
+from .options import (
+    AsJson,
+    BatchSize,
+    Device,
+    Dtype,
+    Format,
+    Grid,
+    GuidanceScale,
+    Model,
+    Seed,
+    Steps,
+    Temperature,
+)
 from .sampler_options import GuidingModel, Sampler, Settings, change_sampler, load_guiding_generator
 
 if TYPE_CHECKING:
@@ -44,8 +56,9 @@ class _Sample:
     name: str
 
     @property
-    def file_name(self) -> str:
-        return f"{self.label:03d}-{file_name_of(self.name)}-{self.index:03d}.png"
+    def stem(self) -> str:
+        """The name of its file, without the suffix."""
+        return f"{self.label:03d}-{file_name_of(self.name)}-{self.index:03d}"
 
     def generator(self, seed: int) -> torch.Generator:
         """A generator of its own; `titok-hf evaluate generation` uses the same for this image."""
@@ -71,10 +84,13 @@ def generate(
     batch_size: BatchSize = 32,
     model: Model = None,
     device: Device = None,
+    dtype: Dtype = "float32",
+    image_format: Format = "png",
+    grid: Grid = True,
     as_json: AsJson = False,
 ) -> None:
     """
-    Make new images of CLASS..., each as a PNG file, and a contact sheet with one row for each class.
+    Make new images of CLASS..., each as a file, and a contact sheet with one row for each class.
 
     **Examples**
 
@@ -84,32 +100,30 @@ def generate(
 
     `titok-hf generate all --sampler remdm --set remask=rescale --set eta=0.1 --steps 16`
     """
-    pipe = load_generator(model, device)
+    pipe = load_generator(model, device, dtype)
     change_sampler(pipe, sampler, sampler_settings, guiding_model is not None)
-    labels = _labels(pipe, classes)
+    labels = labels_of(pipe, classes)
     names = [pipe.id2label.get(label, str(label)).split(",")[0].strip() for label in labels]
     make_output_folder(output)
     classes_made = zip(labels, names, strict=True)
     samples = [_Sample(label, index, name) for label, name in classes_made for index in range(num_images)]
-    columns = min(num_images, _SHEET_COLUMNS)
     shown: list[Image.Image] = []
     files: list[Path] = []
     settings: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
     settings |= {"temperature": temperature, "guiding_transformer": load_guiding_generator(guiding_model, pipe)}
     for sample, image in _generated(pipe, samples, seed, batch_size, settings):
-        files.append(save_image(image, output / sample.file_name))
-        if sample.index < columns and len(shown) < _SHEET_ROWS * columns:
+        files.append(save_image(image, output / f"{sample.stem}.{image_format}"))
+        if sample.index < _SHEET_COLUMNS and len(shown) < _SHEET_ROWS * min(num_images, _SHEET_COLUMNS):
             shown.append(image)
-    sheet = output / sheet_name("generated", ["all"] if classes == [_EVERY_CLASS] else names)
-    save_sheet(shown, sheet, columns, labels=names[:_SHEET_ROWS])
-    values = {
-        "pictures": [
-            {"file": file, "label": sample.label, "class": sample.name, "index": sample.index}
-            for file, sample in zip(files, samples, strict=True)
-        ],
-        "model": model_name(model),
-        "seed": seed,
-    }
+    sheet = None
+    if grid:
+        sheet = output / sheet_name("generated", ["all"] if classes == [_EVERY_CLASS] else names)
+        save_sheet(shown, sheet, min(num_images, _SHEET_COLUMNS), labels=names[:_SHEET_ROWS])
+    pictures = [
+        {"file": file, "label": sample.label, "class": sample.name, "index": sample.index}
+        for file, sample in zip(files, samples, strict=True)
+    ]
+    values = {"pictures": pictures, "model": model_name(model), "seed": seed}
     made = f"{len(samples)} images of {'1 class' if len(labels) == 1 else f'{len(labels)} classes'}"
     answer_with_images("generated", made, output, sheet, values, as_json)
 
@@ -136,16 +150,16 @@ def _generated(
             yield from zip(batch, images, strict=True)
 
 
-def load_generator(model: str | None, device: str | None) -> TiTokPipeline:
+def load_generator(model: str | None, device: str | None, dtype: str = "float32") -> TiTokPipeline:
     """The pipeline of a model; ValueError if it is only a tokenizer."""
-    pipe = load_pipeline(model, device)
+    pipe = load_pipeline(model, device, dtype)
     if pipe.transformer is None:
         kind = "no generator" if pipe.tokenizer.config.has_codebook else "a KL model, which has no codes to generate"
         raise ValueError(f"{model_name(model)} is a tokenizer alone ({kind}). Name a pipeline with --model.")
     return pipe
 
 
-def _labels(pipe: TiTokPipeline, classes: list[str]) -> list[int]:
+def labels_of(pipe: TiTokPipeline, classes: list[str]) -> list[int]:
     """Numbers of the classes that the user names, without repetitions, in this order."""
     if classes == [_EVERY_CLASS]:
         return list(range(pipe.classes.num_classes))

@@ -7,16 +7,19 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image
 from rich.panel import Panel
 
 from ..checkpoints.atomic_files import write_atomically
-from ..contact_sheets import contact_sheet
 from .console import answer, bold, progress_bar
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 _NAMES_IN_A_FILE_NAME = 3
+# By suffix: what Pillow needs to know. WebP is lossless, and JPEG keeps the resolution of colours.
+_SAVE_OPTIONS: dict[str, dict[str, Any]] = {".webp": {"lossless": True}, ".jpg": {"quality": 95, "subsampling": 0}}
 
 
 def check_images(paths: Sequence[Path]) -> None:
@@ -26,6 +29,8 @@ def check_images(paths: Sequence[Path]) -> None:
     Raises:
         OSError: a path is missing or a folder, or a file is no image, truncated, or too large for Pillow.
     """
+    from PIL import Image
+
     for path in paths:
         if path.is_dir():
             raise IsADirectoryError(f"{path} is a folder. Name the images in it, for example {path}/*.png.")
@@ -98,20 +103,23 @@ def sheet_name(action: str, names: Sequence[str]) -> str:
 
 
 def save_image(image: Image.Image, path: Path) -> Path:
-    """Write one image. A file of that name is replaced only when the new one is complete."""
-    return write_atomically(path, image.save)
+    """Write one image in the format of the suffix. A file of that name is replaced only by a complete one."""
+    options = _SAVE_OPTIONS.get(path.suffix, {})
+    return write_atomically(path, lambda unfinished: image.save(unfinished, **options))
 
 
 def save_sheet(images: Sequence[Image.Image], path: Path, columns: int, labels: Sequence[str] | None = None) -> Path:
     """Write a contact sheet, see [`contact_sheet`]."""
+    from ..contact_sheets import contact_sheet
+
     return save_image(contact_sheet(images, columns, labels=labels), path)
 
 
 def answer_with_images(
-    title: str, made: str, output: Path, sheet: Path, values: dict[str, Any], as_json: bool
+    title: str, made: str, output: Path, sheet: Path | None, values: dict[str, Any], as_json: bool
 ) -> None:
-    """Print what was `made`, with its folder and its contact sheet; `values` and `as_json` as for [`answer`]."""
-    summary = f"{made} in {bold(output)}\ncontact sheet: {bold(sheet)}"
+    """Print what was `made`, with its folder and contact sheet, if any; `values` and `as_json` as for [`answer`]."""
+    summary = f"{made} in {bold(output)}" + (f"\ncontact sheet: {bold(sheet)}" if sheet else "")
     answer({**values, "contact_sheet": sheet}, as_json, Panel.fit(summary, title=title))
 
 

@@ -29,7 +29,7 @@ def model_name(model: str | None) -> str:
     return Path(location).resolve().name if Path(location).exists() else location
 
 
-def load_pipeline(model: str | None, device: str | None) -> TiTokPipeline:
+def load_pipeline(model: str | None, device: str | None, dtype: str = "float32") -> TiTokPipeline:
     """
     Load a pipeline, with a spinner instead of the libraries' own progress bars. A tokenizer alone, in our format or
     the original's, becomes a pipeline without a generator.
@@ -44,6 +44,7 @@ def load_pipeline(model: str | None, device: str | None) -> TiTokPipeline:
     if not is_pipeline:
         _check_is_tokenizer(location)
     with messages.status(f"loading {escape(model_name(model))}"):
+        import torch
         from diffusers.utils import logging as diffusers_logging
         from transformers.utils import logging as transformers_logging
 
@@ -56,7 +57,7 @@ def load_pipeline(model: str | None, device: str | None) -> TiTokPipeline:
         pipe.set_progress_bar_config(disable=True)
         device = device or default_device()
         try:
-            return pipe.to(device)
+            return pipe.to(device, getattr(torch, dtype))
         except (RuntimeError, AssertionError) as error:
             # torch has no common exception for an unknown device, a missing driver and a build without CUDA.
             raise ValueError(f"device {device!r} cannot be used here: {error}. Try --device cpu.") from error

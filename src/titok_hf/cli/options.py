@@ -1,7 +1,7 @@
 """Arguments and options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -53,4 +53,15 @@ Temperature = Annotated[
     typer.Option(
         "--temperature", min=0, help="How random the choice of codes is. By default the value saved with the model."
     ),
+]
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "float16"],
+    typer.Option("--dtype", help="Precision of weights and computation. Half precision is for accelerators."),
+]
+Format = Annotated[
+    Literal["png", "webp", "jpg"],
+    typer.Option("--format", help="Of the image files. PNG and WebP keep every pixel; JPEG (quality 95) does not."),
+]
+Grid = Annotated[
+    bool, typer.Option("--grid/--no-grid", help="Whether to write a contact sheet of the images too, a PNG file.")
 ]

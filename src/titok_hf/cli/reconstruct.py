@@ -22,7 +22,7 @@ from .images import (
     sheet_name,
 )
 from .models import load_pipeline, model_name
-from .options import AsJson, BatchSize, Device, Images, Model
+from .options import AsJson, BatchSize, Device, Dtype, Format, Grid, Images, Model
 
 if TYPE_CHECKING:
     import torch
@@ -40,10 +40,13 @@ def reconstruct(
     batch_size: BatchSize = 32,
     model: Model = None,
     device: Device = None,
+    dtype: Dtype = "float32",
+    image_format: Format = "png",
+    grid: Grid = True,
     as_json: AsJson = False,
 ) -> None:
     """
-    Turn images into codes and back: one PNG file each, and a contact sheet of originals above reconstructions.
+    Turn images into codes and back: one file each, and a contact sheet of originals above reconstructions.
 
     **Examples**
 
@@ -53,10 +56,10 @@ def reconstruct(
     """
     check_images(images)
     stems = distinct_stems(images)
-    sheet = output / sheet_name("reconstructed", stems)
-    results = [output / f"{stem}-reconstructed.png" for stem in stems]
-    check_inputs_stay([*results, sheet], images)
-    pipe = load_pipeline(model, device)
+    sheet = output / sheet_name("reconstructed", stems) if grid else None
+    results = [output / f"{stem}-reconstructed.{image_format}" for stem in stems]
+    check_inputs_stay([*results, *filter(None, [sheet])], images)
+    pipe = load_pipeline(model, device, dtype)
     from titok_hf.evaluation.reconstruction import peak_signal_to_noise_ratio
 
     make_output_folder(output)
@@ -72,7 +75,8 @@ def reconstruct(
             psnrs.append(peak_signal_to_noise_ratio(*map(_pixel_values, pair)).item())
             if len(pairs) < _SHEET_PAIRS:
                 pairs.append(pair)
-    _save_sheet_of_pairs(pairs, sheet)
+    if sheet is not None:
+        _save_sheet_of_pairs(pairs, sheet)
     values = {
         "pictures": [
             {"original": original, "file": file, "psnr": psnr}
@@ -82,7 +86,7 @@ def reconstruct(
         "contact_sheet": sheet,
         "model": model_name(model),
     }
-    summary = f"{len(images)} images in {bold(output)}\ncontact sheet: {bold(sheet)}"
+    summary = f"{len(images)} images in {bold(output)}" + (f"\ncontact sheet: {bold(sheet)}" if sheet else "")
     answer(values, as_json, _table(images, psnrs), summary)
 
 

@@ -30,7 +30,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """
-    Train a tokenizer or a generator, or go on where a run stopped.
+    Train a tokenizer or a generator, or resume a run that was stopped.
 
     For several GPUs: `accelerate launch -m titok_hf.cli train RECIPE`, with the same options.
 

@@ -1,0 +1,1 @@
+"""Images changed through their tokens: token optimisation, inpainting, variations, interpolation."""
