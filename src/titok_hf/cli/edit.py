@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from titok_hf.editing.token_optimization import TokenOptimization
     from titok_hf.pipeline_titok import TiTokPipeline
 
 _SHEET_COLUMNS = 10
@@ -220,6 +221,24 @@ def inpaint(
     from titok_hf.editing.token_optimization import TokenOptimization
 
     settings = TokenOptimization() if iterations is None else TokenOptimization(num_steps=iterations)
+    chosen = [masks[number % len(masks)] for number in range(len(images))]
+    made = _inpainted(pipe, images, chosen, label, settings, seed, batch_size)
+    for number, (given, image) in enumerate(made):
+        results.show(number, given)
+        results.save(number, image, paths[number], original=images[number], mask=chosen[number])
+    results.answer({"model": model_name(model), "seed": seed, "iterations": settings.num_steps}, as_json)
+
+
+def _inpainted(
+    pipe: TiTokPipeline,
+    images: list[Path],
+    masks: list[Path],
+    label: int | None,
+    settings: TokenOptimization,
+    seed: int,
+    batch_size: int,
+) -> Iterator[tuple[Image.Image, Image.Image]]:
+    """Each image with a grey hole and filled, batch by batch; a progress bar counts the steps."""
     with progress_bar() as bar:
         task = bar.add_task("optimising", total=settings.num_steps * len(images))
         for batch in batches(range(len(images)), batch_size):
@@ -227,17 +246,15 @@ def inpaint(
             def advance(pipe: TiTokPipeline, step: int, timestep: torch.Tensor, tensors: dict[str, Any]) -> None:
                 bar.advance(task, len(batch))  # noqa: B023 - called within this turn of the loop only
 
-            sources = [str(images[number]) for number in batch]
-            chosen = [str(masks[number % len(masks)]) for number in batch]
-            generators = [_generator(seed, number, 0) for number in batch]
-            filled = pipe.inpaint(sources, chosen, label, settings, generators, callback_on_step_end=advance).images
-            pixel_values, holes = pipe.images_with_masks(sources, chosen)
+            pixel_values, holes = pipe.images_with_masks(
+                [images[number] for number in batch], [masks[number] for number in batch]
+            )
             given = pipe.image_processor.post_process(pixel_values.masked_fill(holes, 0.5))
-            for number, known, image in zip(batch, given, filled, strict=True):
-                results.show(number, known)
-                mask = masks[number % len(masks)]
-                results.save(number, image, paths[number], original=images[number], mask=mask)
-    results.answer({"model": model_name(model), "seed": seed, "iterations": settings.num_steps}, as_json)
+            generators = [_generator(seed, number, 0) for number in batch]
+            filled = pipe.inpaint(
+                pixel_values, holes, label, settings, generators, callback_on_step_end=advance
+            ).images
+            yield from zip(given, filled, strict=True)
 
 
 def interpolate(
