@@ -188,7 +188,7 @@ def inpaint(
         ),
     ] = None,
     iterations: Annotated[
-        int | None, typer.Option(min=1, help="Steps of the token optimisation.", show_default="300")
+        int | None, typer.Option(min=1, help="Steps of the token optimisation.", show_default="150")
     ] = None,
     output: Output = Path("edited"),
     seed: Seed = 0,

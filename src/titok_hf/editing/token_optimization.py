@@ -41,9 +41,9 @@ class TokenOptimization:
         ValueError: a number outside of its range.
     """
 
-    num_steps: int = 300
+    num_steps: int = 150
     learning_rate: float = 0.1
-    noise: float = 0.5
+    noise: float = 1.0
     average_decay: float = 0.98
 
     def __post_init__(self) -> None:
