@@ -90,6 +90,7 @@ def commands(folder: Path, extras: tuple[str, ...]) -> dict[str, list[str]]:
         "reconstruct": ["reconstruct", picture, "-o", "again", *on_cpu],
         "encode": ["encode", picture, "-o", "codes.safetensors", *on_cpu],
         "decode": ["decode", "codes.safetensors", "-o", "decoded", *on_cpu],
+        "edit": ["edit", "variations", picture, "--class", "0", "-n", "1", "-o", "edited", *on_cpu],
         "info": ["info"],
         "convert tokenizer": ["convert", "tokenizer", "original-tokenizer", "-o", "tokenizer"],
         "convert generator": ["convert", "generator", "original-generator", "-o", "generator"],
@@ -172,7 +173,7 @@ def run_all(folder: Path, extras: tuple[str, ...]) -> dict[str, tuple[int, str]]
     os.chdir(folder)
     results = {}
     for name, arguments in commands(folder, extras).items():
-        group = arguments[: 2 if arguments[0] in ("convert", "evaluate") else 1]
+        group = arguments[: 2 if arguments[0] in ("convert", "edit", "evaluate") else 1]
         results[f"{name} --help"] = run([*group, "--help"])
         results[name] = run(arguments)
     return results

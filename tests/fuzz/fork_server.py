@@ -13,13 +13,15 @@ import traceback
 
 def serve() -> None:
     import torch
+    import typer.main
 
-    import titok_hf.cli.application  # noqa: F401
     from titok_hf import MaskGitTransformer1DModel, TiTokModel, TiTokPipeline  # noqa: F401
     from titok_hf.checkpoints import pull, push  # noqa: F401
+    from titok_hf.cli.application import app
     from titok_hf.data import prepare, pretokenize  # noqa: F401
     from titok_hf.original import conversion  # noqa: F401
 
+    list(typer.main.get_command(app).commands.values())  # imports the commands
     torch.set_num_threads(1)
     print("ready", flush=True)
     for line in sys.stdin:

@@ -5,8 +5,10 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
+from PIL import Image
 from typer.testing import CliRunner
 
 from hub_client import HUB
@@ -14,6 +16,7 @@ from image_sources import image_folder, picture
 from original_pipeline import write_generator, write_tokenizer
 from tiny_pipeline import tiny_pipeline
 from titok_hf import TiTokModel, TiTokPipeline, bundled_checkpoint
+from titok_hf.bundled import example_images
 from titok_hf.cli import app
 from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANConfig, MaskGitVQGANModel
 from titok_hf.training.configs import load_training_recipe
@@ -64,6 +67,11 @@ def things(tmp_path_factory):
     shutil.copytree(folder / "photos", folder / "squares")
     for name in ("photo.png", "other.jpg", "cat.jpg", "dog.jpg"):
         picture(len(name)).save(folder / name)
+    for path in example_images():
+        shutil.copy(path, folder)
+    hole = np.zeros((28, 28), dtype=np.uint8)
+    hole[8:20, 8:20] = 255
+    Image.fromarray(hole).save(folder / "hole.png")
     result = CliRunner().invoke(app, ["pretokenize", str(folder / "photos"), "-o", str(folder / "clothes-codes")])
     assert result.exit_code == 0, result.output
     (folder / "my_recipe.yaml").write_text(find_recipe("fashion_tokenizer").read_text())
