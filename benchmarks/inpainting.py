@@ -38,7 +38,7 @@ def main() -> None:
     images = images.float() / 255
     masks = square_holes(len(images), size, options.hole)
     judge = FrozenClassifier(options.network)
-    settings = TokenOptimization(**({} if options.iterations is None else {"num_steps": options.iterations}))
+    settings = TokenOptimization(options.iterations, options.learning_rate, options.noise)
     results: dict[str, list[dict[str, float]]] = {}
     shown: dict[str, torch.Tensor] = {"test image": images, "given": images.masked_fill(masks, 0.5)}
     for seed in range(options.seeds):
@@ -70,7 +70,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--crop", default="center")
     parser.add_argument("--num-images", type=int, default=100)
     parser.add_argument("--hole", type=int, default=12, help="edge of the hole in pixels")
-    parser.add_argument("--iterations", type=int, help="steps of the token optimisation")
+    default = TokenOptimization()
+    parser.add_argument("--iterations", type=int, default=default.num_steps, help="steps of the token optimisation")
+    parser.add_argument("--learning-rate", type=float, default=default.learning_rate)
+    parser.add_argument("--noise", type=float, default=default.noise)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("-o", "--output", type=Path, default=Path("inpainting.json"))
     return parser.parse_args()
