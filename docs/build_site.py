@@ -39,6 +39,7 @@ API = {
     "vqgan": ("MaskGIT-VQGAN", ["modeling_maskgit_vqgan", "configuration_maskgit_vqgan"]),
     "original": ("Original checkpoints", ["original.conversion"]),
     "hub": ("Hub and checkpoints", ["checkpoints.push", "checkpoints.pull"]),
+    "engines": ("Exported models", ["exported.pipeline_exported", "exported.export", "exported.losses"]),
     "tasks": ("Tasks of transformers", ["tasks"]),
     "data": ("Data", ["data.training_data", "data.loaders", "data.prepare", "data.sources", "data.decoding"]),
     "training": ("Training", ["training.configs", "training.recipes", "training.start"]),
