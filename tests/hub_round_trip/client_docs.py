@@ -147,12 +147,26 @@ def test_what_a_guide_says_can_be_pasted(page, things, hub_as_the_guides_need_it
 
 
 def test_commands_that_stand_in_texts_are_whole():
-    """Commands as arguments or in sentences: of the evaluation, which needs models, the arguments are read."""
-    evaluate = typer.main.get_command(app).commands["evaluate"]
+    """Commands in sentences and in blocks that are not run: the arguments of the evaluation are parsed."""
+    commands = typer.main.get_command(app).commands
     found = 0
     for page in PAGES:
-        for command in re.findall(r"[`\"]titok-hf evaluate (\w[^`\"]*)", page.read_text(encoding="utf-8")):
-            name, *arguments = shlex.split(command)
-            evaluate.commands[name].make_context(name, arguments)
+        text = page.read_text(encoding="utf-8")
+        lines = [
+            line
+            for block in re.findall(r"^```console\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+            for line in lines_of(block)
+        ]
+        lines += re.findall(r"[`\"](titok-hf evaluate \w[^`\"]*)", text)
+        for line in lines:
+            program, name, *arguments = shlex.split(
+                line.replace("torchrun --nproc-per-node 8 -m titok_hf.cli", "titok-hf")
+            )
+            if program != "titok-hf" or name not in ("evaluate", "sweep"):
+                continue
+            command = commands[name]
+            if name == "evaluate":
+                command, (name, *arguments) = command.commands[arguments[0]], arguments
+            command.make_context(name, arguments)
             found += 1
-    assert found > 1
+    assert found > 10
