@@ -32,6 +32,7 @@ OTHER_PAGES = {
 # The API reference: pages with the modules whose public classes and functions they document.
 API = {
     "pipeline": ("Pipeline", ["pipeline_titok", "bundled"]),
+    "editing": ("Editing", ["editing.pipeline_mixin", "editing.token_optimization", "evaluation.rate"]),
     "tokenizer": ("Tokenizer", ["modeling_titok", "configuration_titok", "quantization_titok"]),
     "image_processing": ("Image processors", ["image_processing_titok", "image_processing_pil_titok"]),
     "generator": ("Generator", ["modeling_maskgit", "configuration_maskgit"]),
