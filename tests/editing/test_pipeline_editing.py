@@ -269,6 +269,20 @@ def test_what_does_not_fit_is_one_clear_error(call, message, pipe):
         call(pipe)
 
 
+def test_an_exported_tokenizer_is_refused_where_gradients_or_the_codebook_are_needed(pipe):
+    class Exported:
+        config = pipe.tokenizer.config
+
+    pipe.tokenizer = Exported()
+    for call in (
+        lambda: pipe.optimize_tokens(images(), brightness, SHORT),
+        lambda: pipe.inpaint(images(), HOLE),
+        lambda: pipe.interpolate(images(), images()),
+    ):
+        with pytest.raises(ValueError, match="exported to another engine"):
+            call()
+
+
 def test_masks_and_images_may_be_files(pipe, tmp_path):
     Image.fromarray((HOLE.numpy() * 255).astype(np.uint8)).resize((64, 64), 0).save(tmp_path / "hole.png")
     Image.new("RGB", (64, 64), "red").save(tmp_path / "photo.png")

@@ -95,6 +95,7 @@ class EditingMixin:
             ValueError: as `encode`; a stage-1 tokenizer; a loss that is no tensor of shape (batch,), has no gradients,
                 or is not finite.
         """
+        self._check_is_in_torch()
         check_output_type(output_type)
         tensors_of_callback(callback_on_step_end, ())
         single = list_of_images(images)
@@ -134,6 +135,7 @@ class EditingMixin:
             ValueError: as `optimize_tokens`; or a mask of another size, with other values, or that marks nothing or
                 everything.
         """
+        self._check_is_in_torch()
         check_output_type(output_type)
         tensors_of_callback(callback_on_step_end, ())
         pixel_values, masks = self.images_with_masks(images, mask)
@@ -267,6 +269,7 @@ class EditingMixin:
             ValueError: as `encode`, another number of first than of second images, fewer than 2 images for a pair, an
                 unknown `space`, or codes of a KL model.
         """
+        self._check_is_in_torch()
         check_output_type(output_type)
         config, quantizer = self.tokenizer.config, self.tokenizer.quantizer
         if space not in ("latents", "codes"):
@@ -287,6 +290,13 @@ class EditingMixin:
             elif config.has_codebook and config.codebook_l2_norm:
                 mixed = F.normalize(mixed, dim=-1)  # as the entries that the decoder knows
         return self._decode(mixed, output_type, batch_size)
+
+    def _check_is_in_torch(self) -> None:
+        if not isinstance(self.tokenizer, torch.nn.Module):
+            raise ValueError(
+                "This tokenizer was exported to another engine, and has neither gradients nor a codebook there. Use the "
+                "model in PyTorch that was exported."
+            )
 
     def _optimized(
         self,
