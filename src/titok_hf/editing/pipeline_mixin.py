@@ -294,8 +294,8 @@ class EditingMixin:
     def _check_is_in_torch(self) -> None:
         if not isinstance(self.tokenizer, torch.nn.Module):
             raise ValueError(
-                "This tokenizer was exported to another engine, and has neither gradients nor a codebook there. Use the "
-                "model in PyTorch that was exported."
+                "This tokenizer was exported to another engine, and has neither gradients nor a codebook there. Use "
+                "the model in PyTorch that was exported."
             )
 
     def _optimized(
