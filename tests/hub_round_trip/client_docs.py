@@ -157,7 +157,7 @@ def test_commands_that_stand_in_texts_are_whole():
             for block in re.findall(r"^```console\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
             for line in lines_of(block)
         ]
-        lines += re.findall(r"[`\"](titok-hf evaluate \w[^`\"]*)", text)
+        lines += re.findall(r"[`\"](titok-hf evaluate [\w-]+ [^`\"]*)", text)
         for line in lines:
             program, name, *arguments = shlex.split(
                 line.replace("torchrun --nproc-per-node 8 -m titok_hf.cli", "titok-hf")
