@@ -6,6 +6,7 @@ import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
 from diffusers.callbacks import PipelineCallback
 from PIL import Image
+from torch._dynamo.testing import CompileCounter
 
 from tiny_pipeline import ID2LABEL, generators, tiny_image_processor, tiny_pipeline, tiny_tokenizer
 from titok_hf import scheduling_maskgit
@@ -535,14 +536,25 @@ def test_half_precision_gives_float32_pictures(pipe, tmp_path):
     assert pipe.to(torch.bfloat16).reconstruct(pictures(1), "np").dtype == np.float32
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_all_parts_are_float32_unless_another_dtype_is_asked_for(pipe, tmp_path, dtype):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_all_parts_have_the_saved_dtype_unless_another_is_asked_for(pipe, tmp_path, dtype):
     pipe.to(dtype).save_pretrained(tmp_path)
     loaded = TiTokPipeline.from_pretrained(tmp_path)
-    assert loaded.tokenizer.dtype == loaded.transformer.dtype == loaded.dtype == torch.float32
+    assert loaded.tokenizer.dtype == loaded.transformer.dtype == loaded.dtype == dtype
+    for name, part in loaded.components.items():
+        if isinstance(part, torch.nn.Module):
+            assert {parameter.dtype for parameter in part.parameters()} == {dtype}
+            assert type(part).from_pretrained(tmp_path, subfolder=name).dtype == dtype
     for name in ("dtype", "torch_dtype"):
-        kept = TiTokPipeline.from_pretrained(tmp_path, **{name: dtype})
-        assert kept.tokenizer.dtype == kept.transformer.dtype == dtype
+        other = TiTokPipeline.from_pretrained(tmp_path, **{name: torch.float32})
+        assert other.tokenizer.dtype == other.transformer.dtype == torch.float32
+
+
+def test_parts_saved_in_different_dtypes_keep_them(pipe, tmp_path):
+    pipe.transformer.to(torch.bfloat16)
+    pipe.save_pretrained(tmp_path)
+    loaded = TiTokPipeline.from_pretrained(tmp_path)
+    assert loaded.tokenizer.dtype == torch.float32 and loaded.transformer.dtype == torch.bfloat16
 
 
 def test_parts_of_different_dtypes_work_together_again_and_again(pipe):
@@ -581,3 +593,14 @@ def test_offloaded_models_come_and_go(pipe):
     assert torch.equal(codes_of(pipe, [0, 1], 0, 1, callback_on_step_end=preview), expected)
     assert torch.equal(pipe.reconstruct(pictures(2), "pt"), reconstructions)
     assert pipe.tokenizer._hf_hook is not None and pipe.transformer._hf_hook is not None
+
+
+def test_a_compiled_generator_gives_the_same_codes_and_compiles_once_for_each_batch_size(pipe):
+    expected = codes_of(pipe, [0, 1], 5, 6, num_inference_steps=6)
+    counter = CompileCounter()
+    pipe.transformer.compile(backend=counter, fullgraph=True, dynamic=False)
+    assert torch.equal(codes_of(pipe, [0, 1], 5, 6, num_inference_steps=6), expected)
+    assert counter.frame_count == 2  # the first step has no guidance, all others have it in one batch
+    assert torch.equal(codes_of(pipe, [0, 1], 5, 6, num_inference_steps=6), expected)
+    codes_of(pipe, [2, 1], 7, 8, num_inference_steps=9)
+    assert counter.frame_count == 2

@@ -52,6 +52,8 @@ def _load_model(cls: Any, load: Callable[..., Any], source: Any, *args: Any, **k
         raise ValueError("use_safetensors is False, but pickles run code when opened and are not read. Leave it out.")
     files = _Files(cls, source, kwargs)
     files.check()
+    if not files.of_transformers and kwargs.get("dtype") is None and kwargs.get("torch_dtype") is None:
+        kwargs["dtype"] = files.stored_dtype()  # as transformers does; diffusers would load them as float32
     kwargs |= files.revision
     if files.weights:
         kwargs.pop("force_download", None)  # they have just been downloaded
@@ -95,6 +97,7 @@ class _Files:
         self.kwargs = kwargs
         self.of_transformers = hasattr(cls, "config_class")
         self.config, self.weights = None, list[Path]()
+        self.stored: dict[str, tuple[tuple[int, ...], str]] = {}
         # The commit of the configuration: the checked files are the loaded ones, even if somebody pushes meanwhile.
         self.revision: dict[str, str] = {}
         if isinstance(source, str | os.PathLike) and not any(kwargs.get(name) is not None for name in _OTHER_TENSORS):
@@ -109,7 +112,7 @@ class _Files:
         values = read_json(self.config)
         if values.get("quantization_config") is not None:
             return
-        stored = stored_tensors(self.weights)
+        self.stored = stored = stored_tensors(self.weights)
         names = not self.kwargs.get("output_loading_info")
         if self.weights and names:
             check_depth(self.config, values, len(stored))
@@ -121,6 +124,14 @@ class _Files:
         if self.weights:
             shapes = not self.kwargs.get("ignore_mismatched_sizes")
             check_weights(self.source, stored, expected, names=names, shapes=shapes)
+
+    def stored_dtype(self) -> Any:
+        """The dtype of the weights, if all have the same floating dtype; else None."""
+        import torch
+
+        dtypes = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
+        names = {dtype for _, dtype in self.stored.values()}
+        return dtypes.get(names.pop()) if len(names) == 1 else None
 
     def _check_configuration_is_given(self) -> None:
         """Raise an error without a configuration, where transformers would use the default one."""

@@ -40,8 +40,8 @@ class PipelineCheckpointMixin(PushMixin, LoadedByDiffusers):
 
         Args:
             pretrained_model_name_or_path: a folder that `save_pretrained` wrote, or the id of a Hub repository.
-            kwargs: as for any diffusers pipeline: `dtype` (float32 for all parts by default, whatever they were saved
-                in), `variant`, `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`, `device_map`,
+            kwargs: as for any diffusers pipeline: `dtype` (by default that of the saved weights, in every part),
+                `variant`, `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`, `device_map`,
                 or parts to use instead of the saved ones; and `subfolder`, where in the folder or repository the
                 pipeline lies.
 
@@ -54,11 +54,6 @@ class PipelineCheckpointMixin(PushMixin, LoadedByDiffusers):
             raise ValueError(
                 "use_safetensors is False, but pickles run code when opened and are not read. Leave it out."
             )
-        import torch
-
-        if not {"dtype", "torch_dtype", "quantization_config"} & {name for name in kwargs if kwargs[name] is not None}:
-            # By default transformers keeps the saved dtype of the tokenizer, and diffusers loads the rest as float32.
-            kwargs["dtype"] = torch.float32
         folder = Path(cls.download(pretrained_model_name_or_path, **kwargs))
         kwargs.pop("subfolder", None)
         with naming(folder, "cannot be loaded", list(kwargs)):
