@@ -176,7 +176,8 @@ def sample(
     finite = known = torch.ones((), dtype=torch.bool, device=codes.device)
     pipe._interrupt = False
     for index, timestep in enumerate(pipe.progress_bar(scheduler.timesteps)):
-        logits = logits_of(codes, timestep)
+        with pipe._fast_on_cpu():
+            logits = logits_of(codes, timestep)
         codes, predicted, logits = scheduler.step(logits, timestep, codes, generator, return_dict=False)
         finite = finite & logits.isfinite().all()
         if callback is not None:

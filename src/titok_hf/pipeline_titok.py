@@ -26,6 +26,7 @@ from .accepted_values import check_finite, check_pixel_range
 from .checkpoints.layout import VERSION_KEY
 from .checkpoints.pipeline_mixin import PipelineCheckpointMixin
 from .class_names import IMAGENET_CLASSES, ClassLabels, ClassNames, imagenet_id2label
+from .cpu_optimizations import CpuOptimizationsMixin
 from .editing.pipeline_mixin import EditingMixin
 from .image_processing_pil_titok import TiTokImageProcessorPil
 from .image_processing_titok import TiTokImageProcessor
@@ -64,7 +65,7 @@ class TiTokPipelineOutput(BaseOutput):
     codes: torch.Tensor
 
 
-class TiTokPipeline(PipelineCheckpointMixin, EditingMixin, DiffusionPipeline):
+class TiTokPipeline(CpuOptimizationsMixin, PipelineCheckpointMixin, EditingMixin, DiffusionPipeline):
     """
     Images from class labels (TiTok, arXiv 2406.07550, section 3.3), images to codes and back, and images changed
     through their codes. Without `transformer` and `scheduler`, only `encode`, `decode` and `reconstruct` work.
@@ -280,7 +281,8 @@ class TiTokPipeline(PipelineCheckpointMixin, EditingMixin, DiffusionPipeline):
         device = self._execution_device
         if hook is not None:
             hook.pre_forward(self.tokenizer)
-        yield device
+        with self._fast_on_cpu():
+            yield device
         self.maybe_free_model_hooks()
 
     @property
