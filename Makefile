@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo docs test test-fast test-upstream fuzz quality style dist-check clean
+.PHONY: help demo docs test test-fast test-upstream fuzz quality style bench dist-check clean
 
 help:
 	@echo "make demo       reconstruct real images and generate every class with the bundled model, into demo/"
@@ -14,6 +14,7 @@ help:
 	@echo "make docs       build the documentation site into build/site (Python 3.11 or newer)"
 	@echo "make quality    check style, types and who may import whom"
 	@echo "make style      fix and format"
+	@echo "make bench      measure speed and memory beside the original's way, into docs/speed; BENCH=options of benchmarks/speed.py"
 	@echo "make dist-check build wheel and source archive, check them, install the wheel in a clean environment and use it"
 	@echo "make clean      remove .venv, demo/ and caches"
 
@@ -63,6 +64,11 @@ quality: $(VENV)/installed-dev
 style: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Under 20 minutes on two cores. In pieces: make bench BENCH="images generate", then BENCH=report.
+BENCH ?= all
+bench: $(VENV)/installed-test
+	$(BIN)/python benchmarks/speed.py $(BENCH)
 
 # Builds with the setuptools of .venv, so that only the clean environment needs a package index.
 dist-check: $(VENV)/installed-test

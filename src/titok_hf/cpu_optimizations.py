@@ -239,9 +239,9 @@ class CpuOptimizationsMixin:
         return nullcontext() if any(map(_is_compiled, parts)) else self._cpu_optimizations
 
 
-def _is_compiled(model: nn.Module | None) -> bool:
+def _is_compiled(model: Any) -> bool:
     """Whether `torch.compile` was applied to a model or a part of it."""
-    modules = () if model is None else model.modules()
+    modules = model.modules() if isinstance(model, nn.Module) else ()
     return any(
         hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None for module in modules
     )

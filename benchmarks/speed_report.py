@@ -1,0 +1,109 @@
+"""Tables and plots of what `speed.py` and `gpu.py` measured: `results.md` and `growth.png` beside their JSON files."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from harness import Row, read, spread
+
+from titok_hf.evaluation.plots import Panel, draw_panels
+
+# The least median ratio to the original's way that is aimed at, on a processor where MKL is at its best
+# and on others: (batch 1, batch 8).
+TARGETS = {
+    "class -> image": ((1.4, 1.25), (1.8, 1.5)),
+    "pixel decoder": ((1.2, 1.2), (1.2, 1.2)),
+    "generate": ((1.8, 1.0), (1.8, 1.0)),
+    "encode": ((1.5, 1.0), (1.5, 1.0)),
+}
+
+
+def report(folder: Path) -> str:
+    """Writes `results.md` and the plot of growth; returns the text."""
+    lines = ["# Measured speed", "", "Written by `python benchmarks/speed.py report` from the JSON files beside it."]
+    for path in sorted(folder.rglob("*.json"), key=lambda path: path.stat().st_mtime):
+        about, rows = read(path)
+        lines += ["", f"## {path.relative_to(folder).with_suffix('')}", "", *conditions(about), ""]
+        lines += growth(rows, folder) if path.stem == "growth" else table(rows)
+    text = "\n".join(lines) + "\n"
+    (folder / "results.md").write_text(text)
+    return text
+
+
+def conditions(about: dict[str, Any]) -> list[str]:
+    """Machine, versions and settings in one paragraph."""
+    machine, settings = about["machine"], about["settings"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    where = machine.get("gpu") or (
+        f"{machine['processor']} (family {machine['family']}, {machine['instructions']}), {machine['cores']} cores"
+    )
+    return [
+        f"{where}; {machine['threads']} thread(s), {settings.get('clock', 'wall')} time, load {machine['load']:.1f} "
+        f"at the end; {versions}; model {settings['model']}, {settings['dtype']}, {settings['rounds']} rounds; "
+        f"{machine['time']}."
+    ]
+
+
+def table(rows: list[Row]) -> list[str]:
+    """One line for each way: seconds, and how many times as fast as the first way; minimum / median / maximum."""
+    lines = ["| what | way | milliseconds | times as fast | outputs |", "| --- | --- | --- | --- | --- |"]
+    for row in rows:
+        first = next(iter(row.seconds))
+        for way, seconds in row.seconds.items():
+            ratio = "" if way == first else spread(row.ratios(way))
+            own = {name: value for name, value in row.values.items() if name.endswith(f", {way}")}
+            compared = "; ".join(f"{name.split(', ')[0]} {value:.3g}" for name, value in own.items())
+            lines.append(f"| {row.name} | {way} | {spread(seconds, 1e3, 1)} | {ratio} | {compared} |")
+        others = {n: v for n, v in row.values.items() if ", " not in n and n != "batch"}
+        if others:
+            text = "; ".join(f"{name} {value:.3g}" for name, value in others.items())
+            lines.append(f"| {row.name} | | | | {text} |")
+    return lines + targets(rows)
+
+
+def targets(rows: list[Row]) -> list[str]:
+    """Whether the ratios reach their targets."""
+    lines = []
+    for row in rows:
+        kind, batch = row.name.partition(", batch ")[::2]
+        if kind not in TARGETS or batch not in ("1", "8") or "optimized" not in row.seconds:
+            continue
+        ratio = statistics.median(row.ratios("optimized"))
+        column = ("1", "8").index(batch)
+        least, elsewhere = (pair[column] for pair in TARGETS[kind])
+        verdict = "met" if ratio >= least else "missed"
+        lines.append(
+            f"* {row.name}: {ratio:.2f}, target {least} where MKL is fast ({verdict}), {elsewhere} elsewhere."
+        )
+    return ["", *lines] if lines else []
+
+
+def growth(rows: list[Row], folder: Path) -> list[str]:
+    """A table and a plot: time and memory as one size grows, and the exponent of the time's growth."""
+    lines = ["| what grows | part | seconds | GiB at most | exponent |", "| --- | --- | --- | --- | --- |"]
+    panels = []
+    for kind in dict.fromkeys(row.values["kind"] for row in rows):
+        points = [row for row in rows if row.values["kind"] == kind]
+        sizes = [row.values["value"] for row in points]
+        curves: dict[str, tuple[list[Any], list[float]]] = {}
+        for part in points[0].seconds:
+            medians = [statistics.median(row.seconds[part]) for row in points]
+            curves[part] = (sizes, medians)
+            for index, row in enumerate(points):
+                exponent = "" if index == 0 else f"{slope(sizes, medians, index):.2f}"
+                peak = f"{row.values['peak memory']:.2f}"
+                lines.append(f"| {row.name} | {part} | {medians[index]:.3f} | {peak} | {exponent} |")
+        panels.append(Panel(kind, "seconds", curves, logarithmic=True))
+        peaks = [row.values["peak memory"] for row in points]
+        panels.append(Panel(kind, "GiB at most", {"whole process": (sizes, peaks)}, logarithmic=True))
+    draw_panels(panels, folder / "growth.png")
+    text = "The exponent is log(time ratio) / log(size ratio) from the line before: 1 is linear. ![Growth](growth.png)"
+    return [text, "", *lines]
+
+
+def slope(sizes: list[float], seconds: list[float], index: int) -> float:
+    """The exponent of growth between a point and the one before."""
+    import math
+
+    ratio = seconds[index] / seconds[index - 1]
+    return math.log(ratio) / math.log(sizes[index] / sizes[index - 1])

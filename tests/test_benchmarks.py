@@ -1,0 +1,125 @@
+"""The benchmarks: they run on tiny models, and what they compare with computes the same."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+TINY = ["--model", "tiny", "--rounds", "1", "--threads", "1", "--batch", "1", "2"]
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """The rows of all sections that need no other program, by name, and the folder of the results."""
+    folder = tmp_path_factory.mktemp("speed")
+    threads = torch.get_num_threads()
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        from harness import read
+        from speed import main
+
+        main(
+            [
+                "tokenizer",
+                "generate",
+                "images",
+                "training",
+                "preprocessing",
+                "dit",
+                "report",
+                *TINY,
+                "--out",
+                str(folder),
+            ]
+        )
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+        torch.set_num_threads(threads)
+    return folder, {row.name: row for path in folder.glob("*.json") for row in read(path)[1]}
+
+
+def test_the_original_way_computes_the_same(results):
+    _, rows = results
+    for name in ("encode, batch 1", "encode, batch 2", "generate, batch 1", "generate, batch 2"):
+        assert rows[name].values["equal codes, pipeline"] == 1, name
+        assert rows[name].values["equal codes, optimized"] == 1, name
+    for name in ("decode, batch 2", "pixel decoder, batch 2", "500 x 375 pixels", "generator, batch 2"):
+        assert rows[name].values["largest difference, pipeline"] < 1e-4, name
+    assert rows["class -> image, batch 2"].values["largest difference, optimized"] <= 1  # of 255
+
+
+@pytest.mark.parametrize("variant", ["b64", "s128"])
+def test_the_original_way_of_the_other_generators_is_the_same(variant):
+    from original_way import Sampler
+    from speed import SAMPLING, TINY_GENERATOR, fill, pipeline_of
+
+    from tiny_pipeline import tiny_tokenizer
+    from titok_hf import MaskGitTransformer1DModel
+
+    sizes = TINY_GENERATOR | {"codebook_size": 16, "num_hidden_layers": 2}
+    generator = fill(MaskGitTransformer1DModel.from_variant(variant, **sizes).eval())
+    pipe = pipeline_of(tiny_tokenizer(), generator, variant)
+    original = Sampler.like(generator)
+    torch.manual_seed(0)
+    expected = original.generate(torch.arange(3), **SAMPLING[variant])
+    torch.manual_seed(0)
+    assert torch.equal(pipe([0, 1, 2], output_type="latent").codes, expected)
+
+
+def test_results_name_their_conditions_and_become_a_table(results):
+    folder, rows = results
+    values = json.loads((folder / "generate.json").read_text())
+    assert values["machine"]["versions"]["torch"] == torch.__version__ and values["settings"]["model"] == "tiny"
+    text = (folder / "results.md").read_text()
+    assert "| class -> image, batch 1 | optimized |" in text and torch.__version__ in text
+    assert "extrapolated: times our image with 250 steps" in text
+    assert all(len(seconds) == 1 for row in rows.values() for seconds in row.seconds.values())
+
+
+def test_growth_and_loading_are_tables_and_a_plot(tmp_path, monkeypatch):
+    import speed
+    from harness import read
+
+    def in_this_process(script, command, *arguments):
+        return 0.5 if script == "-c" else speed.PARTS[command](speed.parsed([command, *arguments]))
+
+    monkeypatch.setattr(speed, "in_new_process", in_this_process)  # new processes would import everything ten times
+    sizes = ["--growth-batches", "1", "2", "--growth-tokens", "8", "--growth-sizes", "128", "--growth-steps", "2"]
+    threads = torch.get_num_threads()
+    speed.main(["growth", "load", "report", *TINY, *sizes, "--out", str(tmp_path)])
+    torch.set_num_threads(threads)
+    growth, load = (read(tmp_path / f"{name}.json")[1] for name in ("growth", "load"))
+    assert [row.name for row in growth] == ["batch 1", "batch 2", "tokens 8", "image size 128", "steps 2"]
+    assert all(row.seconds.keys() == {"encode", "generate", "decode"} for row in growth)
+    assert load[0].seconds.keys() == {"original's way", "pipeline"} and load[1].seconds == {"pipeline": [0.5]}
+    assert (tmp_path / "growth.png").stat().st_size > 1000
+
+
+def test_the_benchmark_of_a_gpu_runs_without_one(tmp_path, monkeypatch):
+    import gpu
+    from harness import read
+
+    monkeypatch.setattr(gpu, "compile_models", lambda pipe: None)  # compilation takes minutes and is PyTorch's
+    gpu.main(["--device", "cpu", "--model", "tiny", "--rounds", "1", "--batch", "1", "2", "--out", str(tmp_path)])
+    about, (codes, training, *images) = read(tmp_path / "gpu.json")
+    assert codes.values == {"share equal to the CPU": 1} and about["settings"]["left out, no time"] == []
+    assert training.seconds.keys() == {"original's way", "pipeline"}
+    assert [row.values["batch"] for row in images] == [1, 2]
+    assert all(row.values["images a second, compiled"] > 0 for row in images)
+
+
+def test_without_a_gpu_its_benchmark_says_how_to_try_it(capsys, monkeypatch):
+    import gpu
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        gpu.main([])
+    assert "no CUDA device; --device cpu --model tiny tries the script" in capsys.readouterr().err
