@@ -78,7 +78,7 @@ class Meter:
             guiding = MaskGitTransformer1DModel.from_pretrained(options.guiding_model)
             self.guiding = {"guiding_transformer": guiding.eval()}
         size = self.pipe.tokenizer.config.image_size
-        images = EvaluationImages(options.data, options.split, size, limit=options.num_images)
+        images = EvaluationImages(options.data, options.split, size, limit=options.num_real)
         self.real = FeatureSet()
         for pixels, _ in images.batches(options.batch_size):
             self.real.update(self.judge(pixels))
@@ -159,7 +159,17 @@ def write_table(folder: Path) -> None:
 
 def check_same_run(options: argparse.Namespace) -> None:
     """The folder of a run keeps what its numbers depend on; SystemExit if that is something else now."""
-    names = ("model", "judge", "data", "split", "num_images", "num_selection", "selection_seed", "guiding_model")
+    names = (
+        "model",
+        "judge",
+        "data",
+        "split",
+        "num_images",
+        "num_real",
+        "num_selection",
+        "selection_seed",
+        "guiding_model",
+    )
     own = {name: str(getattr(options, name)) for name in names}
     path = options.run / "run.json"
     if path.is_file() and json.loads(path.read_text()) != own:
@@ -179,7 +189,8 @@ def main() -> None:
     parser.add_argument("--samplers", nargs="*", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--steps", type=int, nargs="*", default=[8, 16, 4, 32])
     parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3])
-    parser.add_argument("--num-images", type=int, default=10_000, help="made for a measurement, and real ones")
+    parser.add_argument("--num-images", type=int, default=10_000, help="made for each measurement")
+    parser.add_argument("--num-real", type=int, default=10_000, help="real images, evenly spaced over the split")
     parser.add_argument("--selection-seed", type=int, default=0)
     parser.add_argument("--num-selection", type=int, default=1_000, help="images of each setting that is tried")
     parser.add_argument("--batch-size", type=int, default=100)
