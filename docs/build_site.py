@@ -36,7 +36,7 @@ API = {
     "tokenizer": ("Tokenizer", ["modeling_titok", "configuration_titok", "quantization_titok"]),
     "image_processing": ("Image processors", ["image_processing_titok", "image_processing_pil_titok"]),
     "generator": ("Generator", ["modeling_maskgit", "configuration_maskgit"]),
-    "scheduler": ("Scheduler", ["scheduling_maskgit"]),
+    "scheduler": ("Scheduler", ["scheduling_maskgit", "samplers", "guidance", "mask_schedules"]),
     "vqgan": ("MaskGIT-VQGAN", ["modeling_maskgit_vqgan", "configuration_maskgit_vqgan"]),
     "original": ("Original checkpoints", ["original.conversion"]),
     "hub": ("Hub and checkpoints", ["checkpoints.push", "checkpoints.pull"]),
