@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from titok_hf.contact_sheets import contact_sheet
+from titok_hf.contact_sheets import contact_sheet, paired_contact_sheet
 
 COLOURS = ["red", "lime", "blue", "yellow", "cyan"]
 
@@ -60,3 +60,10 @@ def test_grey_images_are_shown():
 def test_what_cannot_be_laid_out_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         contact_sheet(**arguments)
+
+
+def test_pairs_have_the_labels_of_their_rows_and_white_at_the_end():
+    pairs = paired_contact_sheet(images(), images()[::-1], columns=3)
+    white = Image.new("RGB", (8, 8), "white")
+    cells = [*images()[:3], *images()[:1:-1], *images()[3:], white, *images()[1::-1], white]
+    assert np.array_equal(pairs, contact_sheet(cells, 3, labels=["original", "TiTok"] * 2))

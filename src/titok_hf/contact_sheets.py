@@ -61,3 +61,26 @@ def contact_sheet(
             middle = _GAP + row * (height + _GAP) + height // 2
             draw.text((_GAP, middle), label, fill=_INK, font=font, anchor="lm")
     return sheet
+
+
+def paired_contact_sheet(
+    originals: Sequence[Image.Image], reconstructions: Sequence[Image.Image], columns: int, labelled: bool = True
+) -> Image.Image:
+    """
+    A row of originals above the row of their reconstructions, and so on.
+
+    Args:
+        originals, reconstructions: equally many images, at least one, all of one size.
+        columns: the most images in a row. White images fill the last two rows.
+        labelled: whether "original" and "TiTok" stand beside the rows.
+    """
+    columns = min(columns, len(originals))
+    blank = Image.new("RGB", originals[0].size, _PAPER)
+    cells: list[Image.Image] = []
+    labels: list[str] = []
+    for start in range(0, len(originals), columns):
+        for label, images in (("original", originals), ("TiTok", reconstructions)):
+            row = list(images[start : start + columns])
+            cells += row + [blank] * (columns - len(row))
+            labels.append(label)
+    return contact_sheet(cells, columns, labels=labels if labelled else None)

@@ -19,7 +19,7 @@ from .layout import INDEX_NAME, PIPELINE_FOLDERS, is_weights_file, outdated_file
 from .pull import needed_files
 
 # They run code when they are opened, so they are never uploaded.
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_NEVER_UPLOADED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 # Without these files, and without weights, the repository could not be used.
 _NEEDED_NAMES = (CARD_NAME, INDEX_NAME, "config.json", "scheduler_config.json", IMAGE_PROCESSOR_NAME)
 
@@ -157,7 +157,7 @@ def _files_to_push(folder: Path, kind: Kind, variant: str | None) -> tuple[list[
     shown = card.read_text(encoding="utf-8") if card.is_file() else ""
     for path in sorted(folder.rglob("*")):  # which does not follow links to folders
         name = path.relative_to(folder).as_posix()
-        if is_hidden(name) or name.endswith(_PICKLES) or path.is_dir() and not path.is_symlink():
+        if is_hidden(name) or name.endswith(_NEVER_UPLOADED) or path.is_dir() and not path.is_symlink():
             continue
         is_shown = f"({name})" in shown or f'"{name}"' in shown  # as Markdown and HTML name a file
         wanted, inside = _belongs(name, kind) or is_shown, _stays_inside(path, folder)

@@ -9,16 +9,15 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from ..contact_sheets import paired_contact_sheet
 from .console import answer, bold
 from .images import (
-    batches,
     batches_with_progress,
     check_images,
     check_inputs_stay,
     distinct_stems,
     make_output_folder,
     save_image,
-    save_sheet,
     sheet_name,
 )
 from .models import load_pipeline, model_name
@@ -76,7 +75,8 @@ def reconstruct(
             if len(pairs) < _SHEET_PAIRS:
                 pairs.append(pair)
     if sheet is not None:
-        _save_sheet_of_pairs(pairs, sheet)
+        originals, reconstructions = zip(*pairs, strict=True)
+        save_image(paired_contact_sheet(originals, reconstructions, _SHEET_COLUMNS), sheet)
     values = {
         "pictures": [
             {"original": original, "file": file, "psnr": psnr}
@@ -102,20 +102,6 @@ def _table(images: list[Path], psnrs: list[float]) -> Table:
     table.add_section()
     table.add_row("mean", f"{sum(psnrs) / len(psnrs):.1f} dB")
     return table
-
-
-def _save_sheet_of_pairs(pairs: list[list[Image.Image]], path: Path) -> None:
-    """Write rows of originals, each above the row of their reconstructions; white images fill the last two rows."""
-    from PIL import Image
-
-    columns = min(len(pairs), _SHEET_COLUMNS)
-    blank = Image.new("RGB", pairs[0][0].size, "white")
-    cells, labels = [], []
-    for row in batches(pairs, columns):
-        filling = [blank] * (columns - len(row))
-        cells += [original for original, _ in row] + filling + [copy for _, copy in row] + filling
-        labels += ["original", "TiTok"]
-    save_sheet(cells, path, columns, labels)
 
 
 def _pixel_values(image: Image.Image) -> torch.Tensor:

@@ -18,7 +18,7 @@ from titok_hf.checkpoints.layout import check_finite_weights, naming
 
 from .configs import is_original_config
 
-_PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
+_TORCH_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt"}
 _WEIGHTS_NAMES = ["model.safetensors", "pytorch_model.bin"]
 
 
@@ -41,7 +41,7 @@ class OriginalCheckpoint:
     @property
     def is_flax(self) -> bool:
         """Whether the weights are in Flax form."""
-        return self.weights is not None and self.weights.suffix not in {*_PICKLES, ".safetensors"}
+        return self.weights is not None and self.weights.suffix not in {*_TORCH_SUFFIXES, ".safetensors"}
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The tensors; OSError if one is not finite, and as [`read_state_dict`]."""
@@ -108,7 +108,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, not a weights file.")
-    if path.suffix in _PICKLES:
+    if path.suffix in _TORCH_SUFFIXES:
         return _read_pickle(path)
     if path.suffix == ".safetensors":
         with naming(path, "is damaged, or not a safetensors file"):
