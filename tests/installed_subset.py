@@ -92,6 +92,7 @@ def commands(folder: Path, extras: tuple[str, ...]) -> dict[str, list[str]]:
         "decode": ["decode", "codes.safetensors", "-o", "decoded", *on_cpu],
         "edit": ["edit", "variations", picture, "--class", "0", "-n", "1", "-o", "edited", *on_cpu],
         "info": ["info"],
+        "export": ["export", "tiny", "-o", "exported"],
         "convert tokenizer": ["convert", "tokenizer", "original-tokenizer", "-o", "tokenizer"],
         "convert generator": ["convert", "generator", "original-generator", "-o", "generator"],
         "convert export": ["convert", "export", "tokenizer", "-o", "back"],
@@ -118,6 +119,7 @@ def commands(folder: Path, extras: tuple[str, ...]) -> dict[str, list[str]]:
 
 # What a run has to say where the extra is missing that it needs.
 NEEDS = {
+    "export": "titok-hf[onnx]",
     "prepare": "titok-hf[data]",
     "pretokenize": "titok-hf[data]",
     "train": "titok-hf[train]",

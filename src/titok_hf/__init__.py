@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from titok_hf.bundled import bundled_checkpoint as bundled_checkpoint
     from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig as MaskGitVQGANConfig
     from titok_hf.configuration_titok import TiTokConfig as TiTokConfig
+    from titok_hf.exported.pipeline_exported import ExportedTiTokPipeline as ExportedTiTokPipeline
     from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil as TiTokImageProcessorPil
     from titok_hf.image_processing_titok import TiTokImageProcessor as TiTokImageProcessor
     from titok_hf.modeling_maskgit import MaskGitTransformer1DModel as MaskGitTransformer1DModel
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from titok_hf.scheduling_maskgit import MaskGitScheduler as MaskGitScheduler
 
 _MODULE_OF_NAME = {
+    "ExportedTiTokPipeline": "titok_hf.exported.pipeline_exported",
     "MaskGitScheduler": "titok_hf.scheduling_maskgit",
     "MaskGitTransformer1DModel": "titok_hf.modeling_maskgit",
     "MaskGitVQGANConfig": "titok_hf.configuration_maskgit_vqgan",

@@ -9,14 +9,17 @@ from pathlib import Path
 import pytest
 
 from installed_subset import REPOSITORY, required
+from titok_hf.exported.engines import ENGINES
 
 pytestmark = pytest.mark.slow
 
 
 def extras_of_the_package() -> list[str]:
+    """Those that commands of this file need; the engines of exported models have tests of their own."""
+    apart = ("demo", "test", "dev", "fid", "lpips", *ENGINES)
     parser = ConfigParser()
     parser.read(REPOSITORY / "setup.cfg")
-    return [name for name in parser["options.extras_require"] if name not in ("demo", "test", "dev", "fid", "lpips")]
+    return [name for name in parser["options.extras_require"] if name not in apart]
 
 
 def test_what_an_extra_brings_is_read_from_the_metadata():

@@ -11,8 +11,11 @@ import torch
 
 from hub_client import CACHE
 from hub_server import OWNER_TOKEN, STRANGER_TOKEN
+from plain_engine import PLAIN
 from tiny_pipeline import generators, tiny_pipeline
-from titok_hf import TiTokPipeline, bundled_checkpoint
+from titok_hf import ExportedTiTokPipeline, TiTokPipeline, bundled_checkpoint
+from titok_hf.exported.engines import ENGINES
+from titok_hf.exported.export import export_pipeline
 
 SMALL_FILES = {"model_index.json", "scheduler/scheduler_config.json", "image_processor/preprocessor_config.json"}
 SMALL_FILES |= {"tokenizer/config.json", "transformer/config.json"}
@@ -169,3 +172,14 @@ def test_of_two_pushes_at_once_one_stays_whole(hub):
         if repository.files(revision):
             images = images_of(TiTokPipeline.from_pretrained("user/race", revision=revision))
             assert sum(np.array_equal(images, each) for each in expected) == 1
+
+
+def test_of_an_export_on_the_hub_only_the_chosen_files_are_fetched(hub, tiny_images, tmp_path, monkeypatch):
+    pytest.importorskip("transformers.exporters.runners", reason="exporting needs transformers 5.23")
+    monkeypatch.setitem(ENGINES, "plain", PLAIN)
+    export_pipeline(tiny_pipeline(), tmp_path / "exported", "plain", ["fp32", "bf16"])
+    hub.repository("user/exported").add_folder(tmp_path / "exported")
+    exported = ExportedTiTokPipeline.from_pretrained("user/exported")
+    np.testing.assert_allclose(images_of(exported), tiny_images, atol=1e-5)
+    programs = {f"plain/{name}_model.pt2" for name in ("encoder", "decoder", "generator")}
+    assert set(hub.fetched) == {"titok_export.json"} | programs

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..guidance_scales import with_present_scale
-from .layout import INDEX_NAME, VERSION_KEY, read_index, read_json, stored_tensors, variant_of
+from .layout import EXPORT_NAME, INDEX_NAME, VERSION_KEY, read_index, read_json, stored_tensors, variant_of
 
 
 class Kind(Enum):
@@ -114,6 +114,11 @@ def kind_of(folder: Path) -> Kind:
         for kind, (_, key, value) in _SINGLE_PARTS.items():
             if config.get(key) == value:
                 return kind
+    if (folder / EXPORT_NAME).is_file():
+        raise OSError(
+            f"{folder} is an exported model, without weights for PyTorch. Its {EXPORT_NAME} describes it, and "
+            "`hf upload` uploads it."
+        )
     raise OSError(
         f"{folder} is not a TiTok pipeline, nor a tokenizer, generator, MaskGIT-VQGAN or data set of titok_hf. Give a "
         "folder that `save_pretrained`, `titok-hf prepare` or `titok-hf pretokenize` wrote."

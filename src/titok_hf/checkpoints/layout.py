@@ -15,6 +15,7 @@ from .. import __version__
 from .atomic_files import folder_atomically
 
 INDEX_NAME = "model_index.json"
+EXPORT_NAME = "titok_export.json"
 VERSION_KEY = "_titok_hf_version"
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 """Arguments of `from_pretrained` that say where on the Hub a file is and how to download it."""
@@ -58,6 +59,11 @@ def read_index(folder: Path) -> dict[str, Any]:
     """
     path = folder / INDEX_NAME
     if not path.exists():
+        if (folder / EXPORT_NAME).is_file():
+            raise OSError(
+                f"{folder} is an exported model, without weights for PyTorch. Load it with "
+                "ExportedTiTokPipeline.from_pretrained."
+            )
         raise OSError(
             f"{folder} is not a TiTok pipeline: it has no {INDEX_NAME}. Give a folder that "
             "`TiTokPipeline.save_pretrained` wrote, or the id of a Hub repository."

@@ -14,6 +14,7 @@ COMMANDS = {
     "encode": Entry("Encode images to a file of codes.", ".codes", "encode"),
     "decode": Entry("Decode a file of codes to images.", ".codes", "decode"),
     "info": Entry("Show sizes, classes, sampler settings and measured numbers of a model.", ".info", "info"),
+    "export": Entry("Export a model to ONNX Runtime, OpenVINO or ExecuTorch.", ".export", "export"),
     "prepare": Entry("Make a data set of square crops from any data set of images.", ".data_sets", "prepare"),
     "pretokenize": Entry("Make a data set of codes from any data set of images.", ".data_sets", "pretokenize"),
     "train": Entry("Train a tokenizer or a generator, or resume a run.", ".train", "train"),

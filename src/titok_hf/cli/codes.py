@@ -25,7 +25,7 @@ from .images import (
     sheet_name,
 )
 from .models import load_pipeline, model_name
-from .options import AsJson, BatchSize, Device, Dtype, Format, Grid, Images, Model
+from .options import AsJson, BatchSize, Device, Dtype, Engine, Format, Grid, Images, Model
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,6 +41,7 @@ def encode(
     model: Model = None,
     device: Device = None,
     dtype: Dtype = "float32",
+    engine: Engine = None,
     as_json: AsJson = False,
 ) -> None:
     """
@@ -53,7 +54,7 @@ def encode(
     check_images(images)
     check_inputs_stay([output], [*images, *_files_of(model)])
     check_can_be_written(output)
-    pipe = load_pipeline(model, device, dtype)
+    pipe = load_pipeline(model, device, dtype, engine)
     rows = [
         pipe.encode(batch, batch_size=batch_size).cpu()
         for batch in batches_with_progress(images, batch_size, "encoding")
@@ -85,6 +86,7 @@ def decode(
     model: Model = None,
     device: Device = None,
     dtype: Dtype = "float32",
+    engine: Engine = None,
     image_format: Format = "png",
     grid: Grid = True,
     as_json: AsJson = False,
@@ -97,7 +99,7 @@ def decode(
     `titok-hf decode codes.safetensors -o images`
     """
     file = CodesFile.read(codes)
-    pipe = load_pipeline(model, device, dtype)
+    pipe = load_pipeline(model, device, dtype, engine)
     file.check_belongs_to(pipe.tokenizer)
     stems = distinct_stems([Path(name) for name in file.names])
     sheet = output / sheet_name("decoded", stems) if grid else None

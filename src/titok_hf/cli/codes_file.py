@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..bundled import bundled_checkpoint
 from ..checkpoints.locations import may_be_hub_id
+from ..codebooks import codebook_fingerprint
 
 if TYPE_CHECKING:
     import torch
@@ -123,12 +123,3 @@ class CodesFile:
         if may_be_hub_id(self.model) or Path(self.model).exists():
             return f"Pass --model {self.model}."
         return "Pass that model's folder or Hub id with --model."
-
-
-def codebook_fingerprint(tokenizer: TiTokModel) -> str:
-    """
-    Sixteen hexadecimal digits of a hash of the weights that define the meaning of tokens: the codebook, or without one
-    (KL models) the projection of the encoder to its latents.
-    """
-    weight = next(tokenizer.quantizer.parameters(), tokenizer.encoder.output_projection.weight)
-    return hashlib.sha256(weight.detach().float().cpu().numpy().astype("<f4").tobytes()).hexdigest()[:16]

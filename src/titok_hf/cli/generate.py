@@ -25,6 +25,7 @@ from .options import (
     BatchSize,
     Device,
     Dtype,
+    Engine,
     Format,
     Grid,
     GuidanceScale,
@@ -85,6 +86,7 @@ def generate(
     model: Model = None,
     device: Device = None,
     dtype: Dtype = "float32",
+    engine: Engine = None,
     image_format: Format = "png",
     grid: Grid = True,
     as_json: AsJson = False,
@@ -100,7 +102,7 @@ def generate(
 
     `titok-hf generate all --sampler remdm --set remask=rescale --set eta=0.1 --steps 16`
     """
-    pipe = load_generator(model, device, dtype)
+    pipe = load_generator(model, device, dtype, engine)
     change_sampler(pipe, sampler, sampler_settings, guiding_model is not None)
     labels = labels_of(pipe, classes)
     names = [pipe.id2label.get(label, str(label)).split(",")[0].strip() for label in labels]
@@ -150,9 +152,11 @@ def _generated(
             yield from zip(batch, images, strict=True)
 
 
-def load_generator(model: str | None, device: str | None, dtype: str = "float32") -> TiTokPipeline:
+def load_generator(
+    model: str | None, device: str | None, dtype: str = "float32", engine: str | None = None
+) -> TiTokPipeline:
     """The pipeline of a model; ValueError if it is only a tokenizer."""
-    pipe = load_pipeline(model, device, dtype)
+    pipe = load_pipeline(model, device, dtype, engine)
     if pipe.transformer is None:
         kind = "no generator" if pipe.tokenizer.config.has_codebook else "a KL model, which has no codes to generate"
         raise ValueError(f"{model_name(model)} is a tokenizer alone ({kind}). Name a pipeline with --model.")

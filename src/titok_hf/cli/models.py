@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
+from ..checkpoints.layout import EXPORT_NAME
 from ..checkpoints.locations import check_location
 from .console import messages
 
@@ -29,18 +30,27 @@ def model_name(model: str | None) -> str:
     return Path(location).resolve().name if Path(location).exists() else location
 
 
-def load_pipeline(model: str | None, device: str | None, dtype: str = "float32") -> TiTokPipeline:
+def load_pipeline(
+    model: str | None, device: str | None, dtype: str = "float32", engine: str | None = None
+) -> TiTokPipeline:
     """
     Load a pipeline, with a spinner instead of the libraries' own progress bars. A tokenizer alone, in our format or
-    the original's, becomes a pipeline without a generator.
+    the original's, becomes a pipeline without a generator. An exported model runs on its engine.
 
     Raises:
         OSError: the model cannot be found or read, or is of another kind.
-        ValueError: a device that this machine does not have.
+        ValueError: a device that this machine does not have, or an engine that the model was not exported for.
     """
     check_model(model)
     location = model_location(model)
     is_pipeline = file_of(location, "model_index.json") is not None
+    if engine is not None or (not is_pipeline and file_of(location, EXPORT_NAME) is not None):
+        if dtype != "float32":
+            raise ValueError(
+                f"--dtype {dtype} is for models of PyTorch, and {location} is an export. Choose a precision of the "
+                "export: --engine onnx:int8."
+            )
+        return _load_exported(location, device, engine)
     if not is_pipeline:
         _check_is_tokenizer(location)
     with messages.status(f"loading {escape(model_name(model))}"):
@@ -61,6 +71,22 @@ def load_pipeline(model: str | None, device: str | None, dtype: str = "float32")
         except (RuntimeError, AssertionError) as error:
             # torch has no common exception for an unknown device, a missing driver and a build without CUDA.
             raise ValueError(f"device {device!r} cannot be used here: {error}. Try --device cpu.") from error
+
+
+def _load_exported(location: str, device: str | None, engine: str | None) -> TiTokPipeline:
+    """The pipeline of an exported model; `engine` as for `--engine`."""
+    if file_of(location, EXPORT_NAME) is None:
+        raise ValueError(
+            f"--engine {engine} is for exported models, and {location} is none. Export it first: "
+            f"titok-hf export {location} -o FOLDER --format {(engine or '').partition(':')[0]}"
+        )
+    with messages.status(f"loading {escape(model_name(location))}"):
+        from titok_hf.exported.pipeline_exported import ExportedTiTokPipeline
+
+        name, _, precision = (engine or "").partition(":")
+        pipe = ExportedTiTokPipeline.from_pretrained(location, name or None, precision or None, device)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
 
 
 def _of_tokenizer_alone(location: str) -> TiTokPipeline:

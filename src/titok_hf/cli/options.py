@@ -24,6 +24,17 @@ Device = Annotated[
         "--device", help='Where to compute: "cpu", "cuda", "cuda:1", "mps". By default a GPU if there is one.'
     ),
 ]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        help=(
+            "For a model that `titok-hf export` wrote: onnx, openvino or executorch, with a precision where wanted "
+            "(onnx:int8). By default the first one that the folder has."
+        ),
+        show_default=False,
+    ),
+]
 BatchSize = Annotated[
     int, typer.Option("--batch-size", min=1, help="Images computed at once; fewer need less memory.")
 ]

@@ -21,7 +21,7 @@ from .images import (
     sheet_name,
 )
 from .models import load_pipeline, model_name
-from .options import AsJson, BatchSize, Device, Dtype, Format, Grid, Images, Model
+from .options import AsJson, BatchSize, Device, Dtype, Engine, Format, Grid, Images, Model
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +40,7 @@ def reconstruct(
     model: Model = None,
     device: Device = None,
     dtype: Dtype = "float32",
+    engine: Engine = None,
     image_format: Format = "png",
     grid: Grid = True,
     as_json: AsJson = False,
@@ -58,7 +59,7 @@ def reconstruct(
     sheet = output / sheet_name("reconstructed", stems) if grid else None
     results = [output / f"{stem}-reconstructed.{image_format}" for stem in stems]
     check_inputs_stay([*results, *filter(None, [sheet])], images)
-    pipe = load_pipeline(model, device, dtype)
+    pipe = load_pipeline(model, device, dtype, engine)
     from titok_hf.evaluation.reconstruction import peak_signal_to_noise_ratio
 
     make_output_folder(output)
