@@ -18,6 +18,9 @@ PUBLISHED = {
     "bl128_vae_c16": ((768, 12, 12), (1024, 24, 16), 128, "kl", None, 16, None, 256, "pixels"),
     "l64_512": ((1024, 24, 16), (1024, 24, 16), 64, "vq", 4096, 12, True, 512, "proxy_codes"),
     "b128_512": ((768, 12, 12), (768, 12, 12), 128, "vq", 4096, 12, True, 512, "proxy_codes"),
+    "one_d_piece_s256": ((512, 8, 8), (512, 8, 8), 256, "vq", 4096, 12, True, 256, "proxy_codes"),
+    "one_d_piece_b256": ((768, 12, 12), (768, 12, 12), 256, "vq", 4096, 12, True, 256, "proxy_codes"),
+    "one_d_piece_l256": ((1024, 24, 16), (1024, 24, 16), 256, "vq", 4096, 12, True, 256, "proxy_codes"),
 }
 
 
@@ -36,6 +39,7 @@ def test_variant_has_the_published_sizes(name):
     assert (config.image_size, config.patch_size, config.decoder_head) == (image_size, 16, head)
     if quantizer == "vq":
         assert (config.codebook_size, config.codebook_l2_norm) == (codebook_size, l2_norm)
+    assert config.tail_drop == name.startswith("one_d_piece")
     # The two-stage models, and only they, end in the MaskGIT-VQGAN's decoder and have the layout of 2024.
     assert (config.pixel_decoder is not None) == config.legacy_latent_layout == (head == "proxy_codes")
 
@@ -87,6 +91,7 @@ def test_patch_sizes_of_the_sides_default_to_the_common_one():
         ({"mlp_ratio": 0}, "mlp_ratio is 0.0. Use at least"),
         ({"layer_norm_eps": float("nan")}, "layer_norm_eps is nan, but a finite number"),
         ({"commitment_cost": -0.25}, "commitment_cost is -0.25"),
+        ({"tail_drop": 1}, "tail_drop"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(fields, message):

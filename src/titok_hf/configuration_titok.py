@@ -48,6 +48,8 @@ _TWO_STAGE |= {"decoder_head": "proxy_codes", "pixel_decoder": {}, "legacy_laten
 # Pixels end to end (arXiv 2501.07730), with a codebook or a diagonal Gaussian.
 _VQ8K = {"quantizer": "vq", "codebook_size": 8192, "codebook_dim": 64, "codebook_l2_norm": False}
 _KL_C16 = {"quantizer": "kl", "codebook_dim": 16}
+# Two stages, trained with tail drop (One-D-Piece, arXiv 2501.10064).
+_ONE_D_PIECE = _TWO_STAGE | {"tail_drop": True}
 
 
 def _variant(encoder: str, decoder: str, num_latent_tokens: int, recipe: dict, image_size: int = 256) -> dict:
@@ -71,6 +73,9 @@ TITOK_VARIANTS: dict[str, dict[str, Any]] = {
     # The two models of the paper's 512 px table; their weights were never released.
     "l64_512": _variant("large", "large", 64, _TWO_STAGE, image_size=512),
     "b128_512": _variant("base", "base", 128, _TWO_STAGE, image_size=512),
+    "one_d_piece_s256": _variant("small", "small", 256, _ONE_D_PIECE),
+    "one_d_piece_b256": _variant("base", "base", 256, _ONE_D_PIECE),
+    "one_d_piece_l256": _variant("large", "large", 256, _ONE_D_PIECE),
 }
 
 
@@ -89,6 +94,8 @@ class TiTokConfig(LoadedByAutoClasses, PreTrainedConfig):
         mlp_ratio: width of the MLPs as a multiple of the hidden size.
         layer_norm_eps: epsilon of every layer normalisation.
         num_latent_tokens: number of one-dimensional tokens that describe an image (the paper's K).
+        tail_drop: whether the decoder learnt from the first n tokens of each image, n uniform in 1 to
+            `num_latent_tokens` (arXiv 2501.10064). Such a model decodes any number of first tokens, others only all.
         quantizer: `"vq"`, a codebook, or `"kl"`, a diagonal Gaussian (continuous tokens), or another name in
             `titok_hf.quantization_titok.QUANTIZERS`.
         codebook_size: number of codes; unused by `"kl"`.
@@ -132,6 +139,7 @@ class TiTokConfig(LoadedByAutoClasses, PreTrainedConfig):
     mlp_ratio: float | int = 4
     layer_norm_eps: float = 1e-5
     num_latent_tokens: int = 32
+    tail_drop: bool = False
     quantizer: str = "vq"
     codebook_size: int = 4096
     codebook_dim: int = 12
@@ -187,10 +195,26 @@ class TiTokConfig(LoadedByAutoClasses, PreTrainedConfig):
         check_shape(pixel_values, expected, "pixel_values", "Prepare images with TiTokImageProcessor.")
         check_pixel_dtype(pixel_values)
 
+    def checked_num_tokens(self, num_tokens: int | None) -> int:
+        """
+        How many of the first tokens of an image are used; None is all of them.
+
+        Raises:
+            ValueError: no integer in [1, num_latent_tokens], or fewer than all of a model without tail drop.
+        """
+        most = self.num_latent_tokens
+        number = most if num_tokens is None else whole_number("num_tokens", num_tokens, highest=most)
+        if number < most and not self.tail_drop:
+            raise ValueError(
+                f"num_tokens is {number}, but this model was trained to decode all {most} tokens. Leave num_tokens "
+                "out, or use a model that was trained with tail drop (`tail_drop` in its config)."
+            )
+        return number
+
     def checked_codes(self, codes: torch.Tensor, name: str = "codes") -> torch.Tensor:
         """
-        Codes of any integer dtype as int64, shape (batch, num_latent_tokens). Checks the range, which waits for the
-        device, unless the model is compiled or exported.
+        Codes of any integer dtype as int64, shape (batch, num_latent_tokens), or with fewer tokens for a model trained
+        with tail drop. Checks the range, which waits for the device, unless the model is compiled or exported.
 
         Raises:
             ValueError: no integers, another shape, values outside of [0, codebook_size), or a model without codes.
@@ -200,15 +224,27 @@ class TiTokConfig(LoadedByAutoClasses, PreTrainedConfig):
             raise ValueError(
                 f"This is a {self.quantizer.upper()} model, which has no codebook and takes no codes. Pass latents."
             )
-        check_shape(codes, (self.num_latent_tokens,), name, "Use what `encode` returns.")
+        self._check_token_shape(codes, (), name, "Use what `encode` returns.")
         check_code_range(codes, self.codebook_size, name)
         return codes
 
     def check_latents(self, latents: torch.Tensor) -> None:
-        """ValueError for latents of another shape than (batch, num_latent_tokens, codebook_dim), or not floats."""
-        check_shape(latents, (self.num_latent_tokens, self.codebook_dim), "latents", "Pass encode(...).latents.")
+        """ValueError for latents of another shape than (batch, tokens, codebook_dim), see `decode`, or not floats."""
+        self._check_token_shape(latents, (self.codebook_dim,), "latents", "Pass encode(...).latents.")
         if not latents.is_floating_point():
             raise ValueError(f"latents has dtype {latents.dtype}, but floats are expected. Pass codes as codes=.")
+
+    def _check_token_shape(self, tokens: torch.Tensor, channels: tuple[int, ...], name: str, hint: str) -> None:
+        """ValueError unless the shape is (batch, tokens, *channels), with a number of tokens that is decoded."""
+        expected = most = self.num_latent_tokens
+        length = tokens.shape[1] if tokens.ndim > 1 else most
+        if self.tail_drop and 1 <= length <= most:
+            expected = length
+        elif self.tail_drop:
+            hint = f"With tail drop, any number of tokens from 1 to {most} is decoded."
+        elif length < most:
+            hint = f"Without tail drop (`tail_drop` in its config) only all tokens together are decoded. {hint}"
+        check_shape(tokens, (expected, *channels), name, hint)
 
     def validate_architecture(self) -> None:
         """Part of `@strict` validation: sizes must be possible and fit one another."""

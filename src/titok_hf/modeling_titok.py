@@ -289,12 +289,12 @@ class TiTokDecoder(TiTokPreTrainedModel):
     def forward(self, latents: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> TiTokDecoderOutput:
         """
         Args:
-            latents: quantised tokens, float, shape (batch, num_latent_tokens, codebook_dim).
+            latents: quantised tokens, float, shape (batch, num_latent_tokens, codebook_dim), or the first of them.
         Returns:
             `pixel_values`, nominally in [0, 1], not clamped, with the head `"pixels"`; `logits` with `"proxy_codes"`.
         """
         latents = self.input_projection(latents.to(self.class_token.dtype))  # (B, K, D)
-        latents = latents + self.latent_position_embedding
+        latents = latents + self.latent_position_embedding[: latents.shape[1]]
         batch_size = latents.shape[0]
         class_token = self.class_token.expand(batch_size, -1, -1)
         mask_tokens = self.mask_token.expand(batch_size, self.num_patches, -1)
@@ -368,6 +368,7 @@ class TiTokModel(CheckpointMixin, TiTokPreTrainedModel):
         return_loss: bool = False,
         sample_posterior: bool = True,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        num_tokens: int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> TiTokEncoderOutput:
         """
@@ -379,15 +380,21 @@ class TiTokModel(CheckpointMixin, TiTokPreTrainedModel):
             return_loss: whether to compute the quantiser's losses.
             sample_posterior, generator: for KL models, whether the tokens are a sample or the mean, and the source of
                 the noise (a list has one for each image). VQ models ignore them.
+            num_tokens: how many of the first tokens are kept, for models trained with tail drop; None keeps all. The
+                tokens are equal to the first ones of all tokens.
 
         Raises:
-            ValueError: images of another size or number of channels than the model's, or not floats; or (in evaluation
-                mode on the CPU, where the check does not wait for a device) tokens that are not finite.
+            ValueError: images of another size or number of channels than the model's, or not floats; a `num_tokens`
+                that the model cannot decode; or (in evaluation mode on the CPU, where the check does not wait for a
+                device) tokens that are not finite.
         """
         self.config.check_pixel_values(pixel_values)
+        num_kept = self.config.checked_num_tokens(num_tokens)
         encoded = self.encoder(pixel_values, return_dict=True, **kwargs)
         tokens = self.quantizer(encoded.last_hidden_state, return_loss, sample_posterior, generator)
         self.quantizer.check_finite(tokens.latents)
+        if num_kept < self.config.num_latent_tokens:
+            tokens = self.quantizer.keep_first(tokens, num_kept)
         return TiTokEncoderOutput(**tokens, hidden_states=encoded.hidden_states, attentions=encoded.attentions)
 
     @can_return_tuple
@@ -404,6 +411,9 @@ class TiTokModel(CheckpointMixin, TiTokPreTrainedModel):
             codes: integers, shape (batch, num_latent_tokens), values in [0, codebook_size); VQ models only. The range
                 is checked, which waits for the device, unless the model is compiled or exported.
             latents: float, shape (batch, num_latent_tokens, codebook_dim), as `encode` returns them.
+
+        Models trained with tail drop (`config.tail_drop`) also decode the first n tokens, n from 1 to
+        `num_latent_tokens`.
 
         Raises:
             ValueError: neither or both of the two, codes for a KL model, a wrong shape or dtype, or codes outside the
@@ -427,13 +437,16 @@ class TiTokModel(CheckpointMixin, TiTokPreTrainedModel):
         return_loss: bool = False,
         sample_posterior: bool = True,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        num_tokens: int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> TiTokOutput:
         """
         Reconstruction: `decode(latents=encode(pixel_values).latents)`. Arguments and errors are those of `encode`;
         `loss` is the quantiser's alone.
         """
-        encoded = self.encode(pixel_values, return_loss, sample_posterior, generator, return_dict=True, **kwargs)
+        encoded = self.encode(
+            pixel_values, return_loss, sample_posterior, generator, num_tokens, return_dict=True, **kwargs
+        )
         decoded = self.decode(latents=encoded.latents, return_dict=True, **kwargs)
         return TiTokOutput(
             **encoded,

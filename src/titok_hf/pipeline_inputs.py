@@ -76,7 +76,7 @@ def list_of_images(images: Images) -> list[Any]:
 def checked_tokens(tokens: Tokens, config: TiTokConfig, name: str = "tokens") -> torch.Tensor:
     """
     Tokens in any container as one tensor: codes, int64, shape (batch, num_latent_tokens); latents of a KL tokenizer,
-    shape (batch, num_latent_tokens, codebook_dim). Waits for their device.
+    shape (batch, num_latent_tokens, codebook_dim). With tail drop there may be fewer tokens. Waits for their device.
 
     Raises:
         ValueError: none, another shape or dtype, codes outside the codebook, or latents that are not finite.
@@ -104,6 +104,11 @@ def editing_inputs(
     if strength is not None and not 0 < real_number("strength", strength) <= 1:
         raise ValueError(f"strength is {strength}, but it is a share of the codes. Use a number above 0, up to 1.")
     codes = checked_tokens(init_codes, config, "init_codes")
+    if codes.shape[1] != config.num_latent_tokens:
+        raise ValueError(
+            f"init_codes has {codes.shape[1]} tokens for each image, but the generator predicts all "
+            f"{config.num_latent_tokens}. Encode the images without num_tokens."
+        )
     if mask is None:
         return codes, None
     positions = _as_tensor(mask, "mask").to(codes.device)

@@ -189,7 +189,13 @@ class TiTokPipeline(CpuOptimizationsMixin, PipelineCheckpointMixin, EditingMixin
         return isinstance(image, torch.Tensor) and image.is_floating_point() and image.shape == shape
 
     @torch.no_grad()
-    def encode(self, images: Images, batch_size: int = 32, generator: Generators | None = None) -> torch.Tensor:
+    def encode(
+        self,
+        images: Images,
+        batch_size: int = 32,
+        generator: Generators | None = None,
+        num_tokens: int | None = None,
+    ) -> torch.Tensor:
         """
         Images to tokens.
 
@@ -198,13 +204,15 @@ class TiTokPipeline(CpuOptimizationsMixin, PipelineCheckpointMixin, EditingMixin
             batch_size: number of images that are encoded at once; results do not depend on it.
             generator: for KL tokenizers, the source of a sample (a list has one for each image); without one, tokens
                 are the mean. VQ tokenizers use no random numbers.
+            num_tokens: how many of the first tokens are kept, for tokenizers trained with tail drop; None keeps all.
 
         Returns:
             codes, int64, shape (batch, num_latent_tokens); for KL tokenizers latents, float, shape
             (batch, num_latent_tokens, codebook_dim). On the device of the pipeline.
 
         Raises:
-            ValueError: as `preprocess`; or the encoder's output is not finite.
+            ValueError: as `preprocess`; a `num_tokens` that the tokenizer cannot decode; or the encoder's output is
+                not finite.
         """
         single = list_of_images(images)
         generators = checked_generators(generator, len(single))
@@ -217,6 +225,7 @@ class TiTokPipeline(CpuOptimizationsMixin, PipelineCheckpointMixin, EditingMixin
                     return_dict=True,
                     sample_posterior=generators is not None,
                     generator=generators[rows] if isinstance(generators, list) else generators,
+                    num_tokens=num_tokens,
                 )
                 tokens.append(encoded.latents if encoded.codes is None else encoded.codes)
                 finite.append(encoded.latents.isfinite().all())
@@ -232,7 +241,8 @@ class TiTokPipeline(CpuOptimizationsMixin, PipelineCheckpointMixin, EditingMixin
 
         Args:
             tokens: what `encode` returns, in any container: codes, integers of shape (batch, num_latent_tokens); for
-                KL tokenizers latents, floats of shape (batch, num_latent_tokens, codebook_dim).
+                KL tokenizers latents, floats of shape (batch, num_latent_tokens, codebook_dim). Tokenizers trained
+                with tail drop take the first tokens alone too.
             output_type: `"pil"`, a list of images; `"np"`, float (batch, height, width, 3); `"pt"`, float
                 (batch, 3, height, width). Values are in [0, 1].
             batch_size: number of images that are decoded at once.
@@ -267,11 +277,15 @@ class TiTokPipeline(CpuOptimizationsMixin, PipelineCheckpointMixin, EditingMixin
         return np.concatenate(batches) if output_type == "np" else torch.cat(batches)
 
     def reconstruct(
-        self, images: Images, output_type: OutputType = "pil", batch_size: int = 32
+        self,
+        images: Images,
+        output_type: OutputType = "pil",
+        batch_size: int = 32,
+        num_tokens: int | None = None,
     ) -> list[Image.Image] | np.ndarray | torch.Tensor:
         """Images to tokens and back. Arguments and errors are those of `encode` and `decode`."""
         check_output_type(output_type)
-        return self.decode(self.encode(images, batch_size), output_type, batch_size)
+        return self.decode(self.encode(images, batch_size, num_tokens=num_tokens), output_type, batch_size)
 
     @contextmanager
     def _tokenizer_at_work(self) -> Iterator[torch.device]:

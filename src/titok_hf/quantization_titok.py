@@ -43,7 +43,7 @@ class QuantizerOutput(ModelOutput):
         commitment_loss, codebook_loss (`torch.FloatTensor`, scalars, *optional*): the two terms of a vector quantiser,
             times their weights.
         kl_loss (`torch.FloatTensor`, scalar, *optional*): KL divergence from the unit Gaussian in nats, summed over an
-            image's tokens, averaged over images.
+            image's tokens (with `num_tokens` its kept tokens), averaged over images.
     """
 
     latents: torch.FloatTensor | None = None
@@ -54,6 +54,9 @@ class QuantizerOutput(ModelOutput):
     commitment_loss: torch.FloatTensor | None = None
     codebook_loss: torch.FloatTensor | None = None
     kl_loss: torch.FloatTensor | None = None
+
+
+_FIELDS_OF_TOKENS = ("latents", "codes", "posterior_mean", "posterior_logvar")  # shape (batch, tokens, ...)
 
 
 class Quantizer(nn.Module):
@@ -91,6 +94,14 @@ class Quantizer(nn.Module):
             `latents` in the dtype of the argument, `codes` if there are any, and on request `loss`.
         """
         raise NotImplementedError
+
+    def keep_first(self, output: QuantizerOutput, num_tokens: int) -> QuantizerOutput:
+        """
+        The output for the first `num_tokens` tokens of each image. The loss stays that of all tokens, as the authors
+        of tail drop train (arXiv 2501.10064).
+        """
+        kept = {name: output[name][:, :num_tokens] for name in _FIELDS_OF_TOKENS if name in output}
+        return QuantizerOutput(**(dict(output) | kept))
 
     def lookup(self, codes: torch.Tensor) -> torch.Tensor:
         """Latents, float32, shape (..., codebook_dim), of int64 `codes` of any shape (...)."""
@@ -228,6 +239,17 @@ class TiTokGaussianQuantizer(Quantizer):
         if return_loss:
             output.kl_loss = self.kl_divergence(mean, logvar).sum() / mean.shape[0]
             output.loss = output.kl_loss
+        return output
+
+    def keep_first(self, output: QuantizerOutput, num_tokens: int) -> QuantizerOutput:
+        """
+        As in the base class, but the KL divergence too is that of the kept tokens: tokens that nothing is decoded from
+        carry no information, and a penalty on them would push late tokens, which are kept less often, to the prior.
+        """
+        output = super().keep_first(output, num_tokens)
+        if output.kl_loss is not None:
+            mean, logvar = output.posterior_mean, output.posterior_logvar
+            output.loss = output.kl_loss = self.kl_divergence(mean, logvar).sum() / mean.shape[0]
         return output
 
     @staticmethod

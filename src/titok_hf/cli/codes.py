@@ -25,7 +25,7 @@ from .images import (
     sheet_name,
 )
 from .models import load_pipeline, model_name
-from .options import AsJson, BatchSize, Device, Dtype, Engine, Format, Grid, Images, Model
+from .options import AsJson, BatchSize, Device, Dtype, Engine, Format, Grid, Images, Model, NumTokens
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,6 +37,7 @@ _SHEET_IMAGES = 80
 def encode(
     images: Images,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("codes.safetensors"),
+    num_tokens: NumTokens = None,
     batch_size: BatchSize = 32,
     model: Model = None,
     device: Device = None,
@@ -56,7 +57,7 @@ def encode(
     check_can_be_written(output)
     pipe = load_pipeline(model, device, dtype, engine)
     rows = [
-        pipe.encode(batch, batch_size=batch_size).cpu()
+        pipe.encode(batch, batch_size=batch_size, num_tokens=num_tokens).cpu()
         for batch in batches_with_progress(images, batch_size, "encoding")
     ]
     file = CodesFile.of(pipe.tokenizer, rows, [str(path) for path in images], model_name(model))

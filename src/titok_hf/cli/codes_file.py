@@ -25,8 +25,8 @@ _UINT16_VALUES = 2**16
 class CodesFile:
     """
     Args:
-        tokens: codes, integers of shape (images, num_latent_tokens), or the float latents of a KL model, shape
-            (images, num_latent_tokens, codebook_dim).
+        tokens: codes, integers of shape (images, num_tokens), or the float latents of a KL model, shape
+            (images, num_tokens, codebook_dim). Models trained with tail drop may have kept the first tokens only.
         names: a file name for each image.
         model: name of the model, as the user gave it.
         codebook: see [`codebook_fingerprint`]; models with equal ones can decode each other's tokens. None in files of
@@ -103,7 +103,10 @@ class CodesFile:
         """
         config = tokenizer.config
         continuous = not config.has_codebook
-        fits = self.tokens.shape[1:] == config.token_shape and self.tokens.is_floating_point() == continuous
+        shape = self.tokens.shape[1:]
+        fewest = 1 if config.tail_drop else config.num_latent_tokens
+        fits_shape = shape[1:] == config.token_shape[1:] and fewest <= sum(shape[:1]) <= config.num_latent_tokens
+        fits = fits_shape and self.tokens.is_floating_point() == continuous
         written_before = continuous and self.codebook is None
         if not fits or not (written_before or self.codebook == codebook_fingerprint(tokenizer)):
             raise ValueError(

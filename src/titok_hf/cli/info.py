@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # The fields that differ between models; --json prints all.
 _SHOWN = {
     "tokenizer": (
-        "image_size patch_size num_latent_tokens quantizer codebook_size codebook_dim decoder_head "
+        "image_size patch_size num_latent_tokens tail_drop quantizer codebook_size codebook_dim decoder_head "
         "encoder_hidden_size encoder_num_hidden_layers decoder_hidden_size decoder_num_hidden_layers"
     ).split(),
     "transformer": "architecture num_classes hidden_size num_hidden_layers num_attention_heads".split(),
@@ -86,7 +86,8 @@ def _published_variant(tokenizer: dict[str, Any] | None) -> str | None:
         config = TiTokConfig.from_variant(name)
         # Without a codebook, its size has no meaning.
         compared = [field for field in fields if config.has_codebook or not field.startswith("codebook_size")]
-        if all(getattr(config, field) == tokenizer.get(field) for field in compared):
+        same_lengths = config.tail_drop == tokenizer.get("tail_drop", False)
+        if same_lengths and all(getattr(config, field) == tokenizer.get(field) for field in compared):
             return name
     return None
 

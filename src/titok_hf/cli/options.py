@@ -47,6 +47,15 @@ Variant = Annotated[
     str | None,
     typer.Option("--variant", metavar="NAME", help='Weights of a variant only, such as "fp16".', show_default=False),
 ]
+NumTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--num-tokens",
+        min=1,
+        help="Keep the first tokens of each image only; for models trained with tail drop. By default all.",
+        show_default=False,
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same images.")]
 Steps = Annotated[
     int | None, typer.Option("--steps", min=1, help="Sampling steps. By default the number saved with the model.")

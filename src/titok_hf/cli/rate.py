@@ -21,7 +21,8 @@ from .options import AsJson, BatchSize, Device
 
 if TYPE_CHECKING:
     from titok_hf.evaluation.images import EvaluationImages
-    from titok_hf.evaluation.rate import RatePoint
+    from titok_hf.evaluation.rate import Codec, RatePoint
+    from titok_hf.pipeline_titok import TiTokPipeline
 
 _MAP_COLUMNS = 8
 _Split = Annotated[str, typer.Option(help="Split of the images.")]
@@ -37,6 +38,15 @@ def rate(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the numbers and the plot.")] = Path("rate"),
     split: _Split = "test",
     num_images: Annotated[int, typer.Option("--num-images", "-n", min=2, help="Evenly spaced over the split.")] = 1000,
+    num_tokens: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1,
+            help="A number of first tokens, for models trained with tail drop; may be repeated. By default powers of "
+            "two up to all tokens.",
+            show_default=False,
+        ),
+    ] = None,
     crop: CropOption = "center",
     lossy: Lossy = False,
     batch_size: BatchSize = 50,
@@ -47,22 +57,25 @@ def rate(
     Plot the bits of an image against PSNR, SSIM and distance, for tokenizers beside JPEG and WebP.
 
     JPEG and WebP code the same images at the same size; theirs is the size of the whole file, its header included.
+    A model trained with tail drop is measured with several numbers of tokens, and plotted over them.
 
-    **Example**
+    **Examples**
 
     `titok-hf evaluate rate titok-32 titok-64 titok-128 my-images --network my-classifier -o rate`
+
+    `titok-hf evaluate rate my-tail-drop-model my-images --num-tokens 8 --num-tokens 16 --num-tokens 32`
     """
     check_extra("eval", "datasets", "matplotlib", "torchmetrics")
     make_output_folder(output)
     from titok_hf.evaluation.frechet import FrechetDistance
     from titok_hf.evaluation.images import EvaluationImages
-    from titok_hf.evaluation.rate import QUALITIES, measure_rates, pillow_codec, tokenizer_codec
+    from titok_hf.evaluation.rate import QUALITIES, measure_rates, pillow_codec
 
     pipes = [load_pipeline(model, device) for model in models]
     sizes = {pipe.tokenizer.config.image_size for pipe in pipes}
     if len(sizes) > 1:
         raise ValueError(f"The models take images of {sorted(sizes)} pixels. Compare models of one image size.")
-    codecs = {name: tokenizer_codec(pipe) for name, pipe in zip(_distinct_names(models), pipes, strict=True)}
+    codecs, lengths = _tokenizer_codecs(dict(zip(_distinct_names(models), pipes, strict=True)), num_tokens)
     codecs |= {f"{name} {quality}": pillow_codec(name, quality) for name in ("JPEG", "WebP") for quality in QUALITIES}
     distance = None if network is None else FrechetDistance(network, pipes[0].device)
     source = EvaluationImages(data, split, sizes.pop(), crop, num_images, lossy)
@@ -78,12 +91,19 @@ def rate(
         "network": None if distance is None else distance.network.name,
         "pillow": _pillow_version(),
     }
-    plot = _draw(points, output / "rate.png")
-    values: dict[str, Any] = {"points": [asdict(point) for point in points], "convention": convention, "plot": plot}
-    text = json.dumps(values | {"plot": plot.name}, indent=2)
+    plots = {"plot": _draw(points, output / "rate.png", lengths)}
+    if len({name for name, _ in lengths.values()}) < len(lengths):
+        plots["plot_of_tokens"] = _draw(points, output / "tokens.png", lengths, over_tokens=True)
+    values: dict[str, Any] = {
+        "points": [asdict(point) | {"num_tokens": lengths.get(point.codec, ("", None))[1]} for point in points],
+        "convention": convention,
+        **plots,
+    }
+    text = json.dumps(values | {name: path.name for name, path in plots.items()}, indent=2)
     write_atomically(output / "rate.json", f"{text}\n".encode())
     lines = [escape(f"{name.replace('_', ' ')}: {value}") for name, value in convention.items() if value is not None]
-    answer(values, as_json, _table(points), f"plot: {bold(plot)}", *lines)
+    paths = [f"{name.replace('_', ' ')}: {bold(path)}" for name, path in plots.items()]
+    answer(values, as_json, _table(points), *paths, *lines)
 
 
 def token_map(
@@ -142,6 +162,28 @@ def token_map(
     answer(values, as_json, table, f"maps: {bold(output)}")
 
 
+def _tokenizer_codecs(
+    pipes: dict[str, TiTokPipeline], num_tokens: list[int] | None
+) -> tuple[dict[str, Codec], dict[str, tuple[str, int]]]:
+    """
+    The codecs of tokenizers by name, with tail drop one for each number of tokens, and each one's model and number.
+
+    Raises:
+        ValueError: KL models, or a number of tokens that a model with tail drop, or none of the models, can decode.
+    """
+    from titok_hf.evaluation.rate import lengths_of, tokenizer_codec
+
+    if num_tokens and not any(pipe.tokenizer.config.tail_drop for pipe in pipes.values()):
+        next(iter(pipes.values())).tokenizer.config.checked_num_tokens(min(num_tokens))
+    codecs, lengths = {}, {}
+    for name, pipe in pipes.items():
+        config = pipe.tokenizer.config
+        for length in sorted(set(num_tokens)) if num_tokens and config.tail_drop else lengths_of(config):
+            codec = f"{name}, {length} tokens" if config.tail_drop else name
+            codecs[codec], lengths[codec] = tokenizer_codec(pipe, length), (name, length)
+    return codecs, lengths
+
+
 def _named(images: EvaluationImages) -> str:
     return f"{len(images)} of {images.name}, split {images.split}, evenly spaced, crop {images.crop}"
 
@@ -162,23 +204,35 @@ def _pillow_version() -> str:
     return PIL.__version__
 
 
-def _draw(points: list[RatePoint], path: Path) -> Path:
-    """Quality over bits: a line for JPEG and WebP each, and a point for each model."""
+def _draw(points: list[RatePoint], path: Path, lengths: dict[str, tuple[str, int]], over_tokens: bool = False) -> Path:
+    """
+    Quality over bits: a line for JPEG, for WebP and for each model; or over the number of tokens, of models only.
+
+    Args:
+        lengths: model and number of tokens, by the codecs that are tokenizers.
+    """
     from titok_hf.evaluation.plots import Panel, draw_panels
 
     groups: dict[str, list[RatePoint]] = {}
     for point in points:
-        codec, _, quality = point.codec.rpartition(" ")
-        groups.setdefault(codec if codec in ("JPEG", "WebP") and quality.isdigit() else point.codec, []).append(point)
+        if point.codec in lengths:
+            groups.setdefault(lengths[point.codec][0], []).append(point)
+        elif not over_tokens:
+            groups.setdefault(point.codec.rpartition(" ")[0], []).append(point)
+    label_of_x = "tokens per image" if over_tokens else "bits per image"
+
+    def x_of(point: RatePoint) -> float:
+        return lengths[point.codec][1] if over_tokens else point.bits_per_image
+
     panels = []
     for name, label in (("psnr", "PSNR (dB)"), ("ssim", "SSIM"), ("frechet_distance", "Fréchet distance")):
         if any(getattr(point, name) is None for point in points):
             continue
         lines = {
-            codec: ([point.bits_per_image for point in group], [getattr(point, name) for point in group])
+            codec: ([x_of(point) for point in group], [getattr(point, name) for point in group])
             for codec, group in groups.items()
         }
-        panels.append(Panel("bits per image", label, lines, logarithmic=True))
+        panels.append(Panel(label_of_x, label, lines, logarithmic=True))
     return draw_panels(panels, path)
 
 

@@ -21,7 +21,7 @@ from .images import (
     sheet_name,
 )
 from .models import load_pipeline, model_name
-from .options import AsJson, BatchSize, Device, Dtype, Engine, Format, Grid, Images, Model
+from .options import AsJson, BatchSize, Device, Dtype, Engine, Format, Grid, Images, Model, NumTokens
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +36,7 @@ _TABLE_ROWS = 20
 def reconstruct(
     images: Images,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the images.")] = Path("reconstructed"),
+    num_tokens: NumTokens = None,
     batch_size: BatchSize = 32,
     model: Model = None,
     device: Device = None,
@@ -60,6 +61,7 @@ def reconstruct(
     results = [output / f"{stem}-reconstructed.{image_format}" for stem in stems]
     check_inputs_stay([*results, *filter(None, [sheet])], images)
     pipe = load_pipeline(model, device, dtype, engine)
+    pipe.tokenizer.config.checked_num_tokens(num_tokens)  # before the folder is made
     from titok_hf.evaluation.reconstruction import peak_signal_to_noise_ratio
 
     make_output_folder(output)
@@ -67,7 +69,7 @@ def reconstruct(
     psnrs: list[float] = []
     for batch in batches_with_progress(list(zip(images, results, strict=True)), batch_size, "reconstructing"):
         originals = pipe.preprocess([path for path, _ in batch])
-        reconstructions = pipe.reconstruct(originals, batch_size=batch_size)
+        reconstructions = pipe.reconstruct(originals, batch_size=batch_size, num_tokens=num_tokens)
         for (_, result), *pair in zip(
             batch, pipe.image_processor.post_process(originals), reconstructions, strict=True
         ):

@@ -46,24 +46,31 @@ class RatePoint:
     frechet_distance: float | None
 
 
-def bits_of_codes(config: TiTokConfig) -> float:
+def bits_of_codes(config: TiTokConfig, num_tokens: int | None = None) -> float:
     """
-    Bits of an image's codes, all codes being of one length: num_latent_tokens * log2(codebook_size).
+    Bits of an image's codes, all codes being of one length: num_tokens * log2(codebook_size). By default the number of
+    all tokens.
 
     Raises:
-        ValueError: a KL model, whose tokens are vectors of real numbers.
+        ValueError: a KL model, whose tokens are vectors of real numbers; or a `num_tokens` that cannot be decoded.
     """
     if not config.has_codebook:
         raise ValueError("A KL tokenizer has no codes, so its images have no size in bits. Use a VQ tokenizer.")
-    return config.num_latent_tokens * math.log2(config.codebook_size)
+    return config.checked_num_tokens(num_tokens) * math.log2(config.codebook_size)
 
 
-def tokenizer_codec(pipeline: TiTokPipeline) -> Codec:
-    """A tokenizer as a codec, see `bits_of_codes`."""
-    bits = bits_of_codes(pipeline.tokenizer.config)
+def lengths_of(config: TiTokConfig) -> list[int]:
+    """Numbers of tokens to compare: powers of two up to all tokens with tail drop, else all tokens alone."""
+    most = config.num_latent_tokens
+    return [*(2**power for power in range((most - 1).bit_length()) if config.tail_drop), most]
+
+
+def tokenizer_codec(pipeline: TiTokPipeline, num_tokens: int | None = None) -> Codec:
+    """A tokenizer, or its first `num_tokens` tokens, as a codec, see `bits_of_codes`."""
+    bits = bits_of_codes(pipeline.tokenizer.config, num_tokens)
 
     def codec(images: torch.Tensor) -> tuple[torch.Tensor, float]:
-        decoded = pipeline.reconstruct(images.float() / 255, output_type="pt", batch_size=len(images))
+        decoded = pipeline.reconstruct(images.float() / 255, "pt", batch_size=len(images), num_tokens=num_tokens)
         return round_to_bytes(decoded).cpu(), bits * len(images)
 
     return codec
@@ -201,6 +208,7 @@ __all__ = [
     "RatePoint",
     "bits_of_codes",
     "covered_area",
+    "lengths_of",
     "measure_rates",
     "pillow_codec",
     "token_influence",

@@ -43,8 +43,10 @@ class PixelTask(ReconstructionTask):
     def model_losses(self, model: nn.Module, batch: Batch, rng: StepRng, step: int) -> ModelLosses:
         """Reconstruction, quantiser, perceptual and adversarial loss of uint8 images (batch, 3, height, width)."""
         images = to_pixel_values(batch["pixels"])
-        noise = {} if self.has_codebook else {"generator": rng.generators(len(images))}
-        output = model(images, return_loss=True, return_dict=True, **noise)
+        options: dict[str, Any] = self.kept_tokens(rng)
+        if not self.has_codebook:
+            options["generator"] = rng.generators(len(images))
+        output = model(images, return_loss=True, return_dict=True, **options)
         if self.has_codebook:
             self.counter.update(output.codes)
         reconstructions = output.pixel_values.float()

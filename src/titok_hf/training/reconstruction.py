@@ -20,6 +20,7 @@ from .codebook import CodebookCounter, CodebookReinitializer, trains_codebook
 from .configs import ImageRecipe
 from .images import errors_of_section, image_processor, picture_of_pairs, to_pixel_values
 from .recipes import RecipeError
+from .rng import StepRng
 from .task import Task
 
 _BATCH_SIZE = 100
@@ -90,6 +91,14 @@ class ReconstructionTask(Task):
             generators: of the noise of each image, on the CPU.
         """
         raise NotImplementedError
+
+    def kept_tokens(self, rng: StepRng) -> dict[str, int]:
+        """
+        `num_tokens` for the forward pass of a model with tail drop, uniform in 1 to all tokens (arXiv 2501.10064).
+        All processes and accumulated batches of a step keep equally many, as if the step had one large batch.
+        """
+        config = self.model.config
+        return {"num_tokens": rng.integer(1, config.num_latent_tokens)} if getattr(config, "tail_drop", False) else {}
 
     def before_step(self) -> None:
         if self.reinitializer is not None:

@@ -47,6 +47,10 @@ class StepRng:
         """The numbers of this batch, given those of the global batch."""
         return draws[self.rank :: self.world_size].chunk(self.num_batches)[self.batch_index]
 
+    def integer(self, lowest: int, highest: int) -> int:
+        """A uniform integer in [lowest, highest], the same for all processes and accumulated batches of the step."""
+        return int(torch.randint(lowest, highest + 1, (), generator=self._generator))
+
     def uniform(self, batch_size: int, *shape: int) -> torch.Tensor:
         """Uniform draws from [0, 1) for this batch, on the device, float32, shape (batch_size, *shape)."""
         return self.own(self.draw(batch_size, *shape)).to(self.device)

@@ -64,7 +64,7 @@ class Stage1Task(ReconstructionTask):
         """Cross-entropy of the teacher's codes of uint8 images, and the quantiser's loss."""
         images = to_pixel_values(batch["pixels"])
         codes = batch["codes"] if "codes" in batch else self._teach(images)
-        output = model(images, return_loss=True, return_dict=True)
+        output = model(images, return_loss=True, return_dict=True, **self.kept_tokens(rng))
         self.counter.update(output.codes)
         cross_entropy = proxy_code_loss(output.logits, codes)
         loss = cross_entropy + self.recipe.loss.quantizer_weight * output.loss.float()
