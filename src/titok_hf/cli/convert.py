@@ -51,7 +51,7 @@ def tokenizer(
     ] = None,
     variant: Variant = None,
     convert_all: Annotated[
-        bool, typer.Option("--all", help="All nine released tokenizers, from SOURCE or else from the Hub.")
+        bool, typer.Option("--all", help="All released tokenizers: from the Hub, or single files from SOURCE.")
     ] = False,
     push: Push = None,
     as_json: AsJson = False,

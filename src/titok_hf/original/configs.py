@@ -166,6 +166,8 @@ def tokenizer_config(original: Mapping[str, Any]) -> TiTokConfig:
         "decoder_head": "proxy_codes" if legacy else "pixels",
         "pixel_decoder": {} if two_stage else None,
         "legacy_latent_layout": legacy,
+        # One-D-Piece: its decoder takes fewer tokens if this is off.
+        "tail_drop": not section.flag("strict_length_assertion", True),
     }
     fields["patch_size"] = fields["encoder_patch_size"]
     if quantizer == "vq":
@@ -202,7 +204,16 @@ def original_tokenizer_config(config: TiTokConfig) -> dict[str, Any]:
         "finetune_decoder": config.pixel_decoder is not None,
         "is_legacy": config.decoder_head == "proxy_codes",
     }
-    original = {"model": {"vq_model": section}, "dataset": {"preprocessing": {"crop_size": config.image_size}}}
+    model: dict[str, Any] = {"vq_model": section}
+    if config.tail_drop:
+        if config.decoder_head == "pixels":
+            raise ValueError(
+                "The original format has tail drop for two-stage models only (One-D-Piece), and this one predicts "
+                "pixels. It cannot be exported."
+            )
+        section["strict_length_assertion"] = False
+        model["type"] = "one_d_piece"
+    original = {"model": model, "dataset": {"preprocessing": {"crop_size": config.image_size}}}
     unused = _OF_THE_CODEBOOK if config.quantizer == "kl" else set()
     ours, theirs = network_fields(config), network_fields(tokenizer_config(original))
     lost = [f"{name} {value!r}" for name, value in ours.items() if name not in unused and value != theirs[name]]

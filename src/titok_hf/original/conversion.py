@@ -82,18 +82,21 @@ def convert_all_tokenizers(
     output: Source, source: Source | None = None, push_to_hub: str | None = None
 ) -> dict[str, Verification]:
     """
-    Convert the nine released tokenizers to `output/titok-<variant>`.
+    Convert the released tokenizers to `output/titok-<variant>`.
 
     Args:
         output: the folder above them.
-        source: a folder with the bare `.bin` files under their published names; by default the Hub.
+        source: a folder with the bare `.bin` files under their published names, for those that were released so; by
+            default the Hub.
         push_to_hub: a user or organisation; the repositories are `<push_to_hub>/titok-<variant>`.
     """
     verifications = {}
     for variant, released in RELEASED_TOKENIZERS.items():
+        if source is not None and released.file is None:
+            continue
         folder = f"titok-{variant.replace('_', '-')}"
         verifications[variant] = convert_tokenizer(
-            released.repository if source is None else Path(source, released.file),
+            released.repository if source is None else Path(source, str(released.file)),
             Path(output, folder),
             variant=None if source is None else variant,
             push_to_hub=f"{push_to_hub}/{folder}" if push_to_hub else None,

@@ -1,8 +1,9 @@
-"""The released checkpoints, with their published results (arXiv 2406.07550, arXiv 2501.07730)."""
+"""The released checkpoints, with their published results (arXiv 2406.07550, 2501.07730, 2501.10064)."""
 
 from dataclasses import dataclass
 
 TITOK_PAPER, SINGLE_STAGE_PAPER, MASKGIT_PAPER = "2406.07550", "2501.07730", "2202.04200"
+ONE_D_PIECE_PAPER = "2501.10064"
 """arXiv numbers."""
 
 
@@ -13,14 +14,14 @@ class Released:
 
     Args:
         repository: id of its Hub repository.
-        file: name of the same weights as a bare pickle.
+        file: name of the same weights as a bare pickle; None where there is only the repository.
         fid: published FID of reconstructions of the 50,000 validation images, or of 50,000 generated images.
         inception_score: of 50,000 generated images; None where none was published.
         paper: arXiv number of the paper that published it.
     """
 
     repository: str
-    file: str
+    file: str | None
     fid: float
     inception_score: float | None = None
     paper: str = TITOK_PAPER
@@ -29,6 +30,10 @@ class Released:
 def _tokenizer(name: str, fid: float, file: str = "tokenizer_titok_{}.bin") -> Released:
     paper = SINGLE_STAGE_PAPER if name.endswith(("vq8k", "vae_c16")) else TITOK_PAPER
     return Released(f"yucornetto/tokenizer_titok_{name}_imagenet", file.format(name), fid, paper=paper)
+
+
+def _one_d_piece(size: str, fid: float) -> Released:
+    return Released(f"turing-motors/One-D-Piece-{size}-256", None, fid, paper=ONE_D_PIECE_PAPER)
 
 
 def _generator(name: str, fid: float, inception_score: float | None) -> Released:
@@ -45,8 +50,11 @@ RELEASED_TOKENIZERS = {
     "ll32_vae_c16": _tokenizer("ll32_vae_c16", 1.61, "titok_{}.bin"),
     "bl64_vae_c16": _tokenizer("bl64_vae_c16", 1.25, "titok_{}.bin"),
     "bl128_vae_c16": _tokenizer("bl128_vae_c16", 0.84, "titok_{}.bin"),
+    "one_d_piece_s256": _one_d_piece("S", 1.48),
+    "one_d_piece_b256": _one_d_piece("B", 1.11),
+    "one_d_piece_l256": _one_d_piece("L", 1.08),
 }
-"""The nine tokenizers, by variant."""
+"""The nine tokenizers of the TiTok authors and the three of One-D-Piece, by variant."""
 
 RELEASED_GENERATORS = {
     "l32": _generator("l32", 2.77, 194.0),
