@@ -7,6 +7,7 @@ from transformers import AutoModel
 from tiny_pipeline import tiny_image_processor, tiny_pipeline, tiny_tokenizer
 from titok_hf import TiTokModel, TiTokPipeline
 from titok_hf.evaluation.rate import bits_of_codes, lengths_of
+from titok_hf.exported.runtime import ExportedTokenizer
 
 KINDS = {
     "vq": {},
@@ -151,6 +152,18 @@ def test_compiled_and_exported_models_decode_each_length(images):
     for number in (1, 2, 5, 8):
         codes = model.encode(images, num_tokens=number).codes
         torch.testing.assert_close(decode(codes).pixel_values, model.decode(codes).pixel_values)
+
+
+def test_exported_programs_take_all_tokens(images):
+    """Whose shapes are fixed; the engines are in tests/exported."""
+    config = tiny_tokenizer(tail_drop=True).config
+    tokens = {"codes": torch.zeros(3, 8, dtype=torch.long), "latents": torch.zeros(3, 8, 4)}
+    exported = ExportedTokenizer(config, lambda **inputs: tokens, lambda **inputs: {"pixel_values": images}, "")
+    assert exported.encode(images, num_tokens=8).codes.shape == (3, 8)
+    with pytest.raises(ValueError, match="There are 3 tokens for each image, but programs are exported for all 8"):
+        exported.encode(images, num_tokens=3)
+    with pytest.raises(ValueError, match="There are 3 tokens for each image, but programs are exported for all 8"):
+        exported.decode(tokens["codes"][:, :3])
 
 
 def test_bits_and_lengths_to_compare():

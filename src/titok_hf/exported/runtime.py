@@ -80,9 +80,12 @@ class ExportedTokenizer:
         sample_posterior: bool = True,
         generator: torch.Generator | list[torch.Generator] | None = None,
         return_dict: bool = True,
+        num_tokens: int | None = None,
     ) -> TiTokEncoderOutput | tuple:
-        """As [`TiTokModel.encode`], without losses and hidden states."""
+        """As [`TiTokModel.encode`], without losses and hidden states, and with all tokens only."""
         self.config.check_pixel_values(pixel_values)
+        if num_tokens is not None:
+            self._check_all_tokens(self.config.checked_num_tokens(num_tokens))
         tokens = self.encoder(pixel_values=pixel_values)
         if not self.config.has_codebook:
             # The quantiser of KL models has no weights: what it computes is not part of the program.
@@ -106,8 +109,16 @@ class ExportedTokenizer:
         else:
             self.config.check_latents(tokens)
             tokens = tokens.float()
+        self._check_all_tokens(tokens.shape[1])
         output = TiTokDecoderOutput(**self.decoder(**{name: tokens}))
         return output if return_dict else output.to_tuple()
+
+    def _check_all_tokens(self, num_tokens: int) -> None:
+        if num_tokens != self.config.num_latent_tokens:
+            raise ValueError(
+                f"There are {num_tokens} tokens for each image, but programs are exported for all "
+                f"{self.config.num_latent_tokens}. Use the model itself for fewer."
+            )
 
 
 class ExportedGenerator:
