@@ -325,6 +325,12 @@ def test_a_sampler_is_saved_and_exchanged_as_in_diffusers(settings, tmp_path):
     assert torch.equal(*plain)
 
 
+def test_a_scheduler_made_by_position_is_exchanged_too():
+    changed = MaskGitScheduler.from_config(MaskGitScheduler(16, "linear").config, sampler="remdm")
+    settings = (changed.config.mask_token_id, changed.config.mask_schedule, changed.config.sampler)
+    assert settings == (16, "linear", "remdm")
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [

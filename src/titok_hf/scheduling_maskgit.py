@@ -159,6 +159,8 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
         """
         if isinstance(config, Mapping):
             config = with_present_scale(config)
+            # diffusers takes arguments that were given by position for defaults, and would leave out mask_token_id.
+            config.pop("_use_default_values", None)
             if kwargs.get("sampler", "ordered") != "ordered":
                 config["token_order"] = None
         return super().from_config(config, return_unused_kwargs, **kwargs)
