@@ -5,6 +5,9 @@ As on a real one, an operation refuses tensors of both devices, but for single n
 machine fails where code leaves a tensor on the CPU.
 """
 
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +21,17 @@ DEVICE_TYPE = "elsewhere"
 _aten = torch.ops.aten
 # These bring tensors of two devices together on a real GPU too.
 _BETWEEN_DEVICES = {_aten.copy_.default, _aten._to_copy.default}
+# On a real device, the host waits for these until all that is queued there has run.
+_WAITING = {
+    _aten._local_scalar_dense.default,
+    _aten.bincount.default,
+    _aten.equal.default,
+    _aten.is_nonzero.default,
+    _aten.masked_select.default,
+    _aten.nonzero.default,
+    _aten.repeat_interleave.Tensor,
+}
+_waits: list[str] | None = None
 _INDEXING = {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default}
 
 
@@ -42,6 +56,7 @@ class OnDevice(torch.Tensor):
         return f"OnDevice({self.inner})"
 
     def tolist(self) -> Any:
+        _note("tolist")
         return self.inner.tolist()
 
     @classmethod
@@ -67,6 +82,37 @@ class _ConstructionMode(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
+@contextmanager
+def counted_waits() -> Iterator[list[str]]:
+    """The list that it yields gets an entry for each operation for which the host would wait for a real device."""
+    global _waits
+    before, _waits = _waits, []
+    try:
+        yield _waits
+    finally:
+        _waits = before
+
+
+def _note(what: str) -> None:
+    if _waits is not None:
+        frames = [frame for frame in traceback.extract_stack() if "titok_hf" in frame.filename]
+        where = f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else "outside"
+        _waits.append(f"{what} at {where}")
+
+
+def _note_waits(function: Any, args: Any, kwargs: dict[str, Any], there: list[OnDevice], wraps: bool) -> None:
+    if function in _BETWEEN_DEVICES:
+        source = args[1] if function is _aten.copy_.default else args[0]
+        non_blocking = kwargs.get("non_blocking", len(args) > 2 and bool(args[2]))
+        # A copy to the host has arrived only after a wait, even if it does not block.
+        if isinstance(source, OnDevice) != wraps and (isinstance(source, OnDevice) or not non_blocking):
+            _note(f"copy of {tuple(source.shape)} {'to' if wraps else 'from'} the device")
+    elif there and (function in _WAITING or "unique" in function.__name__):
+        _note(function.__name__)
+    elif there and function in _INDEXING and any(i is not None and i.dtype == torch.bool for i in args[1]):
+        _note("index by a mask")
+
+
 def _run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     leaves = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, torch.Tensor)]
     there = [leaf for leaf in leaves if isinstance(leaf, OnDevice)]
@@ -78,6 +124,8 @@ def _run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     wraps = bool(there) if target is None else torch.device(target).type == DEVICE_TYPE
     if function is _aten.copy_.default:
         wraps = isinstance(args[0], OnDevice)
+    if _waits is not None:
+        _note_waits(function, args, kwargs, there, wraps)
     if target is not None:
         kwargs = kwargs | {"device": torch.device("cpu")}
     originals = {id(leaf.inner): leaf for leaf in there}

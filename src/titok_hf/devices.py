@@ -1,4 +1,4 @@
-"""The default device, and the device for float64."""
+"""The default device, the device for float64, and transfers to a device."""
 
 from __future__ import annotations
 
@@ -22,3 +22,13 @@ def float64_device(device: torch.device | str) -> torch.device:
     """The device for sums in float64: `device`, or the CPU for an Apple GPU, which has no float64."""
     device = torch.device(device)
     return torch.device("cpu") if device.type == "mps" else device
+
+
+def moved_without_wait(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """A tensor of the CPU on `device`. For a CUDA device it is copied to pinned memory first: only then does the copy
+    to the device not wait for what is queued there.
+    """
+    device = torch.device(device)
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

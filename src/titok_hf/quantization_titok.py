@@ -273,7 +273,7 @@ def noise_like(mean: torch.Tensor, generator: torch.Generator | list[torch.Gener
         torch.randn(mean.shape[1:], generator=source, device=mean.device if source is None else source.device)
         for source in generators
     ]
-    return torch.stack(draws).to(mean.device) if draws else torch.empty_like(mean)
+    return torch.stack(draws).to(mean.device, non_blocking=True) if draws else torch.empty_like(mean)
 
 
 QUANTIZERS: dict[str, type[Quantizer]] = {"vq": TiTokVectorQuantizer, "kl": TiTokGaussianQuantizer}

@@ -59,12 +59,12 @@ class LeCam:
         average_real, average_fake = self.averages = self.averages.to(everywhere.device)
         return F.relu(mean_real - average_fake).square() + F.relu(average_real - mean_fake).square()
 
-    def step(self) -> None:
-        """Moves the averages towards the mean logits of the step, if there are any."""
+    def step(self, finite: bool | torch.Tensor = True) -> None:
+        """Moves the averages towards the mean logits of the step, if there are any and if `finite` is true."""
         if self._observed:
             moved = self.averages.lerp(self._observed_everywhere(), 1 - self.decay)
             # Where fp16 overflows and the discriminator's step is left out, the averages stay too.
-            self.averages = torch.where(moved.isfinite(), moved, self.averages)
+            self.averages = torch.where(moved.isfinite() & finite, moved, self.averages)
         self._observed, self._everywhere = [], None
 
     def _observed_everywhere(self) -> torch.Tensor:

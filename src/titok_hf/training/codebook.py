@@ -24,10 +24,10 @@ class CodebookCounter:
         self.histogram = torch.zeros(codebook_size, dtype=torch.int64, device=accelerator.device)
         self._of_all_processes = self.histogram
 
-    def update(self, codes: torch.Tensor) -> None:
-        """Adds codes of any shape, int64, on the accelerator's device, without a wait for the device."""
+    def update(self, codes: torch.Tensor, counted: bool | torch.Tensor = True) -> None:
+        """Adds codes of any shape, int64, on the accelerator's device, if `counted` is true; without a wait for it."""
         codes = codes.flatten()
-        self.histogram.scatter_add_(0, codes, torch.ones_like(codes))
+        self.histogram.scatter_add_(0, codes, torch.ones_like(codes) * counted)
 
     def compute(self) -> dict[str, float]:
         """`codes_used` and `codebook_perplexity` of all processes since the last call; nothing if there were none."""
@@ -85,17 +85,19 @@ class CodebookReinitializer:
             self._codes.append(output.codes.flatten())
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Moves the entries by the batches since the last step. Called before the optimiser's step, so that tokens are
-        compared with the codebook that gave them their codes."""
-        entries = self.codebook.weight
-        counts = torch.bincount(torch.cat(self._codes), minlength=len(entries)).to(entries.dtype)
+    def step(self, finite: bool | torch.Tensor = True) -> None:
+        """Moves the entries by the batches since the last step, if `finite` is true. Called before the optimiser's
+        step, so that tokens are compared with the codebook that gave them their codes."""
+        entries, codes = self.codebook.weight, torch.cat(self._codes)
+        finite = torch.as_tensor(finite, device=entries.device)
+        # Not torch.bincount, which waits for the device.
+        counts = codes.new_zeros(len(entries)).scatter_add_(0, codes, torch.ones_like(codes)).to(entries.dtype)
         counts = self.accelerator.reduce(counts, "sum")
-        self.usage.lerp_(counts / counts.sum(), 1 - self.decay)
+        self.usage.copy_(torch.where(finite, self.usage.lerp(counts / counts.sum(), 1 - self.decay), self.usage))
         anchors = self._closest_of_all_processes(*self._closest(entries))
         # eq. 6: the pull vanishes once an entry has a hundredth of its fair share of the tokens.
         pull = torch.exp(-self.usage * len(entries) * 10 / (1 - self.decay) - 1e-3)[:, None]
-        entries.lerp_(anchors.to(entries.dtype), pull)
+        entries.copy_(torch.where(finite, entries.lerp(anchors.to(entries.dtype), pull), entries))
         self._tokens, self._codes = [], []
 
     def _closest(self, entries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,30 +9,34 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed, tqdm
-from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import nn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from titok_hf.checkpoints.atomic_files import write_atomically
 from titok_hf.checkpoints.layout import checkpoint_atomically
+from titok_hf.devices import moved_without_wait
 
 from .checkpoints import Checkpoints, Gathered, Progress, written_together
 from .configs import AdversarialConfig, OptimizationConfig, Recipe
+from .optimization import AveragedWeights
 from .processes import StopRequest, gather, raised_together, stop_for
 from .recipes import RecipeError
 from .run_folder import RunFolder
-from .step import Learner, NotFiniteError, train_step
+from .step import SHARDED, FiniteGuard, Learner, NotFiniteError, train_step
 from .task import Batch, Scalars, Task
 from .trackers import announcement, remaining, start_trackers
 
 logger = logging.getLogger(__name__)
+
+# Steps after which their losses are checked, if nothing is logged before.
+_MOST_UNCHECKED_STEPS = 1_000
 
 
 class TrainingLoop:
@@ -55,10 +59,13 @@ class TrainingLoop:
                 task.discriminator, discriminator_optimization(recipe.optimization, adversarial), accelerator
             )
         self.modules = {name: learner.module for name, learner in self.learners.items()}
-        self.ema = EMAModel(self._parameters(), decay=recipe.optimization.ema_decay, foreach=True)
+        self.guard = FiniteGuard(accelerator)
+        self.ema = AveragedWeights(self._parameters(), decay=recipe.optimization.ema_decay, foreach=True)
         self.ema.to(accelerator.device)
         batch_size = examples_per_step(recipe.optimization, accelerator)
         self.progress = Progress(task.loader, batch_size, task.best)
+        # Of the loader, before the first unchecked step and after each of them: a failed step goes back to its own.
+        self._loader_states: list[Any] = []
         saved = [self.progress, *(learner.schedule for learner in self.learners.values()), *task.checkpointed()]
         accelerator.register_for_checkpointing(*saved)
         gathered = [each for each in saved if isinstance(each, Gathered)]
@@ -126,6 +133,9 @@ class TrainingLoop:
             while self.step < num_steps:
                 scalars = self._train_step(self._next_batches(batches, stop))
                 bar.update()
+                due = (intervals.log_every, intervals.evaluate_every, intervals.checkpoint_every)
+                if any(map(self._is_due, due)) or len(self.guard) >= _MOST_UNCHECKED_STEPS:
+                    self._check_steps()
                 if self._is_due(intervals.log_every):
                     steps_a_second = (self.step - start_step) / (time.monotonic() - start)
                     self._log(scalars, steps_a_second)
@@ -154,7 +164,7 @@ class TrainingLoop:
                     raise kind(f"data: {error} {self._resume_advice()}") from error
         self._leave_if_asked(reason)
         device = self.accelerator.device
-        return [{name: values.to(device, non_blocking=True) for name, values in batch.items()} for batch in taken]
+        return [{name: moved_without_wait(values, device) for name, values in batch.items()} for batch in taken]
 
     def _leave_if_asked(self, signal_number: int) -> None:
         """Saves and ends all processes after a signal that one of them received; does nothing for 0."""
@@ -168,6 +178,7 @@ class TrainingLoop:
             raise stop_for(signal_number, message)
 
     def _save_present_state(self) -> None:
+        self._check_steps()
         if self.step:
             self.checkpoints.save(self.step)
 
@@ -177,15 +188,39 @@ class TrainingLoop:
 
     def _train_step(self, batches: list[Batch]) -> Scalars:
         """One optimiser step over the accumulated batches, and what follows it."""
+        if not self._loader_states:
+            self._loader_states = [self.progress.loader_state]
         try:
-            scalars = train_step(self.task, self.learners, batches, self.accelerator, self.recipe.seed, self.step)
-        except NotFiniteError as error:
-            self._stop(error)
+            scalars, finite = train_step(
+                self.task, self.learners, batches, self.accelerator, self.guard, self.recipe.seed, self.step
+            )
+        except NotFiniteError:
+            self._check_steps()
+            raise
         self.progress.step += 1
         self.progress.loader_state = self.task.loader.state_dict()
+        self._loader_states.append(self.progress.loader_state)
         self.task.after_step()
-        self.ema.step(self._parameters())
+        self.ema.step(self._parameters(), None if self.accelerator.distributed_type in SHARDED else finite)
         return scalars
+
+    def _check_steps(self) -> None:
+        """
+        Waits for the steps since the last check, whose losses and gradients must be finite.
+
+        Raises:
+            FloatingPointError: those of a step are not. Nothing has changed since that step began. This state is
+                saved, unless it is not finite either.
+        """
+        checked = self.guard.check()
+        for name, num_steps in checked.left_out.items():
+            self.learners[name].take_back(num_steps)
+        states, self._loader_states = self._loader_states, []
+        first_step = self.step - max(len(states) - 1, 0)
+        if checked.error is not None:
+            self.ema.optimization_step -= self.step - first_step - checked.num_taken
+            self.progress.step, self.progress.loader_state = first_step + checked.num_taken, states[checked.num_taken]
+            self._stop(checked.error)
 
     def _stop(self, error: NotFiniteError) -> NoReturn:
         """Raises the error of a failed step, after the state before it is saved unless that is not finite either."""
@@ -269,6 +304,7 @@ class TrainingLoop:
         self._save_model("model")
 
     def _save_model(self, name: str) -> None:
+        self._check_steps()
         with self._averaged_weights():
             self._write_model(name)
         self.accelerator.wait_for_everyone()

@@ -1,8 +1,10 @@
 """AdamW and its learning rate, for every recipe and for the discriminator."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
@@ -56,3 +58,28 @@ def make_schedule(
     return get_cosine_with_min_lr_schedule_with_warmup(
         optimizer, num_warmup_steps=warmup_steps, num_training_steps=num_steps, min_lr=end_learning_rate
     )
+
+
+class AveragedWeights(EMAModel):
+    """diffusers' averaged weights, which stay as they are after a step that was not taken."""
+
+    @torch.no_grad()
+    def step(self, parameters: Sequence[nn.Parameter], taken: torch.Tensor | None = None) -> None:
+        """
+        Args:
+            parameters: those that are averaged, in the order of the constructor.
+            taken: whether the step changed them, a bool scalar on their device, which is not read here.
+        """
+        if taken is None:
+            super().step(parameters)
+            return
+        self.optimization_step += 1
+        self.cur_decay_value = self.get_decay(self.optimization_step)
+        pairs = list(zip(self.shadow_params, parameters, strict=True))
+        frozen = [pair for pair in pairs if not pair[1].requires_grad]
+        if frozen:
+            torch._foreach_copy_(*map(list, zip(*frozen, strict=True)))
+        averages, weights = map(list, zip(*(pair for pair in pairs if pair[1].requires_grad), strict=True))
+        distances = torch._foreach_sub(averages, weights)
+        torch._foreach_mul_(distances, taken.to(distances[0].dtype))
+        torch._foreach_sub_(averages, distances, alpha=1 - self.cur_decay_value)

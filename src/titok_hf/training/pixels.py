@@ -48,7 +48,7 @@ class PixelTask(ReconstructionTask):
             options["generator"] = rng.generators(len(images))
         output = model(images, return_loss=True, return_dict=True, **options)
         if self.has_codebook:
-            self.counter.update(output.codes)
+            self.codes_of_step.append(output.codes)
         reconstructions = output.pixel_values.float()
         adversarial = self.weights.adversarial if self.discriminator_learns(step) else None
         with self.accelerator.autocast():
@@ -93,10 +93,10 @@ class PixelTask(ReconstructionTask):
             weights["adversarial_loss"] = adversarial.weight
         return parts | weighted_loss(terms, weights)
 
-    def before_step(self) -> None:
-        super().before_step()
+    def before_step(self, finite: torch.Tensor) -> None:
+        super().before_step(finite)
         if self.discriminator is not None:
-            self.lecam.step()
+            self.lecam.step(finite)
 
     def reconstruct(self, images: torch.Tensor, generators: list[torch.Generator]) -> Reconstruction:
         """The model's own output; see the base class."""

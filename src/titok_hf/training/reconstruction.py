@@ -67,6 +67,7 @@ class ReconstructionTask(Task):
         self.data_record, self.test_images = opened.splits.record, opened.test
         self.loader = self.make_loader(opened)
         self.counter = self._new_counter()
+        self.codes_of_step: list[torch.Tensor] = []
         self.reinitializer = None
         if recipe.loss.reinitialize_codes and trains_codebook(model.quantizer):
             self.reinitializer = CodebookReinitializer(model.quantizer, accelerator)
@@ -100,9 +101,12 @@ class ReconstructionTask(Task):
         config = self.model.config
         return {"num_tokens": rng.integer(1, config.num_latent_tokens)} if getattr(config, "tail_drop", False) else {}
 
-    def before_step(self) -> None:
+    def before_step(self, finite: torch.Tensor) -> None:
+        codes, self.codes_of_step = self.codes_of_step, []
+        for each in codes:
+            self.counter.update(each, finite)
         if self.reinitializer is not None:
-            self.reinitializer.step()
+            self.reinitializer.step(finite)
 
     def summary(self) -> dict[str, float]:
         """How many entries of the codebook are used, and how evenly."""

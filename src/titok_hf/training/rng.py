@@ -3,6 +3,8 @@
 import numpy as np
 import torch
 
+from titok_hf.devices import moved_without_wait
+
 
 class StepRng:
     """
@@ -53,7 +55,7 @@ class StepRng:
 
     def uniform(self, batch_size: int, *shape: int) -> torch.Tensor:
         """Uniform draws from [0, 1) for this batch, on the device, float32, shape (batch_size, *shape)."""
-        return self.own(self.draw(batch_size, *shape)).to(self.device)
+        return moved_without_wait(self.own(self.draw(batch_size, *shape)), self.device)
 
     def generators(self, batch_size: int) -> list[torch.Generator]:
         """One generator for each example of this batch, on the CPU."""

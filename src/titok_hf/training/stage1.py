@@ -65,7 +65,7 @@ class Stage1Task(ReconstructionTask):
         images = to_pixel_values(batch["pixels"])
         codes = batch["codes"] if "codes" in batch else self._teach(images)
         output = model(images, return_loss=True, return_dict=True, **self.kept_tokens(rng))
-        self.counter.update(output.codes)
+        self.codes_of_step.append(output.codes)
         cross_entropy = proxy_code_loss(output.logits, codes)
         loss = cross_entropy + self.recipe.loss.quantizer_weight * output.loss.float()
         accuracy = (output.logits.argmax(dim=-1) == codes).float().mean()

@@ -61,7 +61,7 @@ class Task:
     def model_losses(self, model: nn.Module, batch: Batch, rng: StepRng, step: int) -> ModelLosses:
         """
         Forward pass and losses of the model. The state of the task may change in `before_step` only, because the step
-        may still fail.
+        may still fail. Nothing here may wait for the device.
 
         Args:
             model: `self.model`, wrapped for this process.
@@ -87,8 +87,14 @@ class Task:
         """
         raise NotImplementedError
 
-    def before_step(self) -> None:
-        """Runs when losses and gradients of a step are known to be finite, before the optimisers."""
+    def before_step(self, finite: torch.Tensor) -> None:
+        """
+        Runs after the backward passes of a step, before the optimisers. It may not wait for the device.
+
+        Args:
+            finite: whether losses and gradients of this step and of those before it are finite, a bool scalar on the
+                device. If it is False, the state of the task must stay as it is.
+        """
 
     def after_step(self) -> None:
         """Runs after each optimiser step."""
