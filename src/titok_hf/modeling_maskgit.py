@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.attention import AttentionMixin, AttentionModuleMixin
+from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.utils import BaseOutput
 from torch import nn
 from transformers.utils.generic import maybe_autocast
@@ -33,8 +36,40 @@ class MaskGitTransformer1DOutput(BaseOutput):
     logits: torch.FloatTensor
 
 
-class MaskGitAttention(nn.Module):
+class MaskGitAttnProcessor:
+    """Computes attention by the backend that diffusers' `set_attention_backend` or `attention_backend` names."""
+
+    _attention_backend: Any = None  # set by `set_attention_backend`; None is PyTorch's scaled dot product attention
+    _parallel_config: Any = None
+
+    def __call__(self, attention: MaskGitAttention, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(batch, tokens, hidden_size) -> the same shape and dtype."""
+        qkv = attention.qkv_proj(hidden_states)
+        heads = qkv.unflatten(2, (3, attention.num_attention_heads, -1))  # (B, L, 3, heads, d)
+        if attention.float32_attention:
+            with maybe_autocast(heads.device.type, enabled=False):  # autocast would undo the cast to float32
+                context = self._dispatch(heads.float(), attention)
+        else:
+            context = self._dispatch(heads, attention)
+        # For half-precision weights after float32 attention; in float32 this changes nothing.
+        return attention.out_proj(context.flatten(2).to(qkv.dtype))
+
+    def _dispatch(self, heads: torch.Tensor, attention: MaskGitAttention) -> torch.Tensor:
+        """(batch, tokens, 3, heads, head_dim) -> (batch, tokens, heads, head_dim)."""
+        query, key, value = heads.unbind(2)
+        dropout = attention.dropout if attention.training else 0.0
+        backend, parallel_config = self._attention_backend, self._parallel_config
+        return dispatch_attention_fn(
+            query, key, value, dropout_p=dropout, backend=backend, parallel_config=parallel_config
+        )
+
+
+class MaskGitAttention(nn.Module, AttentionModuleMixin):
     """Multi-head self-attention over all tokens, if asked for in float32 whatever the dtype of the tokens."""
+
+    _default_processor_cls = MaskGitAttnProcessor
+    _available_processors = [MaskGitAttnProcessor]
+    _supports_qkv_fusion = False  # they are one projection already
 
     def __init__(
         self, hidden_size: int, num_attention_heads: int, qkv_bias: bool, dropout: float, float32_attention: bool
@@ -45,21 +80,11 @@ class MaskGitAttention(nn.Module):
         self.float32_attention = float32_attention
         self.qkv_proj = nn.Linear(hidden_size, 3 * hidden_size, bias=qkv_bias)
         self.out_proj = nn.Linear(hidden_size, hidden_size)
+        self.set_processor(MaskGitAttnProcessor())
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(batch, tokens, hidden_size) -> the same shape and dtype."""
-        qkv = self.qkv_proj(hidden_states)
-        heads = qkv.unflatten(2, (3, self.num_attention_heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, L, d)
-        dropout = self.dropout if self.training else 0.0
-        if self.float32_attention:
-            with maybe_autocast(heads.device.type, enabled=False):  # autocast would undo the cast to float32
-                query, key, value = heads.float().unbind()
-                context = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-        else:
-            query, key, value = heads.unbind()
-            context = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-        # For half-precision weights after float32 attention; in float32 this changes nothing.
-        return self.out_proj(context.transpose(1, 2).flatten(2).to(qkv.dtype))
+        return self.processor(self, hidden_states)
 
 
 class MaskGitMLP(nn.Module):
@@ -187,7 +212,7 @@ class MaskGitUViTBackbone(MaskGitBackbone):
 BACKBONES: dict[str, type[MaskGitBackbone]] = {"vit": MaskGitViTBackbone, "uvit": MaskGitUViTBackbone}
 
 
-class MaskGitTransformer1DModel(CheckpointMixin, ModelMixin, ConfigMixin):
+class MaskGitTransformer1DModel(CheckpointMixin, ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
     """Predicts the codes of an image from those codes that are not masked, and from its class.
 
     One table embeds codes and classes. Its rows are the codes, the mask token (`codebook_size`), the classes, and last
@@ -273,6 +298,31 @@ class MaskGitTransformer1DModel(CheckpointMixin, ModelMixin, ConfigMixin):
     def null_class_label(self) -> int:
         """The class label for no class, used for guidance."""
         return self.config.num_classes
+
+    @property
+    def class_embeddings(self) -> torch.Tensor:
+        """The embeddings of the classes, shape (num_classes, hidden_size), without that of no class."""
+        return self.token_embedding.weight[self.config.codebook_size + 1 : -1]
+
+    @torch.no_grad()
+    def set_class_embeddings(self, embeddings: torch.Tensor) -> None:
+        """
+        Replace the classes: `num_classes` becomes the number of rows. The last label stays that for no class.
+
+        Args:
+            embeddings: float, shape (num_classes, hidden_size).
+        Raises:
+            ValueError: another shape.
+        """
+        weight = self.token_embedding.weight
+        if embeddings.ndim != 2 or embeddings.shape[1] != weight.shape[1]:
+            raise ValueError(
+                f"embeddings has shape {tuple(embeddings.shape)}, but (num_classes, {weight.shape[1]}) is expected."
+            )
+        rows = torch.cat([weight[: self.config.codebook_size + 1], embeddings.to(weight), weight[-1:]])
+        table = nn.Embedding(*rows.shape, _weight=rows)
+        self.token_embedding = table.requires_grad_(weight.requires_grad).train(self.training)
+        self.register_to_config(num_classes=len(embeddings))
 
     def forward(
         self, input_ids: torch.LongTensor, class_labels: torch.LongTensor, return_dict: bool = True

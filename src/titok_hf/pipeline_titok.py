@@ -24,6 +24,7 @@ from transformers.utils import is_torchvision_available
 from . import __version__
 from .accepted_values import check_finite, check_pixel_range
 from .checkpoints.layout import VERSION_KEY
+from .checkpoints.lora_mixin import LoraMixin
 from .checkpoints.pipeline_mixin import PipelineCheckpointMixin
 from .class_names import IMAGENET_CLASSES, ClassLabels, ClassNames, imagenet_id2label
 from .cpu_optimizations import CpuOptimizationsMixin
@@ -32,6 +33,7 @@ from .image_processing_pil_titok import TiTokImageProcessorPil
 from .image_processing_titok import TiTokImageProcessor
 from .modeling_maskgit import MaskGitTransformer1DModel
 from .modeling_titok import TiTokModel
+from .offloading import onloaded
 from .pipeline_inputs import (
     CALLBACK_TENSORS,
     Generators,
@@ -65,7 +67,7 @@ class TiTokPipelineOutput(BaseOutput):
     codes: torch.Tensor
 
 
-class TiTokPipeline(CpuOptimizationsMixin, PipelineCheckpointMixin, EditingMixin, DiffusionPipeline):
+class TiTokPipeline(CpuOptimizationsMixin, PipelineCheckpointMixin, LoraMixin, EditingMixin, DiffusionPipeline):
     """
     Images from class labels (TiTok, arXiv 2406.07550, section 3.3), images to codes and back, and images changed
     through their codes. Without `transformer` and `scheduler`, only `encode`, `decode` and `reconstruct` work.
@@ -290,12 +292,8 @@ class TiTokPipeline(CpuOptimizationsMixin, PipelineCheckpointMixin, EditingMixin
     @contextmanager
     def _tokenizer_at_work(self) -> Iterator[torch.device]:
         """The device of the tokenizer, which is moved there if models are offloaded to the CPU."""
-        # Offloading hooks act on `forward`, but the tokenizer is used through `encode` and `decode`.
-        hook = getattr(self.tokenizer, "_hf_hook", None)
         device = self._execution_device
-        if hook is not None:
-            hook.pre_forward(self.tokenizer)
-        with self._fast_on_cpu():
+        with onloaded(self.tokenizer), self._fast_on_cpu():
             yield device
         self.maybe_free_model_hooks()
 

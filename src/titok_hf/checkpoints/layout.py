@@ -284,21 +284,23 @@ def check_finite_weights(source: object, tensors: Mapping[str, Any]) -> None:
     """
     Args:
         source: file, folder or Hub id, for the message.
-        tensors: the state dict; tensors on the meta device (offloaded to the disk) are not checked.
+        tensors: the state dict; tensors on the meta device (offloaded to the disk) and quantised ones are not checked.
 
     Raises:
         OSError: NaN or infinity in a tensor.
     """
-    bad = [
-        name
-        for name, tensor in tensors.items()
-        if tensor.is_floating_point() and tensor.device.type != "meta" and not bool(tensor.isfinite().all())
-    ]
+    bad = [name for name, tensor in tensors.items() if _has_plain_values(tensor) and not bool(tensor.isfinite().all())]
     if bad:
         raise OSError(
             f"The weights in {source} are not finite: {_count(bad)} hold NaN or infinity. The training that made them "
             "diverged, the file is damaged, or the dtype asked for is too small for them."
         )
+
+
+def _has_plain_values(tensor: Any) -> bool:
+    """False for integers, for tensors without values, and for the classes that quantising libraries bring."""
+    is_plain = type(tensor).__module__.partition(".")[0] == "torch"
+    return is_plain and tensor.is_floating_point() and tensor.device.type != "meta"
 
 
 def _series(name: str) -> tuple[PurePosixPath, str, str | None] | None:

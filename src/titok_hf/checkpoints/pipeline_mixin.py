@@ -107,9 +107,14 @@ class PipelineCheckpointMixin(PushMixin, LoadedByDiffusers):
             push_to_hub: whether to upload as well; `kwargs` go to `push_to_hub` then.
 
         Raises:
-            ValueError: `safe_serialization=False`.
+            ValueError: `safe_serialization=False`, or an adapter that is loaded but not part of the weights.
             OSError: the folder cannot be written.
         """
+        if getattr(self.transformer, "peft_config", None):  # type: ignore[attr-defined]
+            raise ValueError(
+                "The transformer has LoRA adapters, which a pipeline is not saved with. Call fuse_lora() and "
+                "unload_lora_weights() first, or unload_lora_weights() alone to save it without them."
+            )
         if not safe_serialization:
             raise ValueError("safe_serialization is False, but pickles are not written. Leave it out.")
         from .cards import write_model_card

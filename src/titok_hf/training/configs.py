@@ -295,6 +295,29 @@ class GeneratorLossConfig:
     class_dropout: float = 0.1
 
 
+@dataclass
+class LoraConfig:
+    """
+    A LoRA adapter (arXiv 2106.09685) of the generator of a pipeline, instead of a new generator. Classes of the data
+    that the pipeline does not have become new classes, whose embeddings are trained and saved with the adapter.
+
+    Args:
+        rank: of the two matrices that are trained beside each weight.
+        alpha: the product of the matrices is scaled by `alpha / rank`.
+        dropout: of the input of the matrices.
+        target_modules: ends of the names of the layers that are adapted.
+    """
+
+    rank: PositiveInt = 8
+    alpha: PositiveFloat = 16.0
+    dropout: NonNegativeFloat = 0.0
+    target_modules: tuple[str, ...] = ("qkv_proj", "out_proj", "fc1", "fc2")
+
+    def __post_init__(self) -> None:
+        if self.dropout >= 1:
+            raise ValueError(f"lora.dropout is {self.dropout}. Use a number from 0 up to, but not including, 1.")
+
+
 @dataclass(kw_only=True)
 class GeneratorRecipe(Recipe):
     """
@@ -308,11 +331,14 @@ class GeneratorRecipe(Recipe):
             Its `mask_schedule` is also the schedule of training.
         frechet_reference: for `intervals.frechet_network`, an npz file in the layout of ADM, with images or statistics
             that generated images are compared with. Without it they are compared with the test images of `data`.
+        lora: trains an adapter of the pipeline that `init_from` names. Its tokenizer, generator and sampler are used,
+            so `tokenizer`, `model` and `sampler` are left out.
     """
 
     kind: Literal["generator"] = "generator"
-    tokenizer: str
-    model: dict[str, Any]
+    tokenizer: str | None = None
+    model: dict[str, Any] | None = None
+    lora: LoraConfig | None = None
     codes: CodeDataConfig | None = None
     data: ImageDataConfig | None = None
     loss: GeneratorLossConfig = field(default_factory=GeneratorLossConfig)
@@ -322,6 +348,23 @@ class GeneratorRecipe(Recipe):
     def __post_init__(self) -> None:
         if (self.codes is None) == (self.data is None):
             raise ValueError("A generator learns from codes or from data (images): give exactly one of the two.")
+        missing = [name for name in ("tokenizer", "model") if getattr(self, name) is None]
+        if self.lora is None and missing:
+            raise ValueError(f"{missing[0]} is missing. Name it, or give init_from a pipeline and add a section lora.")
+        if self.lora is not None and (len(missing) < 2 or self.sampler):
+            name = next(name for name in ("tokenizer", "model", "sampler") if getattr(self, name))
+            raise ValueError(
+                f"{name} and lora are both given. An adapter has the {name} of its pipeline; leave {name} out."
+            )
+        if self.lora is not None and self.init_from is None:
+            raise ValueError(
+                "lora changes the generator of a trained pipeline. Name its folder or Hub id in init_from."
+            )
+        if self.lora is not None and self.push_to_hub is not None:
+            raise ValueError(
+                f"push_to_hub is {self.push_to_hub!r}, but an adapter is one file beside a pipeline. Leave it out, "
+                "and upload the run's model folder with `hf upload`."
+            )
 
 
 @dataclass(kw_only=True)

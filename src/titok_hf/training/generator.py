@@ -10,6 +10,7 @@ from torch import nn
 from transformers.utils import cached_file
 
 from titok_hf.data.run_data import RunData, open_code_data, open_image_data
+from titok_hf.devices import moved_without_wait
 from titok_hf.evaluation.frechet import FrechetDistance
 from titok_hf.evaluation.npz import NpzFile, check_size
 from titok_hf.evaluation.sweep import SettingMeter, setting_of
@@ -27,6 +28,7 @@ from .images import (
     to_pixel_values,
     weights_digest,
 )
+from .lora import LoraAdapter, load_pipeline
 from .losses import masked_token_loss
 from .recipes import RecipeError
 from .rng import StepRng
@@ -48,12 +50,16 @@ class GeneratorTask(Task):
         recipe: of this kind.
         accelerator: whose processes train together.
     Raises:
-        RecipeError: tokenizer, data, model and sampler do not fit one another, or the data have no labels.
+        RecipeError: tokenizer, data, model and sampler do not fit one another, the data have no labels, or the adapter
+            of `lora` does not fit the pipeline of `init_from`.
     """
 
     def __init__(self, recipe: GeneratorRecipe, accelerator: Accelerator):
         self.recipe, self.accelerator = recipe, accelerator
-        self.tokenizer = load_model(TiTokModel, recipe.tokenizer, "tokenizer")
+        trained = None if recipe.lora is None else load_pipeline(recipe.init_from or "")
+        self.tokenizer = (
+            load_model(TiTokModel, recipe.tokenizer or "", "tokenizer") if trained is None else trained.tokenizer
+        )
         if not self.tokenizer.config.has_codebook:
             raise RecipeError(f"tokenizer {recipe.tokenizer} is a KL model; a generator needs one with a codebook.")
         self.tokenizer.to(accelerator.device).eval().requires_grad_(False)
@@ -69,8 +75,18 @@ class GeneratorTask(Task):
         assert names is not None and test_labels is not None  # the data are opened with labels
         self.loader, self.test_labels = opened.loader, test_labels
         self.data_record = opened.splits.record | {"tokenizer": weights_digest(self.tokenizer)}
-        self.model = self._make_model(len(names)).to(accelerator.device)
-        self.pipeline = self._make_pipeline(names)
+        self.adapter, self.labels = None, torch.arange(len(names))
+        if trained is None:
+            self.model = self._make_model(len(names)).to(accelerator.device)
+            self.pipeline = self._make_pipeline(names)
+        else:
+            self.data_record["transformer"] = weights_digest(trained.transformer)
+            assert recipe.lora is not None
+            self.adapter = LoraAdapter(trained, names, recipe.lora)
+            self.labels, self.pipeline = self.adapter.labels, trained
+            self.model = trained.transformer.to(accelerator.device)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.test_labels, self.labels = self.labels[self.test_labels], self.labels.to(accelerator.device)
         self.meter = None
         if recipe.intervals.frechet_network is not None:
             self.meter = self._make_meter(recipe.intervals.frechet_network, images)
@@ -92,8 +108,9 @@ class GeneratorTask(Task):
     def _open_images(self, data: ImageDataConfig) -> RunData:
         """Images, which are encoded batch by batch."""
         if self.tokenizer.config.image_size != data.image_size:
+            source = self.recipe.tokenizer or self.recipe.init_from
             raise RecipeError(
-                f"data.image_size is {data.image_size}, but tokenizer {self.recipe.tokenizer} takes "
+                f"data.image_size is {data.image_size}, but tokenizer {source} takes "
                 f"{self.tokenizer.config.image_size}. Make them equal."
             )
         num_test, batch_size = self.recipe.intervals.num_test_images, self.recipe.optimization.batch_size
@@ -107,7 +124,7 @@ class GeneratorTask(Task):
                 codebook_size=config.codebook_size,
                 num_latent_tokens=config.num_latent_tokens,
                 num_classes=num_classes,
-                **self.recipe.model,
+                **(self.recipe.model or {}),
             )
         except (TypeError, ValueError) as error:
             raise RecipeError(f"model: {error}") from error
@@ -125,7 +142,6 @@ class GeneratorTask(Task):
             image_processor=self._image_processor(),
             id2label=dict(enumerate(names)),
         )
-        pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
     def _make_meter(self, network: str, images: torch.Tensor | None) -> SettingMeter:
@@ -161,14 +177,14 @@ class GeneratorTask(Task):
 
     def _image_processor(self) -> TiTokImageProcessorPil:
         """That of the tokenizer if it was saved with one, else one by the recipe."""
-        source, data = self.recipe.tokenizer, self.recipe.data
+        source, data = self.recipe.tokenizer or "", self.recipe.data
         if cached_file(source, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False) is not None:
             return TiTokImageProcessorPil.from_pretrained(source)
         return image_processor(self.tokenizer.config.image_size, "resize" if data is None else data.resize_mode)
 
     def model_losses(self, model: nn.Module, batch: Batch, rng: StepRng, step: int) -> ModelLosses:
         """Masked-token loss of codes (batch, num_latent_tokens) and labels (batch,)."""
-        labels = batch["label"]
+        labels = self.labels[batch["label"]]
         codes = batch["codes"] if "codes" in batch else self._encode(batch["pixels"])
         shares = self._mask_shares(rng.draw(len(codes)))  # of the global batch, so no exchange is needed
         mask = self._mask(codes, rng.own(shares), rng.uniform(*codes.shape))
@@ -191,7 +207,7 @@ class GeneratorTask(Task):
             order: uniform draws that choose the positions, shape of `codes`.
         """
         scheduler = self.pipeline.scheduler
-        shares = shares.to(codes.device, non_blocking=True)
+        shares = moved_without_wait(shares, codes.device)
         return scheduler.add_noise(codes, shares, noise=order.to(codes.device)) == scheduler.config.mask_token_id
 
     def evaluate(self) -> tuple[dict[str, float], Image.Image]:
@@ -213,7 +229,7 @@ class GeneratorTask(Task):
                 sums[name] += value.item() * share
         if self.meter is not None:
             sums["frechet_distance"] = self.meter(setting_of(self.pipeline.scheduler)).distance
-        classes = list(range(min(self.model.config.num_classes, _CLASSES_SHOWN)))
+        classes = self.labels[:_CLASSES_SHOWN].tolist()
         images = self.pipeline(
             classes,
             num_images_per_class=_IMAGES_A_CLASS,
@@ -225,7 +241,13 @@ class GeneratorTask(Task):
         return sums, picture_of(images, _IMAGES_A_CLASS, labels)
 
     def save(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
-        """The whole pipeline: tokenizer, generator, sampler with its settings, image processor, class names."""
+        """
+        The whole pipeline: tokenizer, generator, sampler with its settings, image processor, class names. With `lora`
+        the adapter alone.
+        """
+        if self.adapter is not None:
+            self.adapter.save(folder, weights)
+            return
         with torch.device("meta"):
             transformer = MaskGitTransformer1DModel.from_config(self.model.config)
         transformer.load_state_dict(weights, assign=True)
@@ -248,7 +270,7 @@ class GeneratorTask(Task):
     def _sum_of_weights(self, num_masked: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         """The sum of the weights of the tokens of a batch, of which `num_masked` are masked; on their device."""
         weight = self.recipe.loss.unmasked_weight
-        return (weight * codes.numel() + (1 - weight) * num_masked).to(codes.device, non_blocking=True)
+        return moved_without_wait(weight * codes.numel() + (1 - weight) * num_masked, codes.device)
 
     @torch.no_grad()
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:

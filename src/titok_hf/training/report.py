@@ -38,7 +38,7 @@ _MEASURES = {
 def write_report(recipe: Recipe, folder: RunFolder, device: str, num_processes: int) -> None:
     """
     Writes `README.md`, `curves.png` and the last image into the run's `model/`. A card that a person edited stays. A
-    classifier gets the curves only: our cards do not describe it.
+    classifier gets the curves only, and an adapter curves and image: our cards do not describe them.
 
     Args:
         recipe: that was run.
@@ -54,7 +54,8 @@ def write_report(recipe: Recipe, folder: RunFolder, device: str, num_processes: 
     if image is not None:
         name = SAMPLES_NAME if recipe.kind == "generator" else RECONSTRUCTIONS_NAME
         write_atomically(model / name, lambda path: shutil.copyfile(image, path))
-    write_model_card(model, card_content(recipe, folder, device, num_processes))
+    if getattr(recipe, "lora", None) is None:
+        write_model_card(model, card_content(recipe, folder, device, num_processes))
 
 
 def card_content(recipe: Recipe, folder: RunFolder, device: str, num_processes: int) -> CardContent:

@@ -53,7 +53,8 @@ def train(recipe: Recipe) -> Path:
     folder.check(recipe)
     accelerator = make_accelerator(recipe)
     task = make_task(recipe, accelerator)
-    if recipe.init_from is not None and folder.newest_checkpoint() is None:
+    is_adapter = getattr(recipe, "lora", None) is not None  # whose task has loaded `init_from` already
+    if recipe.init_from is not None and not is_adapter and folder.newest_checkpoint() is None:
         load_initial_weights(task.model, recipe.init_from)
     with raised_together(RecipeError):
         if recipe.push_to_hub is not None and accelerator.is_main_process:
