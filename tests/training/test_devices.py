@@ -1,4 +1,4 @@
-"""Every kind of recipe on a device that is not the CPU, on any machine: no tensor stays behind."""
+"""Every kind of recipe on a device that is not the CPU, on any machine: no tensor stays behind, no step waits."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from training_runs import loop_of
 SCRIPT = Path(__file__).parents[1] / "train_elsewhere.py"
 
 
-def test_every_kind_trains_on_another_device(values_of, tmp_path):
+def test_every_kind_trains_on_another_device_and_its_steps_do_not_wait_for_it(values_of, tmp_path):
     recipes = {}
     for kind in ("gan", "kl", "vqgan", "stage1", "stage2", "generator"):
         recipes[kind] = values_of(kind) | {"output_dir": str(tmp_path / kind)}
@@ -33,10 +33,11 @@ def test_every_kind_trains_on_another_device(values_of, tmp_path):
     file.write_text(json.dumps(recipes))
     result = subprocess.run([sys.executable, str(SCRIPT), str(file)], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    errors = json.loads(result.stdout.splitlines()[-2])
+    errors, waits = map(json.loads, result.stdout.splitlines()[-2:])
     assert errors.keys() == recipes.keys()
     failed = {kind: error for kind, error in errors.items() if error is not None}
     assert not failed, "\n".join(failed.values())
+    assert waits == {kind: [] for kind in recipes}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
