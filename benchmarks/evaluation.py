@@ -1,28 +1,50 @@
 """
 What an evaluation costs beside the forward passes of its network: statistics, Fréchet distances, precision and recall.
 
-    python benchmarks/evaluation.py --num-images 10000
+    python benchmarks/evaluation.py cost --num-images 10000
 
 The network has random weights, which take as long as the published ones. Forward passes are timed on a few batches and
 counted for all images; everything else is run in full, on features of random numbers.
+
+And the peak of resident memory of precision and recall of 50,000 samples against a reference:
+
+    python benchmarks/evaluation.py memory --num-images 50000 --num-reference 10000
 """
 
 import argparse
+import resource
 import time
 
 import torch
 
+from titok_hf.evaluation.adm import precision_and_recall
 from titok_hf.evaluation.features import FeatureNetwork, FeatureSet, set_metrics
 from titok_hf.evaluation.inception import NUM_CLASSES, NUM_POOLED, NUM_SPATIAL, InceptionFeatures, InceptionNetwork
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("cost", "memory"))
     parser.add_argument("--num-images", type=int, default=10_000)
+    parser.add_argument("--num-reference", type=int, default=10_000)
     parser.add_argument("--batch-size", type=int, default=50)
     parser.add_argument("--timed-batches", type=int, default=4)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
+    (cost if options.what == "cost" else memory)(options)
+
+
+def memory(options: argparse.Namespace) -> None:
+    """Prints the peak of this process, features included."""
+    counts = (options.num_reference, options.num_images)
+    start = now(options.device)
+    precision_and_recall(*(torch.rand(count, NUM_POOLED, device=options.device) for count in counts))
+    seconds, peak = now(options.device) - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    print(f"precision and recall of {counts[1]:,} against {counts[0]:,} images: {seconds:.0f} s, peak {peak:.2f} GB")
+
+
+def cost(options: argparse.Namespace) -> None:
+    """Prints the seconds of each part."""
     forward = forward_seconds(options.device, options.batch_size, options.timed_batches) * options.num_images
     steps = {"statistics": 0.0, "distances, precision and recall": 0.0}
     rng = torch.Generator(options.device).manual_seed(0)

@@ -1,4 +1,4 @@
-"""The default device, the device for float64, and transfers to a device."""
+"""The default device, the device for float64, the name of a device, and transfers to it."""
 
 from __future__ import annotations
 
@@ -32,3 +32,9 @@ def moved_without_wait(tensor: torch.Tensor, device: torch.device | str) -> torc
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+def device_name(device: torch.device | str) -> str:
+    """For people: the model of a GPU ("NVIDIA H100 80GB HBM3"), else the kind of the device ("cpu", "mps")."""
+    device = torch.device(device)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -81,7 +81,7 @@ def test_text_for_people_shows_the_convention(files):
     [
         ([], "no values to try"),
         (["--guidance-scale", "1,two"], "'1,two'"),
-        (["--guidance-interval", "0.8:0.2"], "--guidance-interval is [0.8, 0.2]"),
+        (["--guidance-interval", "0.8:0.2"], 'the smaller one first, such as "0.2:0.8", or "all"'),
         (["--steps", "0"], "--steps is 0"),
         (["--mask-schedule", "sine"], "sine"),
         (["--sampler", "best"], "'best'"),

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from datasets import load_dataset
-from transformers import ResNetConfig, ResNetForImageClassification
 from typer.testing import CliRunner
 
 from image_sources import image_folder
 from launched import run_processes
+from small_classifier import save_small_classifier
 from tiny_pipeline import ID2LABEL, tiny_pipeline
 from titok_hf.cli.application import app
 from titok_hf.evaluation import evaluate_generation as module
@@ -30,16 +30,7 @@ def things(tmp_path_factory):
     """A model, a classifier of its classes, and a data set as the reference."""
     folder = tmp_path_factory.mktemp("generation")
     tiny_pipeline().save_pretrained(folder / "model")
-    torch.manual_seed(0)
-    config = ResNetConfig(
-        embedding_size=8,
-        hidden_sizes=[8, 12],
-        depths=[1, 1],
-        layer_type="basic",
-        id2label=ID2LABEL,
-        label2id={name: label for label, name in ID2LABEL.items()},
-    )
-    ResNetForImageClassification(config).save_pretrained(folder / "judge")
+    save_small_classifier(folder / "judge", ID2LABEL)
     image_folder(folder / "data" / "test", 15)
     return folder
 
@@ -171,6 +162,18 @@ def test_inception_gives_the_published_metrics_and_npz_the_same_ones(things, tmp
     assert json.loads(result.stdout)["numbers"] == pytest.approx(found["numbers"], rel=1e-3)
 
 
+@pytest.mark.parametrize("num_images", [2, 25])
+def test_any_number_of_images_is_measured_and_unequal_classes_are_said(num_images, things):
+    plan = GenerationPlan(num_images, 3)
+    counts = plan.labels.bincount(minlength=3)
+    assert counts.sum() == num_images and counts.max() - counts.min() == 1
+    assert len(set(zip(plan.labels.tolist(), plan.indices.tolist(), strict=True))) == num_images
+    found = numbers_of(things, "-n", num_images, *measured(things))
+    assert found["convention"]["order"] == "shuffled classes, nearly equally many images of each"
+    assert any("one image more than others" in warning for warning in found["warnings"])
+    assert len(found["by_class"]) == min(num_images, 3)
+
+
 def test_images_are_kept_as_a_data_set(things, report, tmp_path):
     numbers_of(things, "--keep", "parquet", "-o", tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
@@ -206,22 +209,39 @@ def test_a_generator_that_repeats_its_training_images_is_found_out(things, tmp_p
         ([], "no network for the metrics. Download https://"),
         (["--keep", "npz"], "--keep needs a folder"),
         (["--network", "JUDGE", "--training-data", "/nowhere"], "Name their data set with --reference"),
-        (["-n", "25", "--network", "JUDGE"], "25 images cannot be shared equally by 3 classes.*such as 24"),
         (
             ["--network", "JUDGE", "--reference", "NPZ"],
             "images are 32 x 32 pixels and the reference 16 x 16",
         ),
         (["--network", "JUDGE", "--reference", "CUT"], "is no npz file or is cut off"),
+        (["--network", "JUDGE", "--reference", "ONE"], "one.npz holds 1 images. A covariance needs at least two"),
+        (["--network", "JUDGE", "--reference", "STATISTICS"], "statistics of Inception alone.*reference with images"),
         (["--network", "JUDGE", "--reference", "/nowhere"], "/nowhere does not exist"),
     ],
 )
-def test_what_is_wrong_is_one_sentence(options, message, things, tmp_path):
+def test_what_is_wrong_is_one_sentence_before_the_work(options, message, things, tmp_path, monkeypatch):
     np.savez(tmp_path / "reference.npz", np.zeros((5, 16, 16, 3), np.uint8))
     (tmp_path / "cut.npz").write_bytes((tmp_path / "reference.npz").read_bytes()[:200])
-    paths = {"JUDGE": things / "judge", "NPZ": tmp_path / "reference.npz", "CUT": tmp_path / "cut.npz"}
+    np.savez(tmp_path / "one.npz", np.zeros((1, 32, 32, 3), np.uint8))
+    np.savez(tmp_path / "statistics.npz", mu=0, sigma=0, mu_s=0, sigma_s=0)
+    paths = {name.upper(): tmp_path / f"{name}.npz" for name in ("cut", "one", "statistics")}
+    paths |= {"JUDGE": things / "judge", "NPZ": tmp_path / "reference.npz"}
+    monkeypatch.setattr(module, "generate", lambda *arguments: pytest.fail("images were generated"))
     result = CliRunner().invoke(app, command(things, *[paths.get(option, option) for option in options]))
     assert result.exit_code == 1 and result.stdout == ""
     assert re.search(message, " ".join(result.stderr.split())) and "Traceback" not in result.stderr
+
+
+def test_images_of_a_reference_serve_another_network_than_that_of_its_statistics(things, tmp_path):
+    images = np.stack([np.full((32, 32, 3), 40 * number, np.uint8) for number in range(6)])
+    np.savez(tmp_path / "images.npz", images)
+    np.savez(tmp_path / "both.npz", images, mu=0, sigma=0, mu_s=0, sigma_s=0)
+    plain, both = (
+        numbers_of(things, "--network", things / "judge", "--reference", tmp_path / f"{name}.npz")
+        for name in ("images", "both")
+    )
+    assert plain["numbers"] == both["numbers"] and "frechet_distance" in both["numbers"]
+    assert both["convention"]["reference_statistics"] == "of its images"
 
 
 def test_a_model_that_gives_no_numbers_is_not_measured():

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import ResNetConfig, ResNetForImageClassification
+from transformers import ResNetForImageClassification
 from typer.testing import CliRunner
 
 from image_sources import CLASSES, image_folder
 from launched import run_processes
+from small_classifier import save_small_classifier
 from tiny_pipeline import tiny_pipeline
 from titok_hf.cli.application import app
 from titok_hf.evaluation.evaluate_reconstruction import reconstruct
@@ -24,16 +25,7 @@ def things(tmp_path_factory):
     """A model, a classifier of the data set's classes, and the data set."""
     folder = tmp_path_factory.mktemp("reconstruction")
     tiny_pipeline().save_pretrained(folder / "model")
-    torch.manual_seed(0)
-    config = ResNetConfig(
-        embedding_size=8,
-        hidden_sizes=[8, 12],
-        depths=[1, 1],
-        layer_type="basic",
-        id2label=dict(enumerate(CLASSES)),
-        label2id={name: label for label, name in enumerate(CLASSES)},
-    )
-    ResNetForImageClassification(config).save_pretrained(folder / "judge")
+    save_small_classifier(folder / "judge", dict(enumerate(CLASSES)))
     image_folder(folder / "data" / "test", NUM_IMAGES)
     return folder
 
@@ -93,6 +85,12 @@ def test_without_a_network_the_other_numbers_are_printed_and_one_sentence_names_
     assert {"psnr", "ssim", "codebook_usage", "images_per_second"} <= numbers.keys()
     assert not {"rfid", "frechet_distance"} & numbers.keys()
     assert "No FID" in result.stderr and "weights-inception-2015-12-05-6726825d.pth" in result.stderr
+
+
+def test_a_wrong_model_is_named_before_the_missing_network(things, tmp_path):
+    arguments = ["evaluate", "reconstruction", str(tmp_path / "no-model"), str(things / "data"), "--device", "cpu"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code != 0 and "no-model" in result.stderr and "No FID" not in result.stderr
 
 
 def test_pictures_show_the_worst_and_the_median(things, tmp_path):
@@ -183,12 +181,19 @@ def test_crops_that_were_compressed_are_refused(things, tmp_path):
         (["--split", "validation"], "validation"),
         (["--reference", "REFERENCE"], "rFID compares reconstructions with the images that were reconstructed"),
         (["--reference", "REFERENCE", "--training-statistics"], "holds no statistics"),
+        (["--reference", "STATISTICS", "--training-statistics"], "is for a distance, which needs a network"),
+        (
+            ["--reference", "STATISTICS", "--training-statistics", "--network", "JUDGE"],
+            "statistics of Inception alone, and the network is another one",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_sentence(options, message, things, tmp_path):
     np.savez(tmp_path / "reference.npz", np.zeros((3, 32, 32, 3), np.uint8))
-    options = [str(tmp_path / "reference.npz") if option == "REFERENCE" else option for option in options]
-    result = run(things, *options)
+    np.savez(tmp_path / "statistics.npz", mu=0, sigma=0, mu_s=0, sigma_s=0)
+    paths = {"REFERENCE": tmp_path / "reference.npz", "STATISTICS": tmp_path / "statistics.npz"}
+    paths["JUDGE"] = things / "judge"
+    result = run(things, *[paths.get(option, option) for option in options])
     assert result.exit_code != 0 and result.stdout == ""
     assert message in " ".join(result.stderr.split()) and "Traceback" not in result.stderr
 

@@ -154,3 +154,14 @@ def test_wrong_statistics_are_refused(files, network, tmp_path):
     np.savez(path, mu=np.zeros(NUM_POOLED), sigma=np.zeros((4, 4)), mu_s=np.zeros(4), sigma_s=np.zeros((4, 4)))
     with pytest.raises(ValueError, match=r"sigma has shape \(4, 4\), but \(2048, 2048\)"):
         compare(files["samples"], path, network)
+
+
+def test_a_distance_of_another_network_is_no_fid(files, tmp_path):
+    pooling = FeatureNetwork(torch.nn.Sequential(Pixels(), torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten()))
+    found = compare(files["samples"], files["reference"], pooling)
+    assert {"frechet_distance", "precision", "recall"} == found.values.keys()
+
+
+class Pixels(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.float() / 255

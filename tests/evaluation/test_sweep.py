@@ -128,8 +128,12 @@ def test_values_survive_the_table():
     for name, value in setting_of(tiny_pipeline().scheduler).items():
         assert AXES[name](write_value(value)) == value
     assert read_interval(write_value([0.25, 0.75])) == [0.25, 0.75] and read_interval("all") is None
-    with pytest.raises(ValueError, match='Write "0.2:0.8"'):
-        read_interval("0.2")
+
+
+@pytest.mark.parametrize("text", ["0.2", "0.8:0.2", "-0.1:0.5", "0.5:2", "nan:0.5", "a:b", "None"])
+def test_a_wrong_interval_is_refused_in_the_words_of_the_option(text):
+    with pytest.raises(ValueError, match='"0.2:0.8", or "all"'):
+        read_interval(text)
 
 
 def test_measured_images_do_not_depend_on_the_batch_and_the_pipeline_keeps_its_scheduler(distance):

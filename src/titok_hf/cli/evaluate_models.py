@@ -139,10 +139,10 @@ def reconstruction(
 
     statistics = open_training_statistics(reference, training_statistics)
     processes = _processes(device, output)
-    features = _network(network, processes)
-    lpips_network = None if lpips is None else (lpips, load_lpips(lpips).to(processes.device).eval())
     pipeline = load_pipeline(model, str(processes.device))
     images = EvaluationImages(data, split, pipeline.tokenizer.config.image_size, crop, limit, lossy)
+    lpips_network = None if lpips is None else (lpips, load_lpips(lpips).to(processes.device).eval())
+    features = _network(network, processes)
     plan = {
         "command": "reconstruction",
         "model": model_identity(pipeline, model),
@@ -334,19 +334,17 @@ def _finish(
     from dataclasses import replace
     from importlib.metadata import version
 
-    import torch
-
     from .. import __version__
+    from ..devices import device_name
     from .evaluate import show
 
     report, pictures = found
     for name, picture in pictures.items():
         save_image(picture, folder.folder / f"{name}.png")
-    is_gpu = processes.device.type == "cuda"
     conditions: dict[str, Any] = {
         "model": plan["model"],
         **{name: value for name, value in plan.items() if name in ("seed", "sampler")},
-        "device": torch.cuda.get_device_name() if is_gpu else processes.device.type,
+        "device": device_name(processes.device),
         "processes": processes.count,
         "date": time.strftime("%Y-%m-%d"),
         "versions": {

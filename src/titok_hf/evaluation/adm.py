@@ -21,6 +21,8 @@ NUM_NEIGHBOURS = 3
 """Which nearest neighbour gives the radius of an image (arXiv 1904.06991)."""
 DISTANCE_BLOCK = 10_000
 """Rows and columns of the distances that are computed at once. It decides which of them are computed in float32."""
+_STRIP = 1_000
+"""Rows of a block whose intermediate results are in memory at once."""
 
 Rounding = Callable[[torch.Tensor], torch.Tensor]
 
@@ -250,7 +252,7 @@ def precision_and_recall(
     1904.06991). An image lies among others if it is within the radius of one of them, the distance of that one to its
     k-th nearest neighbour in its own set.
 
-    Memory: a block of 10,000 x 10,000 distances at a time.
+    Memory: the features, and a block of 10,000 x 10,000 distances (0.4 GB) at a time with its temporary results.
 
     Args:
         reference, samples: features, float, shapes (num_images, num_features); on the device that computes.
@@ -274,25 +276,39 @@ def precision_and_recall(
     sample_radii = neighbour_radii(samples, num_neighbours)
     sample_is_inside = torch.zeros(len(samples), dtype=torch.bool, device=samples.device)
     reference_is_inside = torch.zeros(len(reference), dtype=torch.bool, device=samples.device)
-    for rows in _blocks(len(reference)):
-        for columns in _blocks(len(samples)):
-            distances = squared_distances(reference[rows], samples[columns])
-            sample_is_inside[columns] |= (distances <= reference_radii[rows, None]).any(dim=0)
-            reference_is_inside[rows] |= (distances <= sample_radii[columns]).any(dim=1)
+    for rows in _slices(len(reference), DISTANCE_BLOCK):
+        for columns in _slices(len(samples), DISTANCE_BLOCK):
+            among_samples, among_reference = _are_inside(
+                reference[rows], samples[columns], reference_radii[rows], sample_radii[columns]
+            )
+            reference_is_inside[rows] |= among_samples
+            sample_is_inside[columns] |= among_reference
     return sample_is_inside.double().mean().item(), reference_is_inside.double().mean().item()
+
+
+def _are_inside(
+    reference: torch.Tensor, samples: torch.Tensor, reference_radii: torch.Tensor, sample_radii: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which images of a block of the reference lie among those samples, and which samples among that reference."""
+    distances = squared_distances(reference, samples)  # the block is freed at the end of this function
+    return (distances <= sample_radii).any(dim=1), (distances <= reference_radii[:, None]).any(dim=0)
 
 
 def neighbour_radii(features: torch.Tensor, num_neighbours: int = NUM_NEIGHBOURS) -> torch.Tensor:
     """Squared distance of each image to its k-th nearest neighbour in the same set, float32, shape (num_images,)."""
     radii = []
-    for rows in _blocks(len(features)):
+    for rows in _slices(len(features), DISTANCE_BLOCK):
         nearest = torch.empty(len(features[rows]), 0, device=features.device)
-        for columns in _blocks(len(features)):
-            distances = squared_distances(features[rows], features[columns])
-            distances = torch.cat([nearest, distances], dim=1)
-            nearest = distances.topk(min(num_neighbours + 1, distances.shape[1]), dim=1, largest=False).values
+        for columns in _slices(len(features), DISTANCE_BLOCK):
+            smallest = _smallest(squared_distances(features[rows], features[columns]), num_neighbours + 1)
+            nearest = _smallest(torch.cat([nearest, smallest], dim=1), num_neighbours + 1)
         radii.append(nearest[:, -1])
     return torch.cat(radii)
+
+
+def _smallest(values: torch.Tensor, count: int) -> torch.Tensor:
+    """The smallest values of each row, in ascending order, or all if there are fewer."""
+    return values.topk(min(count, values.shape[1]), dim=1, largest=False).values
 
 
 def squared_distances(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -305,27 +321,40 @@ def squared_distances(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor
     Returns:
         float32, shape (n, m), at least 0.
     """
-    distances = _distances(first.float(), second.float(), _to_float16)
-    if not distances.isfinite().all():
-        distances = _distances(first.float(), second.float(), lambda values: values)
-    return distances.clamp(min=0)
+    first, second = first.float(), second.float()
+    distances = torch.empty(len(first), len(second), device=first.device)
+    for rounded in (_to_float16, _unrounded):
+        is_finite = True
+        for rows, strip in _distances(first, second, rounded):
+            distances[rows] = strip
+            is_finite &= bool(strip.isfinite().all())
+        if is_finite:
+            break
+    return distances.clamp_(min=0)
 
 
 def _to_float16(values: torch.Tensor) -> torch.Tensor:
     return values.half().float()
 
 
-def _distances(first: torch.Tensor, second: torch.Tensor, rounded: Rounding) -> torch.Tensor:
-    first, second = rounded(first), rounded(second)
-    norms1 = rounded(first.square().sum(dim=1))[:, None]
+def _unrounded(values: torch.Tensor) -> torch.Tensor:
+    return values
+
+
+def _distances(first: torch.Tensor, second: torch.Tensor, rounded: Rounding) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Some rows of the distances at a time, so that only their intermediate results are in memory."""
+    second = rounded(second)
     norms2 = rounded(second.square().sum(dim=1))
-    products = rounded(first @ second.T)
-    return rounded(rounded(norms1 - 2 * products) + norms2)
+    for rows in _slices(len(first), _STRIP):
+        strip = rounded(first[rows])
+        norms1 = rounded(strip.square().sum(dim=1))[:, None]
+        products = rounded(strip @ second.T)
+        yield rows, rounded(rounded(norms1 - 2 * products) + norms2)
 
 
-def _blocks(length: int) -> Iterator[slice]:
-    for start in range(0, length, DISTANCE_BLOCK):
-        yield slice(start, start + DISTANCE_BLOCK)
+def _slices(length: int, size: int) -> Iterator[slice]:
+    for start in range(0, length, size):
+        yield slice(start, start + size)
 
 
 def resize_like_tensorflow1(images: torch.Tensor, size: int = 299) -> torch.Tensor:

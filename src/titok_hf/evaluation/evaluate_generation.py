@@ -32,7 +32,7 @@ from .features import (
     set_metrics,
 )
 from .frechet import round_to_bytes
-from .npz import NpzFile, check_size, reference_convention, reference_features
+from .npz import NpzFile, check_reference, reference_convention, reference_features
 from .numbers import Convention, Report
 
 if TYPE_CHECKING:
@@ -52,14 +52,14 @@ class GenerationPlan:
     Which images are generated, and how.
 
     Args:
-        num_images: of all classes together; as many of each.
+        num_images: of all classes together. Classes have equally many, or numbers that differ by one.
         num_classes: of the model.
         seed: of all images.
         rounding: how pixels become 8 bits. The original truncates the images that it samples.
         settings: of the sampler where they differ from those saved with the model: `num_inference_steps`,
             `guidance_scale`, `temperature`.
     Raises:
-        ValueError: classes would have different numbers of images.
+        ValueError: fewer than two images.
     """
 
     num_images: int
@@ -69,12 +69,13 @@ class GenerationPlan:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.num_images < 2 or self.num_images % self.num_classes:
-            nearest = max(1, round(self.num_images / self.num_classes)) * self.num_classes
-            raise ValueError(
-                f"{self.num_images} images cannot be shared equally by {self.num_classes} classes. Use a multiple of "
-                f"{self.num_classes}, such as {max(nearest, 2)}."
-            )
+        if self.num_images < 2:
+            raise ValueError(f"num_images is {self.num_images}. A distance needs at least two images.")
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether all classes have equally many images."""
+        return self.num_images % self.num_classes == 0
 
     @property
     def labels(self) -> torch.Tensor:
@@ -148,7 +149,7 @@ def evaluate_generation(
     """
     size = pipeline.tokenizer.config.image_size
     if isinstance(reference, NpzFile):
-        check_size(reference, (size, size), "generated images")
+        check_reference(reference, (size, size), "generated images", network)
     labels, indices = plan.labels.tolist(), plan.indices.tolist()
     names = [pipeline.id2label.get(label, str(label)) for label in range(plan.num_classes)]
     knows_classes = network is not None and network.knows(names)
@@ -163,8 +164,8 @@ def evaluate_generation(
                 arrays["hits"] = (network.classify(images) == torch.tensor(own)).numpy()
         return arrays
 
+    real, stored = _reference_features(reference, network, folder)  # first: what is wrong with it is said at once
     folder.compute("generation", work, progress)
-    real, stored = _reference_features(reference, network, folder)
     if folder.processes.rank:
         return None
     values, details, warnings = _measure(folder, plan, network, (real, stored), names)
@@ -183,7 +184,7 @@ def _measure(
     folder: ChunkFolder, plan: GenerationPlan, network: FeatureNetwork | None, reference: _Reference, names: list[str]
 ) -> tuple[dict[str, float], dict[str, Any], tuple[str, ...]]:
     """The metrics of the chunks of generated images, the accuracy of each class, and warnings."""
-    made = FeatureSet()
+    made = FeatureSet(keep_pooled=reference[0] is not None)  # for precision and recall
     if network is None:
         return {}, {}, few_images(made, reference[0])
     hits = []
@@ -192,16 +193,23 @@ def _measure(
         assert features is not None
         made.update(features)
         hits.append(arrays.get("hits", np.zeros(0, bool)))
-    distance_name = "fid" if network.is_inception else "frechet_distance"
-    values = set_metrics(made, *reference, distance_name, network.device)
+    values = set_metrics(made, *reference, network.distance_name, network.device)
     details: dict[str, Any] = {}
     if network.knows(names):
         all_hits, labels = np.concatenate(hits), plan.labels.numpy()
         values["accuracy"] = float(all_hits.mean())
         details["by_class"] = {
-            name: {"accuracy": float(all_hits[labels == label].mean())} for label, name in enumerate(names)
+            name: {"accuracy": float(all_hits[labels == label].mean())}
+            for label, name in enumerate(names)
+            if (labels == label).any()
         }
-    return values, details, few_images(made, reference[0])
+    warnings = few_images(made, reference[0])
+    if not plan.is_balanced:
+        warnings += (
+            f"{plan.num_images} images are no multiple of {plan.num_classes} classes, so some classes have one image "
+            "more than others. Published numbers are of equally many.",
+        )
+    return values, details, warnings
 
 
 def _reference_features(
@@ -237,7 +245,7 @@ def _convention(
             "distances": DISTANCES,
         }
     if isinstance(reference, NpzFile):
-        fields |= reference_convention(reference)
+        fields |= reference_convention(reference, network)
     elif reference is not None:
         fields |= {
             "reference": reference.name,
@@ -250,14 +258,14 @@ def _convention(
         rounding=plan.rounding,
         image_size=(size, size),
         num_images=plan.num_images,
-        order="shuffled classes, equally many images of each",
+        order=f"shuffled classes, {'' if plan.is_balanced else 'nearly '}equally many images of each",
         **fields,
     )
 
 
 def _sheet(pipeline: TiTokPipeline, plan: GenerationPlan) -> Image.Image:
     """The first images of the first classes, a class a row."""
-    columns = min(_SHOWN, plan.num_images // plan.num_classes)
+    columns = max(1, min(_SHOWN, plan.num_images // plan.num_classes))
     rows = range(min(_SHOWN, plan.num_classes))
     cells: list[Image.Image] = []
     for label in rows:

@@ -14,13 +14,14 @@ from PIL import Image
 from torch import nn
 
 from titok_hf.accepted_values import check_finite
-from titok_hf.contact_sheets import contact_sheet
+from titok_hf.contact_sheets import paired_contact_sheet
+from titok_hf.devices import device_name
 
 from .chunks import Arrays, ChunkFolder, Progress
 from .features import FeatureNetwork, FeatureSet, features_from_arrays, features_to_arrays, few_images, set_metrics
 from .frechet import round_to_bytes
 from .images import EvaluationImages, to_pictures
-from .npz import NpzFile, check_size, reference_convention
+from .npz import NpzFile, check_reference, reference_convention
 from .numbers import Convention, Report
 from .reconstruction import (
     CodebookUsage,
@@ -104,7 +105,14 @@ def evaluate_reconstruction(
         ValueError: the model gives values that are not finite, or a reference of another size.
     """
     if training_statistics is not None:
-        check_size(training_statistics, (data.image_size, data.image_size), "images")
+        if measures.network is None:
+            raise ValueError(f"{training_statistics.path} is for a distance, which needs a network. Name one.")
+        check_reference(training_statistics, (data.image_size, data.image_size), "images", measures.network)
+        if not measures.network.is_inception:
+            raise ValueError(
+                f"The statistics in {training_statistics.path} are those of Inception, and the network is another one "
+                f"({measures.network.name}). Name the Inception weights as the network, or leave the reference out."
+            )
     inside = data.size_inside_padding()
 
     def work(numbers: range) -> Arrays:
@@ -123,7 +131,7 @@ def evaluate_reconstruction(
     middle = max(0, len(order) // 2 - _PAIRS_SHOWN // 2)
     sheets = {"worst": order[:_PAIRS_SHOWN], "median": order[middle : middle + _PAIRS_SHOWN]}
     pictures = {name: _sheet(pipeline, data, chosen.tolist()) for name, chosen in sheets.items()}
-    convention = _convention(data, measures.network, training_statistics)
+    convention = _convention(data, measures.network, training_statistics, pipeline.device)
     warnings = few_images(sets[1])
     return Report(values, convention, details=details, warnings=warnings), pictures
 
@@ -199,7 +207,7 @@ def _distances(
         return {}
     real, made = sets
     stored = None if training_statistics is None else training_statistics.statistics()
-    name = ("rfid" if stored is None else "fid") if network.is_inception else "frechet_distance"
+    name = "rfid" if stored is None and network.is_inception else network.distance_name
     values = set_metrics(made, real, stored, name)
     values.pop("inception_score_std", None)  # of one block
     return values
@@ -236,24 +244,19 @@ def _by_class(per_image: dict[str, np.ndarray], names: list[str]) -> dict[str, d
 def _sheet(pipeline: TiTokPipeline, data: EvaluationImages, numbers: list[int]) -> Image.Image:
     """Rows of originals, each above the row of their reconstructions."""
     images, _ = data.read(numbers)
-    pictures = [to_pictures(images), to_pictures(reconstruct(pipeline, images, numbers)[0])]
-    columns = min(_COLUMNS, len(numbers))
-    blank = Image.new("RGB", pictures[0][0].size, "white")
-    cells, labels = [], []
-    for start in range(0, len(numbers), columns):
-        for kind, row in zip(("original", "TiTok"), pictures, strict=True):
-            shown = row[start : start + columns]
-            cells += shown + [blank] * (columns - len(shown))
-            labels.append(kind)
-    return contact_sheet(cells, columns, labels=labels)
+    reconstructions, _ = reconstruct(pipeline, images, numbers)
+    return paired_contact_sheet(to_pictures(images), to_pictures(reconstructions), _COLUMNS)
 
 
 def _convention(
-    data: EvaluationImages, network: FeatureNetwork | None, training_statistics: NpzFile | None
+    data: EvaluationImages,
+    network: FeatureNetwork | None,
+    training_statistics: NpzFile | None,
+    device: torch.device,
 ) -> Convention:
     reference: dict[str, Any] = {"reference": data.name, "num_reference_images": len(data)}
     if training_statistics is not None:
-        reference = reference_convention(training_statistics)
+        reference = reference_convention(training_statistics, network)
         reference["reference"] += " (training statistics)"
     return Convention(
         network=None if network is None else network.name,
@@ -264,6 +267,7 @@ def _convention(
         image_size=(data.image_size, data.image_size),
         num_images=len(data),
         order="all in one block",
+        device=device_name(device),
         **reference,
     )
 

@@ -64,6 +64,11 @@ class FeatureNetwork:
             # torch has no common exception for an unknown device, a missing driver and a build without CUDA.
             raise ValueError(f"device {str(device)!r} cannot be used here: {error}. Try --device cpu.") from error
 
+    @property
+    def distance_name(self) -> str:
+        """What a Fréchet distance of its features is called: only that of Inception is an FID."""
+        return "fid" if self.is_inception else "frechet_distance"
+
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> InceptionFeatures:
         """
@@ -136,6 +141,12 @@ class FeatureSet:
             raise ValueError("There are features of 0 images. A covariance needs at least two.")
         return self.pooled.compute(), None if self.spatial is None else self.spatial.compute()
 
+    def joined_vectors(self) -> torch.Tensor:
+        """The pooled features that were kept, float, shape (num_images, num_features), without a second copy."""
+        assert self.vectors
+        self.vectors = [torch.cat(self.vectors)]
+        return self.vectors[0]
+
 
 def set_metrics(
     samples: FeatureSet,
@@ -168,7 +179,7 @@ def set_metrics(
     if samples.score.count:
         metrics["inception_score"], metrics["inception_score_std"] = samples.score.compute()
     if reference is not None and reference.vectors is not None and samples.vectors is not None:
-        vectors = [torch.cat(each).to(device) for each in (reference.vectors, samples.vectors)]
+        vectors = [each.joined_vectors().to(device) for each in (reference, samples)]
         if min(map(len, vectors)) > NUM_NEIGHBOURS:
             metrics["precision"], metrics["recall"] = precision_and_recall(*vectors)
     return metrics

@@ -46,7 +46,7 @@ class NpzFile:
         """
         Raises:
             OSError: no such file, or no npz file.
-            ValueError: neither images of 8 bits nor the four statistics.
+            ValueError: neither two images of 8 bits nor the four statistics.
         """
         path = Path(path)
         if not path.is_file():
@@ -63,6 +63,8 @@ class NpzFile:
                             f"{path} holds {dtype} of shape {shape} as arr_0. Save images as uint8 of shape "
                             "(num_images, height, width, 3)."
                         )
+                    if shape[0] < 2:
+                        raise ValueError(f"{path} holds {shape[0]} images. A covariance needs at least two.")
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise OSError(f"{path} is no npz file or is cut off ({error}). Make or download it again.") from error
         has_statistics = names >= _STATISTICS.keys()
@@ -133,11 +135,12 @@ def compare(
 ) -> Report:
     """
     The published evaluator's numbers of a file of samples: `fid`, `sfid`, `inception_score`, `inception_score_std`,
-    and, if the reference has images, `precision` and `recall`.
+    and, if the reference has images, `precision` and `recall`. Of another network than Inception there are
+    `frechet_distance`, `precision` and `recall`.
 
     Args:
         samples, reference: npz files.
-        network: Inception, on the device that computes.
+        network: on the device that computes.
         batch_size: images in a forward pass; it changes no number beyond rounding.
         progress: called with the number of images that are done since the last call.
     Raises:
@@ -147,11 +150,8 @@ def compare(
     sample_file, reference_file = NpzFile.open(samples), NpzFile.open(reference)
     if sample_file.shape is None:
         raise ValueError(f"{samples} holds statistics alone. Samples have to be images.")
-    for file in (sample_file, reference_file):
-        if file.shape is not None and file.shape[0] < 2:
-            raise ValueError(f"{file.path} holds {file.shape[0]} images. A covariance needs at least two.")
-    check_size(reference_file, sample_file.shape[1:3], "samples")
-    features = FeatureSet()
+    check_reference(reference_file, sample_file.shape[1:3], "samples", network)
+    features = FeatureSet(keep_pooled=reference_file.shape is not None)  # for precision and recall
     for images in sample_file.batches(batch_size):
         features.update(network(images))
         progress(len(images))
@@ -160,14 +160,14 @@ def compare(
         network=network.name,
         resize=network.resize,
         rounding="as stored",
-        **reference_convention(reference_file),
+        **reference_convention(reference_file, network),
         image_size=(sample_file.shape[1], sample_file.shape[2]),
         num_images=sample_file.shape[0],
         order="as stored",
         score_block=SCORE_BLOCK,
         distances=DISTANCES,
     )
-    metrics = set_metrics(features, real, stored, device=network.device)
+    metrics = set_metrics(features, real, stored, network.distance_name, network.device)
     warnings = _warnings(sample_file) + few_images(features, real)
     return Report(metrics, convention, {"samples": sample_file.path.name}, warnings=warnings)
 
@@ -185,14 +185,19 @@ def reference_features(
         for images in file.batches(batch_size):
             features.update(network(images))
             progress(len(images))
-    return features, file.statistics() if file.has_statistics else None
+    return features, file.statistics() if _serves(file, network) else None
 
 
-def reference_convention(file: NpzFile) -> dict[str, Any]:
+def _serves(file: NpzFile, network: FeatureNetwork | None) -> bool:
+    """Whether a file stores statistics, which are those of Inception, of this network."""
+    return file.has_statistics and network is not None and network.is_inception
+
+
+def reference_convention(file: NpzFile, network: FeatureNetwork | None) -> dict[str, Any]:
     """The fields of a `Convention` that a reference decides."""
     return {
         "reference": file.path.name,
-        "reference_statistics": "as stored" if file.has_statistics else "of its images",
+        "reference_statistics": "as stored" if _serves(file, network) else "of its images",
         "num_reference_images": 0 if file.shape is None else file.shape[0],
     }
 
@@ -203,6 +208,25 @@ def check_size(reference: NpzFile, size: tuple[int, ...], what: str) -> None:
         raise ValueError(
             f"The {what} are {size[1]} x {size[0]} pixels and the reference {reference.shape[2]} x "
             f"{reference.shape[1]}. Take a reference of the same size."
+        )
+
+
+def check_reference(file: NpzFile, size: tuple[int, ...], what: str, network: FeatureNetwork | None) -> None:
+    """
+    Checks a reference before the work: the size of its images, and the statistics that it stores.
+
+    Args:
+        size: height and width of `what` is compared with it.
+    Raises:
+        OSError, ValueError: another size, damaged statistics, or statistics alone for another network than Inception.
+    """
+    check_size(file, size, what)
+    if _serves(file, network):
+        file.statistics()
+    elif file.shape is None and network is not None:
+        raise ValueError(
+            f"{file.path} holds statistics of Inception alone, and the network is another one ({network.name}). Name "
+            "the Inception weights as the network, or a reference with images."
         )
 
 
@@ -225,4 +249,4 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     return shape, dtype
 
 
-__all__ = ["NpzFile", "check_size", "compare", "reference_convention", "reference_features"]
+__all__ = ["NpzFile", "check_reference", "check_size", "compare", "reference_convention", "reference_features"]

@@ -33,6 +33,7 @@ class Convention:
         order: of the images; the Inception score of blocks depends on it.
         score_block: consecutive images in a block of the Inception score; None for all in one.
         distances: how distances of precision and recall are computed.
+        device: that computed; a speed depends on it.
         method: how the number is computed, where its name does not say all of it.
     """
 
@@ -49,6 +50,7 @@ class Convention:
     order: str | None = None
     score_block: int | None = None
     distances: str | None = None
+    device: str | None = None
     method: str | None = None
 
 
@@ -81,7 +83,7 @@ _KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "codebook_usage": ("codebook usage", _PAIRS),
     "codebook_perplexity": ("codebook perplexity", _PAIRS),
     "codebook_entropy": ("codebook entropy (bits)", _PAIRS),
-    "images_per_second": ("images per second", ()),
+    "images_per_second": ("images per second", ("image_size", "device")),
 }
 
 

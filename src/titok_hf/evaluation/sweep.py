@@ -39,13 +39,18 @@ ALL_STEPS = "all"
 
 
 def read_interval(text: str) -> list[float] | None:
-    """A guidance interval from "0.2:0.8"; None from "all". ValueError for another text."""
+    """A guidance interval from "0.2:0.8", in [0, 1] and in order; None from "all". ValueError for another text."""
     if text == ALL_STEPS:
         return None
     try:
         first, last = map(float, text.split(":"))
+        if not 0 <= first <= last <= 1:
+            raise ValueError(f"{first} and {last} are no interval in [0, 1]")
     except ValueError as error:
-        raise ValueError(f'The guidance interval is {text!r}. Write "0.2:0.8", or "{ALL_STEPS}".') from error
+        raise ValueError(
+            f"The guidance interval is {text!r}. Write two numbers from 0 to 1, the smaller one first, such as "
+            f'"0.2:0.8", or "{ALL_STEPS}".'
+        ) from error
     return [first, last]
 
 

@@ -62,16 +62,19 @@ class ClassifierTask(Task):
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
         return ModelLosses({"loss": loss, "accuracy": (logits.argmax(dim=1) == labels).float().mean()})
 
-    def evaluate(self) -> tuple[dict[str, float], Image.Image]:
+    def evaluate(self) -> tuple[dict[str, float], Image.Image | None]:
         """The accuracy on test images, of which each process takes its share; an image of those it gets wrong."""
         hits = torch.zeros(len(self.test_labels), device=self.accelerator.device)
         batches = torch.arange(len(hits)).split(_BATCH_SIZE)
         for own in batches[self.accelerator.process_index :: self.accelerator.num_processes]:
             images = to_pixel_values(self.test_images[own].to(hits.device))
             hits[own] = (self.model(pixel_values=images).logits.argmax(dim=1).cpu() == self.test_labels[own]).to(hits)
-        hits = self.accelerator.reduce(hits, "sum").cpu()
+        hits = self.sum_over_processes(hits)
+        measures = {"accuracy": hits.mean().item()}
+        if not self.accelerator.is_main_process:
+            return measures, None
         wrong_first = self.test_images[hits.argsort(stable=True)[:_IMAGES_SHOWN]]
-        return {"accuracy": hits.mean().item()}, picture_of(to_pixel_values(wrong_first), columns=16)
+        return measures, picture_of(to_pixel_values(wrong_first), columns=16)
 
     def save(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
         self.model.save_pretrained(folder, state_dict=weights)

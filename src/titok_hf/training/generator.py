@@ -12,7 +12,7 @@ from transformers.utils import cached_file
 from titok_hf.data.run_data import RunData, open_code_data, open_image_data
 from titok_hf.devices import moved_without_wait
 from titok_hf.evaluation.frechet import FrechetDistance
-from titok_hf.evaluation.npz import NpzFile, check_size
+from titok_hf.evaluation.npz import NpzFile, check_reference
 from titok_hf.evaluation.sweep import SettingMeter, setting_of
 from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
 from titok_hf.modeling_maskgit import MaskGitTransformer1DModel
@@ -25,8 +25,8 @@ from .images import (
     errors_of_section,
     image_processor,
     picture_of,
+    sampled_weights_digest,
     to_pixel_values,
-    weights_digest,
 )
 from .lora import LoraAdapter, load_pipeline
 from .losses import masked_token_loss
@@ -36,6 +36,7 @@ from .task import Batch, ModelLosses, Task
 from .tokenizer import load_model
 
 _ENCODING_BATCH = 250
+_TESTED_BATCH = 50  # small enough that many processes have a share of the test codes
 _IMAGES_A_CLASS = 8
 _CLASSES_SHOWN = 16
 _LABEL_LENGTH = 24
@@ -74,13 +75,13 @@ class GeneratorTask(Task):
         names, test_labels = opened.splits.class_names, opened.test_labels
         assert names is not None and test_labels is not None  # the data are opened with labels
         self.loader, self.test_labels = opened.loader, test_labels
-        self.data_record = opened.splits.record | {"tokenizer": weights_digest(self.tokenizer)}
+        self.data_record = opened.splits.record | {"tokenizer": sampled_weights_digest(self.tokenizer)}
         self.adapter, self.labels = None, torch.arange(len(names))
         if trained is None:
             self.model = self._make_model(len(names)).to(accelerator.device)
             self.pipeline = self._make_pipeline(names)
         else:
-            self.data_record["transformer"] = weights_digest(trained.transformer)
+            self.data_record["transformer"] = sampled_weights_digest(trained.transformer)
             assert recipe.lora is not None
             self.adapter = LoraAdapter(trained, names, recipe.lora)
             self.labels, self.pipeline = self.adapter.labels, trained
@@ -158,12 +159,10 @@ class GeneratorTask(Task):
         if reference is not None:
             try:
                 file = NpzFile.open(reference)
-                check_size(file, (self.tokenizer.config.image_size,) * 2, "images")
+                check_reference(file, (self.tokenizer.config.image_size,) * 2, "images", distance.network)
                 if file.has_statistics and distance.network.is_inception:
                     distance.compare_with(file.statistics()[0])
                     batches = iter(())
-                elif file.shape is None:
-                    raise ValueError(f"{reference} has no images, only statistics of Inception. Name one with images.")
                 else:
                     batches = file.batches(_GENERATED_BATCH)
             except (OSError, ValueError) as error:
@@ -210,25 +209,38 @@ class GeneratorTask(Task):
         shares = moved_without_wait(shares, codes.device)
         return scheduler.add_noise(codes, shares, noise=order.to(codes.device)) == scheduler.config.mask_token_id
 
-    def evaluate(self) -> tuple[dict[str, float], Image.Image]:
+    def evaluate(self) -> tuple[dict[str, float], Image.Image | None]:
         """
         Loss and accuracy on masked test codes, with the same masks each time, and the Frechet distance of generated
-        images, of which each process makes its share; generated images, a row a class.
+        images, of which each process computes its share; generated images, a row a class.
         """
+        measures = self._test_losses()
+        if self.meter is not None:
+            measures["frechet_distance"] = self.meter(setting_of(self.pipeline.scheduler)).distance
+        return measures, self._generated_sheet() if self.accelerator.is_main_process else None
+
+    def _test_losses(self) -> dict[str, float]:
+        """Means over all test codes; each process computes some of the batches."""
         draws = torch.Generator().manual_seed(0)
         shape = self.test_codes.shape
         shares = self._mask_shares(torch.rand(shape[0], generator=draws))
         mask = self._mask(self.test_codes, shares, torch.rand(shape, generator=draws))
-        sums = {"loss": 0.0, "accuracy": 0.0}
         tensors = (self.test_codes, self.test_labels, mask)
-        for batch in zip(*(tensor.split(_ENCODING_BATCH) for tensor in tensors), strict=True):
-            codes, labels, masked = (tensor.to(self.accelerator.device) for tensor in batch)
+        batches = list(zip(*(tensor.split(_TESTED_BATCH) for tensor in tensors), strict=True))
+        sums = torch.zeros(
+            2, len(batches), dtype=torch.float64
+        )  # an entry a batch: equal sums in any number of shares
+        for number in range(self.accelerator.process_index, len(batches), self.accelerator.num_processes):
+            codes, labels, masked = (tensor.to(self.accelerator.device) for tensor in batches[number])
             share = len(codes) / shape[0]
             sum_of_weights = self._sum_of_weights(mask.sum() * share, codes)
-            for name, value in self._masked_loss(self.model, codes, labels, masked, sum_of_weights).items():
-                sums[name] += value.item() * share
-        if self.meter is not None:
-            sums["frechet_distance"] = self.meter(setting_of(self.pipeline.scheduler)).distance
+            losses = self._masked_loss(self.model, codes, labels, masked, sum_of_weights)
+            sums[:, number] = share * torch.stack([losses["loss"], losses["accuracy"]]).cpu()
+        loss, accuracy = self.sum_over_processes(sums).sum(dim=1).tolist()
+        return {"loss": loss, "accuracy": accuracy}
+
+    def _generated_sheet(self) -> Image.Image:
+        """Images of the first classes, a row a class; the same random numbers each time."""
         classes = self.labels[:_CLASSES_SHOWN].tolist()
         images = self.pipeline(
             classes,
@@ -238,7 +250,7 @@ class GeneratorTask(Task):
         ).images
         # The first of several synonyms.
         labels = [self.pipeline.id2label.get(label, str(label)).partition(",")[0][:_LABEL_LENGTH] for label in classes]
-        return sums, picture_of(images, _IMAGES_A_CLASS, labels)
+        return picture_of(images, _IMAGES_A_CLASS, labels)
 
     def save(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
         """

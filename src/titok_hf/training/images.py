@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from titok_hf.contact_sheets import contact_sheet
+from titok_hf.contact_sheets import contact_sheet, paired_contact_sheet
 from titok_hf.evaluation.frechet import round_to_bytes
+from titok_hf.evaluation.images import to_pictures
 from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
 
 from .recipes import RecipeError
@@ -24,7 +25,7 @@ def errors_of_section(name: str) -> Iterator[None]:
         raise RecipeError(f"{name}: {error}") from error
 
 
-def weights_digest(model: nn.Module) -> str:
+def sampled_weights_digest(model: nn.Module) -> str:
     """A digest of the first values of every parameter, by which two models of one kind differ."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -44,14 +45,13 @@ def to_pixel_values(images: torch.Tensor) -> torch.Tensor:
 
 def picture_of(pixel_values: torch.Tensor, columns: int, labels: Sequence[str] | None = None) -> Image.Image:
     """A contact sheet of images with values around [0, 1], shape (batch, 3, height, width); a label for each row."""
-    pixels = round_to_bytes(pixel_values).permute(0, 2, 3, 1).cpu().numpy()
-    return contact_sheet([Image.fromarray(image) for image in pixels], columns, labels=labels)
+    return contact_sheet(_images_of(pixel_values), columns, labels=labels)
 
 
 def picture_of_pairs(images: torch.Tensor, reconstructions: torch.Tensor, columns: int = 16) -> Image.Image:
-    """A contact sheet with a row of images above the row of their reconstructions, and so on; the last two rows may
-    end earlier than the others."""
-    columns = min(columns, len(images))
-    missing = -len(images) % columns
-    rows = [torch.cat([half, torch.ones_like(half[:missing])]).split(columns) for half in (images, reconstructions)]
-    return picture_of(torch.cat([row for pair in zip(*rows, strict=True) for row in pair]), columns)
+    """A contact sheet of images above their reconstructions, both with values around [0, 1]."""
+    return paired_contact_sheet(_images_of(images), _images_of(reconstructions), columns, labelled=False)
+
+
+def _images_of(pixel_values: torch.Tensor) -> list[Image.Image]:
+    return to_pictures(round_to_bytes(pixel_values).cpu())

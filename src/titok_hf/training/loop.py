@@ -284,9 +284,9 @@ class TrainingLoop:
         if self.accelerator.is_main_process:
             logger.info(text)
 
-    def _show(self, image: Image.Image) -> None:
+    def _show(self, image: Image.Image | None) -> None:
         with written_together("An image", self.folder):
-            if not self.accelerator.is_main_process:
+            if image is None:
                 return
             file = self.folder.path / "pictures" / f"step_{self.step:08d}.png"
             write_atomically(file, lambda path: image.save(path))

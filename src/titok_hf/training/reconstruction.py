@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 
 from titok_hf.data.loaders import ResumableLoader
 from titok_hf.data.run_data import RunData, open_image_data
-from titok_hf.devices import float64_device
 from titok_hf.evaluation.frechet import FrechetDistance
 from titok_hf.evaluation.reconstruction import ReconstructionMeter
 
@@ -112,7 +111,7 @@ class ReconstructionTask(Task):
         """How many entries of the codebook are used, and how evenly."""
         return self.counter.compute() if self.has_codebook else {}
 
-    def evaluate(self) -> tuple[dict[str, float], Image.Image]:
+    def evaluate(self) -> tuple[dict[str, float], Image.Image | None]:
         """
         PSNR, SSIM, Frechet distance, codebook usage and `further_measures` on test images, of which each process takes
         its share; an image of originals above their reconstructions. The tokens of a KL model are samples, as in the
@@ -132,13 +131,15 @@ class ReconstructionTask(Task):
                 counter.update(output.codes)
             means = [output.measures[name].item() for name in self.further_measures]
             sums += len(images) * torch.tensor([1.0, *means], dtype=torch.float64)
-        num_images, *totals = self._sum_over_processes(sums).tolist()
+        num_images, *totals = self.sum_over_processes(sums).tolist()
         measures = {name: total / num_images for name, total in zip(self.further_measures, totals, strict=True)}
-        measures |= meter.compute(self._sum_over_processes)
+        measures |= meter.compute(self.sum_over_processes)
         if self.frechet is not None:
             measures["frechet_distance"] = self.frechet.compute()
         if self.has_codebook:
             measures |= counter.compute()
+        if not self.accelerator.is_main_process:
+            return measures, None
         images, output = self.reconstruct_numbers(range(len(self.test_images))[:_IMAGES_SHOWN])
         return measures, picture_of_pairs(images, output.pixel_values)
 
@@ -163,7 +164,3 @@ class ReconstructionTask(Task):
 
     def _new_counter(self) -> CodebookCounter:
         return CodebookCounter(self.model.config.codebook_size if self.has_codebook else 0, self.accelerator)
-
-    def _sum_over_processes(self, value: torch.Tensor) -> torch.Tensor:
-        """The sum of a tensor over processes, on the CPU."""
-        return self.accelerator.reduce(value.to(float64_device(self.accelerator.device)), "sum").cpu()

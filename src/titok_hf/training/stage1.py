@@ -12,7 +12,7 @@ from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANModel
 from titok_hf.modeling_titok import TiTokModel
 
 from .configs import Stage1Recipe
-from .images import errors_of_section, to_pixel_values, weights_digest
+from .images import errors_of_section, sampled_weights_digest, to_pixel_values
 from .losses import proxy_code_loss
 from .recipes import RecipeError
 from .reconstruction import Reconstruction, ReconstructionTask
@@ -38,7 +38,7 @@ class Stage1Task(ReconstructionTask):
         self.teacher = load_model(MaskGitVQGANModel, recipe.teacher, "teacher").eval().requires_grad_(False)
         self.teacher.to(accelerator.device)
         super().__init__(recipe, self._make_model(recipe), accelerator)
-        self.data_record["teacher"] = weights_digest(self.teacher)
+        self.data_record["teacher"] = sampled_weights_digest(self.teacher)
 
     def _make_model(self, recipe: Stage1Recipe) -> TiTokModel:
         # A published two-stage variant describes the finished model; what stage 2 adds is not there yet.

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from torch import nn
 
 from titok_hf.data.loaders import ResumableLoader
+from titok_hf.devices import float64_device
 
 from .rng import StepRng
 
@@ -44,6 +46,7 @@ class Task:
     `discriminator_losses` for each batch if `discriminator_learns`, `before_step`, the optimisers, `after_step`.
 
     Args:
+        accelerator: whose processes train together.
         model: what is trained.
         discriminator: trained beside it, or None.
         loader: the training examples.
@@ -52,6 +55,7 @@ class Task:
             must have the same.
     """
 
+    accelerator: Accelerator
     model: nn.Module
     discriminator: nn.Module | None = None
     loader: ResumableLoader
@@ -103,13 +107,20 @@ class Task:
         """Measures of the batches since the last call, over all processes; runs in all of them."""
         return {}
 
-    def evaluate(self) -> tuple[dict[str, float], Image.Image]:
-        """Measures on the test examples, and an image to look at, with the present weights; runs in all processes."""
+    def evaluate(self) -> tuple[dict[str, float], Image.Image | None]:
+        """
+        Measures on the test examples with the present weights, equal in all processes, which share the work; an image
+        to look at, None in all processes but the first.
+        """
         raise NotImplementedError
 
     def save(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
         """Writes the model with these weights in `from_pretrained` format."""
         raise NotImplementedError
+
+    def sum_over_processes(self, value: torch.Tensor) -> torch.Tensor:
+        """The sum of a tensor over processes, in all of them, float64 where the device has it, on the CPU."""
+        return self.accelerator.reduce(value.to(float64_device(self.accelerator.device)), "sum").cpu()
 
     def checkpointed(self) -> list[Any]:
         """Further objects with `state_dict` and `load_state_dict` that a resumed run needs."""
