@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterable
 from numbers import Real
 from typing import Any
 
@@ -123,6 +124,13 @@ def real_number(name: str, value: Any, lowest: float = -math.inf, highest: float
         upper = "" if highest == math.inf else f" and at most {highest:g}"
         raise ValueError(f"{name} is {number}. Use at least {lowest:g}{upper}.")
     return number
+
+
+def check_known(name: str, value: Any, known: Iterable[str]) -> None:
+    """ValueError unless a setting is one of the names that exist."""
+    known = list(known)
+    if value not in known:
+        raise ValueError(f"{name} is {value!r}, which does not exist. Use one of {known}.")
 
 
 def check_generator(generator: Any) -> None:

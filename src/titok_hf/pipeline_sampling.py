@@ -11,7 +11,7 @@ from .accepted_values import can_look_at, check_finite, whole_number
 from .class_names import ClassLabels
 from .modeling_maskgit import MaskGitTransformer1DModel
 from .pipeline_inputs import StepCallback, Tokens, codes_from_callback, editing_inputs
-from .samplers import SETTINGS_OF
+from .sampler_settings import SETTINGS_OF
 from .scheduling_maskgit import LOGITS, MaskGitScheduler
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .accepted_values import as_integer, real_number
+from .accepted_values import as_integer, check_known, real_number
 from .sampling_noise import StepNoise, gumbel
 
 Draws = tuple[torch.Tensor, torch.Tensor]
@@ -225,14 +225,6 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "entropy-bounded": EntropyBoundedSampler,
     "remdm": RemaskingSampler,
 }
-SETTINGS_OF = {
-    "confidence": ("temperature",),
-    "moment": ("temperature",),
-    "ordered": ("token_order",),
-    "entropy-bounded": ("entropy_bound",),
-    "remdm": ("remask", "eta", "loop_interval", "loop_known_share"),
-}
-"""The settings that only some samplers use. Samplers without a temperature draw codes from the softmax itself."""
 REMASK_RULES = ("cap", "rescale", "confidence", "loop")
 
 
@@ -246,9 +238,8 @@ def checked_settings(
     loop_known_share: float,
 ) -> dict[str, Any]:
     """The settings of the samplers as JSON has them; ValueError for unknown ones and those that contradict."""
-    for name, value, known in (("sampler", sampler, list(SAMPLERS)), ("remask", remask, list(REMASK_RULES))):
-        if value not in known:
-            raise ValueError(f"{name} is {value!r}, which does not exist. Use one of {known}.")
+    check_known("sampler", sampler, SAMPLERS)
+    check_known("remask", remask, REMASK_RULES)
     if token_order is not None:
         if sampler != "ordered":
             raise ValueError(

@@ -17,7 +17,7 @@ from diffusers import ConfigMixin, SchedulerMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 
-from .accepted_values import can_look_at, check_finite, real_number, whole_number
+from .accepted_values import can_look_at, check_finite, check_known, real_number, whole_number
 from .checkpoints.mixin import ReaderMixin
 from .guidance import GUIDANCE_KINDS, GUIDANCE_SCHEDULES, guided, scale_at
 from .guidance_scales import NO_GUIDANCE, NO_GUIDANCE_KEY, with_present_scale
@@ -128,8 +128,8 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
         loop_interval: Sequence[float] = (0.45, 0.95),
         loop_known_share: float = 0.9,
     ) -> None:
-        _check_known("guidance_schedule", guidance_schedule, GUIDANCE_SCHEDULES)
-        _check_known("guidance", guidance, GUIDANCE_KINDS)
+        check_known("guidance_schedule", guidance_schedule, GUIDANCE_SCHEDULES)
+        check_known("guidance", guidance, GUIDANCE_KINDS)
         if not isinstance(softmax_temperature_annealing, bool):
             raise ValueError(f"softmax_temperature_annealing is {softmax_temperature_annealing!r}. Use True or False.")
         # As Python numbers: the configuration is saved as JSON.
@@ -385,11 +385,6 @@ class MaskGitScheduler(ReaderMixin, SchedulerMixin, ConfigMixin):
                 f"sample has {len(sample)} images, but set_timesteps was given {self._mask_lengths.shape[1]} "
                 "num_masked_tokens. Give one number for each image."
             )
-
-
-def _check_known(name: str, value: Any, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ValueError(f"{name} is {value!r}, which does not exist. Use one of {list(known)}.")
 
 
 def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:

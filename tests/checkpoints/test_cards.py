@@ -32,6 +32,7 @@ from titok_hf.configuration_maskgit_vqgan import MaskGitVQGANConfig
 from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
 from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANModel
 from titok_hf.pipeline_titok import TiTokPipeline
+from titok_hf.scheduling_maskgit import MaskGitScheduler
 
 PSNR = Measured("PSNR", 25.46, "psnr", "user/clothes", "Clothes", "test", "dB", "measure --psnr")
 ACCURACY = Measured("accuracy", 0.958, "accuracy", "user/clothes", "Clothes", command="measure --judge")
@@ -64,6 +65,14 @@ def test_a_saved_pipeline_has_a_card_that_describes_it(folder):
     assert "# tiny\n" in card and "it turns an image into 8 codes of 16" in card and "| classes | 3 |" in card
     assert "| `temperature` | 2.0 |" in card and "| `guidance_schedule` | linear |" in card
     assert "Nothing was measured" in card and is_generated(card)
+
+
+def test_a_card_tells_the_settings_that_its_sampler_uses(folder):
+    card = model_card(folder, CardContent())
+    assert "| `sampler` | confidence |" in card and "`eta`" not in card and "`token_order`" not in card
+    MaskGitScheduler(16, sampler="remdm", eta=0.25).save_pretrained(folder / "scheduler")
+    card = model_card(folder, CardContent())
+    assert "| `eta` | 0.25 |" in card and "`temperature`" not in card and "`entropy_bound`" not in card
 
 
 def test_a_card_tells_the_guidance_scale_that_the_folder_loads_with(folder):

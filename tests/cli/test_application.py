@@ -23,7 +23,8 @@ from titok_hf.cli import app
 from titok_hf.cli.application import COMMANDS
 from titok_hf.cli.sampler_options import SamplerName
 from titok_hf.pipeline_titok import TiTokPipeline
-from titok_hf.samplers import SAMPLERS, SETTINGS_OF
+from titok_hf.sampler_settings import SETTINGS_OF
+from titok_hf.samplers import SAMPLERS
 
 MAIN = [sys.executable, "-c", "from titok_hf.cli import main; main()"]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..guidance_scales import with_present_scale
+from ..sampler_settings import used_settings
 from .layout import EXPORT_NAME, INDEX_NAME, VERSION_KEY, read_index, read_json, stored_tensors, variant_of
 
 
@@ -152,7 +153,7 @@ def describe(folder: Path) -> Description:
         part: read_json(place / _CONFIGURATION_FILES.get(part, "config.json")) for part, place in places.items()
     }
     if "scheduler" in configurations:
-        configurations["scheduler"] = with_present_scale(configurations["scheduler"])
+        configurations["scheduler"] = used_settings(with_present_scale(configurations["scheduler"]))
     return Description(
         kind=kind,
         saved_by=index.get(VERSION_KEY),

@@ -48,7 +48,7 @@ def change_sampler(pipe: TiTokPipeline, sampler: str | None, given: list[str] | 
     Raises:
         ValueError: a setting that does not exist, that another sampler uses, or with an impossible value.
     """
-    from titok_hf.samplers import SETTINGS_OF
+    from titok_hf.sampler_settings import SETTINGS_OF
     from titok_hf.scheduling_maskgit import MaskGitScheduler
 
     settings: dict[str, Any] = {} if sampler is None else {"sampler": sampler}
@@ -58,7 +58,7 @@ def change_sampler(pipe: TiTokPipeline, sampler: str | None, given: list[str] | 
     for text in given or []:
         name, equals, value = text.partition("=")
         if not equals or name not in known:
-            raise ValueError(f"--set {text} names no setting. Write NAME=VALUE with one of {', '.join(known)}.")
+            raise ValueError(f"--set {text} names no setting. Write NAME=VALUE with one of {known}.")
         try:
             settings[name] = json.loads(value)
         except ValueError:
