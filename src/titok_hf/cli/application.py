@@ -20,6 +20,7 @@ COMMANDS = {
     "train": Entry("Train a tokenizer or a generator, or resume a run.", ".train", "train"),
     "evaluate": Entry("Measure tokenizers, generators and files of images.", ".evaluate_group", "app"),
     "sweep": Entry("Measure settings of the sampler, and find the best one.", ".sweep", "sweep"),
+    "serve": Entry("Start a web page to play with models.", ".serve", "serve"),
     "convert": Entry("Convert checkpoints of the original implementation, and back.", ".convert", "app"),
     "push": Entry("Upload a model or a data set to the Hub.", ".hub", "push"),
     "pull": Entry("Download a model or a data set from the Hub.", ".hub", "pull"),
