@@ -295,6 +295,7 @@ def test_codes_and_shapes_are_checked_as_by_pytorch(folder):
         exported.tokenizer.encode(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
 
 
+@pytest.mark.xfail(reason="ExecuTorch 1.5.1 does not load or run these programs with a dynamic batch")
 @pytest.mark.parametrize("kind", ["pipeline", "kl", "two-stage"])
 def test_executorch(kind, tmp_path):
     pytest.importorskip("executorch", reason="the extra executorch is not installed")
