@@ -147,9 +147,9 @@ class ServedModel:
         arguments = sampling.arguments(1)
         with self._turn:
             if label is None:
-                return self.pipe.inpaint(image, mask, generator=arguments["generator"]).images
+                return list(self.pipe.inpaint(image, mask, generator=arguments["generator"]).images)
             self._use(sampling.sampler)
-            return self.pipe.infill(image, mask, label, **arguments).images
+            return list(self.pipe.infill(image, mask, label, **arguments).images)
 
     def interpolate(self, first: Image.Image, second: Image.Image, num_images: int) -> list[Image.Image]:
         """Images from the reconstruction of the first one to that of the second one."""

@@ -69,7 +69,7 @@ def drawing_upload(brush: gr.Brush, **settings: Any) -> gr.ImageEditor:
             "layers": layers,
         }
 
-    component.preprocess = drawn  # type: ignore[method-assign]
+    component.preprocess = drawn  # type: ignore[method-assign, assignment]
     return component
 
 
