@@ -75,7 +75,7 @@ def test_the_card_shows_what_the_evaluation_printed():
     ):
         assert f"| accuracy of the classifier {title} | {measured.values[name]:.2%} |" in card
     assert generated.convention.network.split()[-1] in card
-    memorization = json.loads((folder / "metrics.json").read_text())["memorization"]
+    memorization = json.loads((folder / "generation.json").read_text())["memorization"]
     assert f"median pixel distance {memorization['median_distance_generated']:.2f}" in card
     assert f"ratio {memorization['distance_ratio']:.2f}" in card
 
