@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from ..extras import check_extra
-from .console import messages
-from .models import check_model, load_pipeline
-from .options import Device
+from .console import answer, messages
+from .models import check_model, load_pipeline, model_name
+from .options import AsJson, Device
 
 
 def serve(
@@ -32,6 +32,7 @@ def serve(
     ] = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
     """
     Start a web page: see the tokens of an image, change them, generate, vary, inpaint and interpolate.
@@ -49,4 +50,8 @@ def serve(
         from titok_hf.serve.actions import ServedModels
         from titok_hf.serve.page import serve as start
 
-    start(ServedModels(models or (), lambda name: load_pipeline(name, device)), host, port, inbrowser=open_browser)
+        served = ServedModels(models or (), lambda name: load_pipeline(name, device))
+        page = start(served, host, port, inbrowser=open_browser, prevent_thread_lock=True, quiet=True)
+    values = {"url": page.local_url, "models": [model_name(name) for name in served.names]}
+    answer(values, as_json, f"The page is at {page.local_url}. Ctrl-C stops it.")
+    page.block_thread()

@@ -82,7 +82,7 @@ def build_page(models: ServedModels) -> gr.Blocks:
 
 def serve(models: ServedModels, host: str = "127.0.0.1", port: int | None = None, **launch: Any) -> gr.Blocks:
     """
-    Start the page and wait until the program is stopped.
+    Start the page, and wait until the program is stopped unless `prevent_thread_lock` says otherwise.
 
     Args:
         models: see [`build_page`].
