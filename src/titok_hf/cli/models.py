@@ -12,6 +12,8 @@ from ..checkpoints.locations import check_location
 from .console import messages
 
 if TYPE_CHECKING:
+    import torch
+
     from titok_hf.pipeline_titok import TiTokPipeline
 
 
@@ -63,11 +65,13 @@ def load_pipeline(
 
         for logging in (diffusers_logging, transformers_logging):
             logging.disable_progress_bar()
-        pipe = TiTokPipeline.from_pretrained(location) if is_pipeline else _of_tokenizer_alone(location)
+        # Not by `to`, about which diffusers warns.
+        load = TiTokPipeline.from_pretrained if is_pipeline else _of_tokenizer_alone
+        pipe = load(location, dtype=getattr(torch, dtype))
         pipe.set_progress_bar_config(disable=True)
         device = device or default_device()
         try:
-            return pipe.to(device, getattr(torch, dtype))
+            return pipe.to(device)
         except (RuntimeError, AssertionError) as error:
             # torch has no common exception for an unknown device, a missing driver and a build without CUDA.
             raise ValueError(f"device {device!r} cannot be used here: {error}. Try --device cpu.") from error
@@ -89,11 +93,11 @@ def _load_exported(location: str, device: str | None, engine: str | None) -> TiT
         return pipe
 
 
-def _of_tokenizer_alone(location: str) -> TiTokPipeline:
+def _of_tokenizer_alone(location: str, dtype: torch.dtype) -> TiTokPipeline:
     from titok_hf.modeling_titok import TiTokModel
     from titok_hf.pipeline_titok import TiTokPipeline
 
-    tokenizer = TiTokModel.from_pretrained(location)
+    tokenizer = TiTokModel.from_pretrained(location, dtype=dtype)
     processor = TiTokPipeline.image_processor_class
     if file_of(location, "preprocessor_config.json") is None:  # as the original has none
         return TiTokPipeline(tokenizer, processor(size=tokenizer.config.image_size))
