@@ -135,6 +135,7 @@ BROUGHT = {
     "convert": ("a Flax file", "export to Flax"),
     "data": ("prepare", "pretokenize"),
     "eval": ("prepare", "pretokenize", "linear-probe", "rate", "token-map", "sweep"),
+    "onnx": ("export",),
     "train": ("prepare", "pretokenize", "linear-probe", "rate", "token-map", "sweep", "train"),
 }
 # What these say to what they are given, where nothing is missing.

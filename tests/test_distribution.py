@@ -114,7 +114,7 @@ def test_the_wheel_works_without_the_source_tree(wheel, tmp_path):
     for name in ("use_installed_package", "installed_subset", "image_sources", "original_pipeline", "tiny_pipeline"):
         shutil.copy(REPOSITORY / "tests" / f"{name}.py", tmp_path)
     process = subprocess.run(
-        [sys.executable, tmp_path / "use_installed_package.py", "convert", "data", "train"],
+        [sys.executable, tmp_path / "use_installed_package.py", "convert", "data", "onnx", "train"],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
