@@ -3,7 +3,7 @@
 # NVIDIA container toolkit.
 #
 #   docker build -t titok-hf .
-#   docker run --gpus all --ipc=host --user "$(id -u):$(id -g)" -v "$PWD":/work titok-hf titok-hf train my_recipe.yaml
+#   docker run --gpus all --ipc=host --user "$(id -u):$(id -g)" -v "$PWD":/workspace titok-hf titok-hf train my_recipe.yaml
 #
 # Eight GPUs: `accelerate launch --num_processes 8 -m titok_hf.cli train my_recipe.yaml` as the command. The loader's
 # processes share memory, which --ipc=host allows.
@@ -27,7 +27,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 # Downloads from the Hub stay in the mounted folder, so that a new container does not repeat them. --user may name a
 # user whom the image does not know: libraries that ask for a name and a home folder read these variables.
-ENV HF_HOME=/work/.huggingface HOME=/tmp USER=titok
+ENV HF_HOME=/workspace/.huggingface HOME=/tmp USER=titok
 USER 1000:1000
-WORKDIR /work
+WORKDIR /workspace
 CMD ["titok-hf", "--help"]
