@@ -107,6 +107,19 @@ def inputs_of_call(
     return spread(labels), spread(codes), None if mask is None else spread(mask)
 
 
+def masked_at_start(
+    codes: torch.Tensor,
+    strength: float | None,
+    mask: torch.Tensor | None,
+    scheduler: MaskGitScheduler,
+    generator: torch.Generator | list[torch.Generator] | None,
+) -> torch.Tensor:
+    """Codes, (batch, num_latent_tokens), of which those are masked that a call resamples: a random share, or `mask`."""
+    if strength is not None:
+        return scheduler.add_noise(codes, strength, generator=generator)
+    return codes if mask is None else codes.masked_fill(mask, scheduler.config.mask_token_id)
+
+
 def scheduler_of_call(
     scheduler: MaskGitScheduler, guidance_scale: float | None, temperature: float | None
 ) -> MaskGitScheduler:

@@ -48,7 +48,14 @@ from .pipeline_inputs import (
     list_of_images,
     tensors_of_callback,
 )
-from .pipeline_sampling import GuidedLogits, check_guiding, inputs_of_call, sample, scheduler_of_call
+from .pipeline_sampling import (
+    GuidedLogits,
+    check_guiding,
+    inputs_of_call,
+    masked_at_start,
+    sample,
+    scheduler_of_call,
+)
 from .scheduling_maskgit import MaskGitScheduler
 
 OutputType = Literal["pil", "np", "pt"]
@@ -363,10 +370,7 @@ class TiTokPipeline(CpuOptimizationsMixin, PipelineCheckpointMixin, LoraMixin, E
         check_guiding(guiding_transformer, self.transformer, scheduler.config.guidance, self._execution_device)
         labels, codes, mask = inputs_of_call(self, class_labels, num_images_per_class, init_codes, strength, mask)
         generator = checked_generators(generator, len(labels))
-        if strength is not None:
-            codes = scheduler.add_noise(codes, strength, generator=generator)
-        elif mask is not None:
-            codes = codes.masked_fill(mask, self.transformer.mask_token_id)
+        codes = masked_at_start(codes, strength, mask, scheduler, generator)
         num_masked = None if init_codes is None else (codes == self.transformer.mask_token_id).sum(dim=1).tolist()
         scheduler.set_timesteps(num_inference_steps, device=codes.device, num_masked_tokens=num_masked)
         self._guidance_scale, self._num_timesteps = scheduler.config.guidance_scale, len(scheduler.timesteps)

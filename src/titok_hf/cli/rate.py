@@ -25,6 +25,15 @@ if TYPE_CHECKING:
     from titok_hf.pipeline_titok import TiTokPipeline
 
 _MAP_COLUMNS = 8
+_NumTokens = Annotated[
+    list[int] | None,
+    typer.Option(
+        min=1,
+        help="A number of first tokens, for models trained with tail drop; may be repeated. By default powers of two "
+        "up to all tokens.",
+        show_default=False,
+    ),
+]
 _Split = Annotated[str, typer.Option(help="Split of the images.")]
 
 
@@ -38,15 +47,7 @@ def rate(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the numbers and the plot.")] = Path("rate"),
     split: _Split = "test",
     num_images: Annotated[int, typer.Option("--num-images", "-n", min=2, help="Evenly spaced over the split.")] = 1000,
-    num_tokens: Annotated[
-        list[int] | None,
-        typer.Option(
-            min=1,
-            help="A number of first tokens, for models trained with tail drop; may be repeated. By default powers of "
-            "two up to all tokens.",
-            show_default=False,
-        ),
-    ] = None,
+    num_tokens: _NumTokens = None,
     crop: CropOption = "center",
     lossy: Lossy = False,
     batch_size: BatchSize = 50,
@@ -91,6 +92,17 @@ def rate(
         "network": None if distance is None else distance.network.name,
         "pillow": _pillow_version(),
     }
+    _answer_with_plots(points, lengths, convention, output, as_json)
+
+
+def _answer_with_plots(
+    points: list[RatePoint],
+    lengths: dict[str, tuple[str, int]],
+    convention: dict[str, Any],
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Write the plots and `rate.json` into the folder, and print the numbers; `lengths` as of `_tokenizer_codecs`."""
     plots = {"plot": _draw(points, output / "rate.png", lengths)}
     if len({name for name, _ in lengths.values()}) < len(lengths):
         plots["plot_of_tokens"] = _draw(points, output / "tokens.png", lengths, over_tokens=True)

@@ -18,6 +18,8 @@ from .images import make_output_folder
 from .options import AsJson, BatchSize, Device
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from titok_hf.evaluation.frechet import FrechetDistance
     from titok_hf.evaluation.images import EvaluationImages
     from titok_hf.evaluation.sweep import Measured, SweepRecord
@@ -90,21 +92,9 @@ def sweep(
 
     `titok-hf sweep my-model my-images --network my-classifier --sampler confidence,moment,remdm --steps 8,16 -o steps`
     """
+    given = locals()  # most axes have the name of their option
     check_extra("eval", "datasets", "matplotlib", "torchmetrics")
-    axes = _axes(
-        guidance_scale=guidance_scale,
-        guidance_interval=guidance_interval,
-        temperature=temperature,
-        num_inference_steps=steps,
-        guidance_schedule=guidance_schedule,
-        mask_schedule=mask_schedule,
-        sampler=sampler,
-        guidance=guidance,
-        softmax_temperature=softmax_temperature,
-        entropy_bound=entropy_bound,
-        remask=remask,
-        eta=eta,
-    )
+    axes = _axes(given | {"num_inference_steps": steps})
     make_output_folder(output)
     pipe = _generator(model, device, axes, write_best)
     from titok_hf.evaluation.frechet import FrechetDistance
@@ -117,13 +107,17 @@ def sweep(
     convention = _convention(pipe, model, images, distance, num_images, seed)
     record = SweepRecord(output, convention)
     with progress_bar() as bar:
-        reading = bar.add_task("real images", total=len(images))
-        for pixels, _ in images.batches(100, lambda count: bar.advance(reading, count)):
-            distance.update(pixels.float() / 255, real=True)
+        _read_real_images(images, distance, bar)
         measure = SettingMeter(pipe, distance, num_images, seed, batch_size)
         task = bar.add_task("settings", total=_num_combinations(axes) if search == "grid" else None)
         best = run(setting_of(pipe.scheduler), axes, measure, record, search, lambda _: bar.advance(task))
     _show(best, record, list(axes), convention, model if write_best else None, as_json)
+
+
+def _read_real_images(images: EvaluationImages, distance: FrechetDistance, bar: Progress) -> None:
+    reading = bar.add_task("real images", total=len(images))
+    for pixels, _ in images.batches(100, lambda count: bar.advance(reading, count)):
+        distance.update(pixels.float() / 255, real=True)
 
 
 def _generator(model: str, device: str | None, axes: dict[str, list[Any]], write_best: bool) -> TiTokPipeline:
@@ -172,16 +166,17 @@ def _show(
     answer(values, as_json, _table(record.measured, axes), summary, *_lines(convention))
 
 
-def _axes(**texts: str | None) -> dict[str, list[Any]]:
-    """The values of each axis that the options name; None is an option that was not given."""
+def _axes(given: dict[str, Any]) -> dict[str, list[Any]]:
+    """The values of each axis, from the arguments of the command; None is an option that was not given."""
     from titok_hf.evaluation.sweep import AXES
 
     axes = {}
-    for name, text in texts.items():
+    for name, read in AXES.items():
+        text = given[name]
         if text is None:
             continue
         try:
-            axes[name] = [AXES[name](value.strip()) for value in text.split(",")]
+            axes[name] = [read(value.strip()) for value in text.split(",")]
         except ValueError as error:
             raise ValueError(f"{name} is {text!r}, and values separated by commas are expected: {error}") from error
     if not axes:

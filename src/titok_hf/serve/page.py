@@ -246,53 +246,54 @@ def _tokens_tab(models: ServedModels, model: gr.Dropdown) -> None:
     python = _python(snippets.tokenize(models.names[0], {}))
     everything = [model_input, reconstruction, psnr, shown, original, codes, code, python]
 
-    def tokenize(index: int, drawing: dict[str, Any] | None) -> list[Any]:
-        chosen = models.get(index)
-        found = chosen.tokenize(_needed(drawing)["composite"])
-        highest = chosen.pipe.tokenizer.config.codebook_size - 1 if chosen.has_codes else 1
-        slider = gr.update(maximum=highest, value=found.codes[0] if found.codes else 0, interactive=chosen.has_codes)
-        text = f"**{found.psnr:.2f} dB** PSNR between the two images"
-        python_text = snippets.tokenize(chosen.name, {})
-        return [
-            found.model_input,
-            found.reconstruction,
-            text,
-            found.tiles,
-            found.codes,
-            found.codes,
-            slider,
-            python_text,
-        ]
-
-    def select(event: gr.EventData, now: list[int]) -> list[Any]:
-        place = int(event.index)
-        return [place, now[place] if place < len(now) else 0]
-
-    def change(index: int, place: float, value: float, now: list[int], before: list[int]) -> list[Any]:
-        if not before:
-            raise _no("There are no tokens yet. Press the button first.")
-        if not 0 <= int(place) < len(now):
-            raise _no(f"There is no token {int(place)}. Tokens are numbered from 0 to {len(now) - 1}.")
-        changed = [int(value) if spot == int(place) else old for spot, old in enumerate(now)]
-        return decoded(index, changed, before)
-
-    def undo(index: int, before: list[int]) -> list[Any]:
-        return decoded(index, before, before)
-
-    def decoded(index: int, now: list[int], before: list[int]) -> list[Any]:
-        if not before:
-            raise _no("There are no tokens yet. Press the button first.")
-        chosen = models.get(index)
-        picture, framed = chosen.decode(now, before)
-        changes = {spot: new for spot, new in enumerate(now) if new != before[spot]}
-        return [picture, framed, now, snippets.tokenize(chosen.name, changes)]
-
-    _on(run.click, tokenize, [model, image], everything)
-    shown.select(select, [codes], [position, code], api_visibility="private", show_progress="hidden", queue=False)
+    events = _TokenEvents(models)
+    _on(run.click, events.tokenize, [model, image], everything)
+    shown.select(
+        events.select, [codes], [position, code], api_visibility="private", show_progress="hidden", queue=False
+    )
     after_change = [reconstruction, shown, codes, python]
     # While a visitor drags the slider, only the last code is decoded.
-    _on(code.input, change, [model, position, code, codes, original], after_change, trigger_mode="always_last")
-    _on(reset.click, undo, [model, original], after_change)
+    _on(code.input, events.change, [model, position, code, codes, original], after_change, trigger_mode="always_last")
+    _on(reset.click, events.undo, [model, original], after_change)
+
+
+class _TokenEvents:
+    """What the first tab does. `now` are the codes that are shown, `before` those of the image."""
+
+    def __init__(self, models: ServedModels) -> None:
+        self.models = models
+
+    def tokenize(self, index: int, drawing: dict[str, Any] | None) -> list[Any]:
+        model = self.models.get(index)
+        found = model.tokenize(_needed(drawing)["composite"])
+        highest = model.pipe.tokenizer.config.codebook_size - 1 if model.has_codes else 1
+        slider = gr.update(maximum=highest, value=found.codes[0] if found.codes else 0, interactive=model.has_codes)
+        text = f"**{found.psnr:.2f} dB** PSNR between the two images"
+        images = [found.model_input, found.reconstruction]
+        return [*images, text, found.tiles, found.codes, found.codes, slider, snippets.tokenize(model.name, {})]
+
+    def select(self, event: gr.EventData, now: list[int]) -> list[Any]:
+        position = int(event.index)
+        return [position, now[position] if position < len(now) else 0]
+
+    def change(self, index: int, position: float, code: float, now: list[int], before: list[int]) -> list[Any]:
+        changed = list(now)
+        if now and not 0 <= int(position) < len(now):
+            raise _no(f"There is no token {int(position)}. Tokens are numbered from 0 to {len(now) - 1}.")
+        if now:
+            changed[int(position)] = int(code)
+        return self._decoded(index, changed, before)
+
+    def undo(self, index: int, before: list[int]) -> list[Any]:
+        return self._decoded(index, before, before)
+
+    def _decoded(self, index: int, now: list[int], before: list[int]) -> list[Any]:
+        if not before:
+            raise _no("There are no tokens yet. Press the button first.")
+        model = self.models.get(index)
+        image, framed = model.decode(now, before)
+        changes = {position: code for position, code in enumerate(now) if code != before[position]}
+        return [image, framed, now, snippets.tokenize(model.name, changes)]
 
 
 def _generate_tab(models: ServedModels, model: gr.Dropdown, first: ServedModel) -> gr.Dropdown:
