@@ -9,17 +9,9 @@ from hypothesis import strategies as st
 from transformers import AutoModel
 
 from stored_weights import WAYS_TO_OFFLOAD, offload, store_in_eight_bits
-from tiny_pipeline import tiny_tokenizer
+from tiny_pipeline import TINY_VQGAN, tiny_tokenizer
 from titok_hf import TiTokModel
 
-TINY_VQGAN = {
-    "base_channels": 8,
-    "channel_multipliers": [1, 1, 2, 2],
-    "num_groups": 4,
-    "codebook_dim": 6,
-    "codebook_size": 20,
-    "num_resnet_blocks": 1,
-}
 KINDS = {
     "vq": {},
     "vq without l2 norm": {"codebook_l2_norm": False},

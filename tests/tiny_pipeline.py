@@ -13,6 +13,16 @@ from titok_hf.scheduling_maskgit import MaskGitScheduler
 
 ID2LABEL = {0: "tabby, tabby cat", 1: "Cardigan, Cardigan Welsh corgi", 2: "cardigan"}
 
+# A MaskGIT-VQGAN of eight pixels a code, for two-stage tokenizers.
+TINY_VQGAN = {
+    "base_channels": 8,
+    "channel_multipliers": [1, 1, 2, 2],
+    "num_groups": 4,
+    "codebook_dim": 6,
+    "codebook_size": 20,
+    "num_resnet_blocks": 1,
+}
+
 
 def tiny_tokenizer(seed: int = 0, **overrides: Any) -> TiTokModel:
     """A tokenizer of one layer a side, whose random decoder uses the whole range from black to white."""

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
-from typer.testing import CliRunner
 
+from commands import run, succeed
 from tiny_pipeline import tiny_image_processor, tiny_pipeline, tiny_tokenizer
 from titok_hf import __version__
 from titok_hf.checkpoints.layout import INDEX_NAME, VERSION_KEY
@@ -54,16 +54,6 @@ def photos(tmp_path):
         values = np.random.default_rng(index).integers(0, 256, (40 + index, 60, 3), dtype=np.uint8)
         Image.fromarray(values).save(path)
     return paths
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def succeed(*arguments):
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result
 
 
 def names(folder):

@@ -5,15 +5,10 @@ import json
 import numpy as np
 import pytest
 from datasets import load_dataset
-from typer.testing import CliRunner
 
+from commands import run
 from image_sources import image_folder, picture
 from tiny_pipeline import tiny_pipeline
-from titok_hf.cli import app
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def words(text):

@@ -5,24 +5,13 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
+from commands import run, succeed
 from plain_engine import PLAIN
 from tiny_pipeline import tiny_pipeline
-from titok_hf.cli import app
 from titok_hf.exported.engines import ENGINES
 
 pytest.importorskip("transformers.exporters.runners", reason="exporting needs transformers 5.23")
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def succeed(*arguments):
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result
 
 
 def refused(message, *arguments):

@@ -6,22 +6,11 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
+from commands import run, succeed
 from original_pipeline import write_generator, write_tokenizer
 from tiny_pipeline import tiny_image_processor, tiny_pipeline, tiny_tokenizer
-from titok_hf.cli import app
 from titok_hf.modeling_maskgit_vqgan import MaskGitVQGANConfig, MaskGitVQGANModel
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def succeed(*arguments):
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result
 
 
 def refused(message, *arguments):

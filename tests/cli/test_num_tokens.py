@@ -8,12 +8,11 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
-from typer.testing import CliRunner
 
+from commands import run, succeed
 from image_sources import image_folder
 from tiny_pipeline import tiny_image_processor, tiny_tokenizer
 from titok_hf import TiTokPipeline
-from titok_hf.cli.application import app
 
 
 @pytest.fixture(scope="module")
@@ -28,16 +27,6 @@ def files(tmp_path_factory):
 @pytest.fixture(scope="module")
 def photos(files):
     return sorted((files / "images").rglob("*.png"))[:3]
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, list(map(str, arguments)))
-
-
-def succeed(*arguments):
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result
 
 
 def fail(message, *arguments):

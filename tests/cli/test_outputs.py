@@ -12,23 +12,12 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
+from commands import run, succeed
 from image_sources import image_folder
 from original_pipeline import write_generator, write_tokenizer
 from tiny_pipeline import tiny_pipeline
 from titok_hf.checkpoints.atomic_files import write_atomically
-from titok_hf.cli import app
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def succeed(*arguments):
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result
 
 
 def refused(message, *arguments):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from plain_engine import PLAIN
-from tiny_pipeline import generators, tiny_image_processor, tiny_pipeline, tiny_tokenizer
+from tiny_pipeline import TINY_VQGAN, generators, tiny_image_processor, tiny_pipeline, tiny_tokenizer
 from titok_hf.bundled import bundled_checkpoint, example_images
 from titok_hf.exported import engines, export
 from titok_hf.exported.engines import ENGINES
@@ -22,14 +22,6 @@ from titok_hf.pipeline_titok import TiTokPipeline
 from titok_hf.scheduling_maskgit import MaskGitScheduler
 
 pytest.importorskip("transformers.exporters.runners", reason="exporting needs transformers 5.23")
-TINY_VQGAN = {
-    "base_channels": 8,
-    "channel_multipliers": [1, 1, 2, 2],
-    "num_groups": 4,
-    "codebook_dim": 6,
-    "codebook_size": 20,
-    "num_resnet_blocks": 1,
-}
 KINDS = {
     "kl": {"quantizer": "kl"},
     "proxy codes": {"decoder_head": "proxy_codes", "proxy_codebook_size": 20, "legacy_latent_layout": True},
