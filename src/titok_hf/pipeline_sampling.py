@@ -114,7 +114,7 @@ def masked_at_start(
     scheduler: MaskGitScheduler,
     generator: torch.Generator | list[torch.Generator] | None,
 ) -> torch.Tensor:
-    """Codes, (batch, num_latent_tokens), of which those are masked that a call resamples: a random share, or `mask`."""
+    """Codes, (batch, num_latent_tokens), with those masked that a call resamples: a random share, or `mask`."""
     if strength is not None:
         return scheduler.add_noise(codes, strength, generator=generator)
     return codes if mask is None else codes.masked_fill(mask, scheduler.config.mask_token_id)

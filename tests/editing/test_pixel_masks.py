@@ -7,6 +7,7 @@ from PIL import Image
 
 from tiny_pipeline import tiny_pipeline
 from titok_hf.editing.pixel_masks import pixel_masks
+from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
 
 PIPE = tiny_pipeline()
 HOLE = np.zeros((32, 32), dtype=bool)
@@ -85,6 +86,18 @@ def test_a_mask_turns_with_a_photo_that_is_stored_lying(tmp_path):
 def test_what_is_no_mask_is_one_error(mask, message):
     with pytest.raises(ValueError, match=message):
         prepared(mask, [Image.new("RGB", (32, 48))])
+
+
+def test_a_mask_of_a_whole_padded_image_leaves_nothing_known():
+    image = Image.new("L", (28, 28))
+    processor = TiTokImageProcessorPil(size=32, do_enlarge=False)
+    with pytest.raises(ValueError, match="marks every pixel"):
+        pixel_masks(
+            [np.ones((28, 28), dtype=bool)],
+            [image],
+            32,
+            lambda images: processor(images, return_tensors="pt").pixel_values,
+        )
 
 
 def test_a_mask_outside_of_the_crop_marks_nothing():

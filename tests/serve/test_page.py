@@ -173,3 +173,15 @@ def test_files_of_the_server_are_not_served(address):
 
     for path in ("/etc/passwd", str(Path(__file__).resolve()), "setup.cfg"):
         assert httpx.get(f"{address}gradio_api/file={path}").status_code in (403, 404)
+
+
+def test_an_address_that_cannot_be_used_is_refused_at_once():
+    import socket
+
+    from titok_hf.serve.page import serve
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with pytest.raises(OSError, match=f"port {taken.getsockname()[1]} .*Choose another one"):
+            serve(None, port=taken.getsockname()[1])
+    with pytest.raises(OSError, match=r"cannot listen at 300\.1\.1\.1"):
+        serve(None, host="300.1.1.1")

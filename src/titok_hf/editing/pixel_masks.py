@@ -102,7 +102,7 @@ def _prepared(
         prepared = torch.from_numpy(mask)[None]
     if not prepared.any():
         raise ValueError(f"mask marks no pixel of the cropped image, so there is nothing to fill. {_RULE}.")
-    if prepared.all():
+    if mask.all() or prepared.all():  # an image that is padded has known pixels around it
         raise ValueError(f"mask marks every pixel of the cropped image, so nothing of it is known. {_RULE}.")
     return prepared.cpu()
 

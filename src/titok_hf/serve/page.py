@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -91,8 +92,9 @@ def serve(models: ServedModels, host: str = "127.0.0.1", port: int | None = None
         launch: further arguments of Gradio's `Blocks.launch`, such as `prevent_thread_lock`.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the host is not an address of this machine, or the port is taken.
     """
+    _check_address(host, port)
     page = build_page(models)
     theme = gr.themes.Soft(primary_hue="orange", font=_SYSTEM_FONTS, font_mono=["ui-monospace", "monospace"])
     page.launch(
@@ -100,6 +102,16 @@ def serve(models: ServedModels, host: str = "127.0.0.1", port: int | None = None
         ssr_mode=False, footer_links=[], **launch,
     )  # fmt: skip
     return page
+
+
+def _check_address(host: str, port: int | None) -> None:
+    """OSError if nothing can listen there; Gradio would try for ever."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port or 0), family=family).close()
+    except OSError as error:
+        at = host if port is None else f"{host}, port {port}"
+        raise OSError(f"The page cannot listen at {at} ({error.strerror or error}). Choose another one.") from error
 
 
 def model_title(name: str | None) -> str:
