@@ -185,3 +185,21 @@ def test_an_address_that_cannot_be_used_is_refused_at_once():
             serve(None, port=taken.getsockname()[1])
     with pytest.raises(OSError, match=r"cannot listen at 300\.1\.1\.1"):
         serve(None, host="300.1.1.1")
+
+
+def test_a_brushed_region_of_a_test_image_is_filled(page):
+    page.get_by_role("tab", name="Inpaint").click()
+    page.locator("button.gallery-item:visible").last.click()
+    editor = page.locator("#inpaint-image")
+    playwright.expect(editor.get_by_text("1000%")).to_be_visible()  # a small image is shown enlarged
+    editor.get_by_label("Brush", exact=True).click()
+    box = editor.locator("canvas").first.bounding_box()
+    height = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + 0.4 * box["width"], height)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.6 * box["width"], height, steps=10)
+    page.mouse.up()
+    page.wait_for_timeout(1500)  # the editor uploads what was drawn
+    page.get_by_role("button", name="Fill").click()
+    playwright.expect(page.locator("#filled img")).to_be_visible()
+    keep(page, "inpaint")

@@ -190,9 +190,15 @@ def _python(text: str = "") -> gr.Code:
         return gr.Code(text, language="python", show_label=False, interactive=False)
 
 
-def _small_image(label: str) -> gr.Image:
+def _small_image(label: str, elem_id: str | None = None) -> gr.Image:
     return gr.Image(
-        label=label, interactive=False, format="png", elem_classes="small-images", height=240, buttons=["download"]
+        label=label,
+        interactive=False,
+        format="png",
+        elem_id=elem_id,
+        elem_classes="small-images",
+        height=240,
+        buttons=["download"],
     )
 
 
@@ -383,13 +389,15 @@ def _inpaint_tab(models: ServedModels, model: gr.Dropdown, first: ServedModel) -
     with gr.Row():
         with gr.Column(min_width=280):
             gr.Markdown("Upload or paste an image, and brush over the part that is to be filled.")
-            image = drawing_upload(gr.Brush(colors=["#f97316"], color_mode="fixed"), elem_id="inpaint-image")
+            width = max(2, first.pipe.tokenizer.config.image_size // 10)  # in pixels of the image
+            brush = gr.Brush(colors=["#f97316"], color_mode="fixed", default_size=width)
+            image = drawing_upload(brush, elem_id="inpaint-image")
             label = _class_menu(first, "Class (empty: without the generator)", chosen=None)
             settings = _sampling(first)
             run = gr.Button("Fill", variant="primary")
             gr.Examples(_example_drawings(), inputs=[image], label="Test images")
         with gr.Column(min_width=280):
-            result = _small_image("Filled")
+            result = _small_image("Filled", elem_id="filled")
     python = _python()
 
     def inpaint(index: int, drawing: dict[str, Any] | None, wanted: int | None, *values: Any) -> list[Any]:

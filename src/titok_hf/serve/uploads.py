@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABCMeta
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +38,9 @@ def open_upload(path: str | Path) -> Image.Image:
     return upright(image)
 
 
-# The two components have a `preprocess` of ours set on the instance: Gradio writes a .pyi file beside the module of a
-# subclass, which may be read-only.
-
-
 def image_upload(label: str, height: int, elem_id: str) -> gr.Image:
     """An image that a visitor uploads or pastes; functions get a PIL image, RGB, or None if there is none."""
-    component = gr.Image(label=label, height=height, elem_id=elem_id, sources=["upload", "clipboard"])
-    component.preprocess = _uploaded  # type: ignore[method-assign]
-    return component
+    return _ImageUpload(label=label, height=height, elem_id=elem_id, sources=["upload", "clipboard"])
 
 
 def drawing_upload(brush: gr.Brush, **settings: Any) -> gr.ImageEditor:
@@ -52,29 +48,34 @@ def drawing_upload(brush: gr.Brush, **settings: Any) -> gr.ImageEditor:
     An image that a visitor uploads, pastes or draws on. Functions get a dictionary, or None if there is nothing: the
     `background`, the `composite` with what was drawn, both RGB, and the drawn `layers`, RGBA.
     """
-    component = gr.ImageEditor(show_label=False, brush=brush, sources=("upload", "clipboard"), height=360, **settings)
-
-    def drawn(payload: EditorData | None) -> dict[str, Any] | None:
-        if payload is not None and payload.id is not None:  # the browser sent bytes instead of files
-            payload = component.blob_storage.get(payload.id)  # type: ignore[assignment]
-        if payload is None:
-            return None
-        composite, background = _opened(payload.composite), _opened(payload.background)
-        if composite is None and background is None:
-            return None
-        layers = [layer.convert("RGBA") for layer in map(_opened, payload.layers or ()) if layer is not None]
-        return {
-            "background": _as_rgb(background or composite),
-            "composite": _as_rgb(composite or background),
-            "layers": layers,
-        }
-
-    component.preprocess = drawn  # type: ignore[method-assign, assignment]
-    return component
+    return _DrawingUpload(show_label=False, brush=brush, sources=("upload", "clipboard"), height=360, **settings)
 
 
-def _uploaded(payload: ImageData | None) -> Image.Image | None:
+def _uploaded(component: gr.Image, payload: ImageData | None) -> Image.Image | None:
     return None if payload is None or payload.path is None else _as_rgb(open_upload(payload.path))
+
+
+def _drawn(component: gr.ImageEditor, payload: EditorData | None) -> dict[str, Any] | None:
+    if payload is not None and payload.id is not None:  # the browser sent bytes instead of files
+        payload = component.blob_storage.get(payload.id)  # type: ignore[assignment]
+    if payload is None:
+        return None
+    composite, background = _opened(payload.composite), _opened(payload.background)
+    if composite is None and background is None:
+        return None
+    layers = [layer.convert("RGBA") for layer in map(_opened, payload.layers or ()) if layer is not None]
+    background, composite = _as_rgb(background or composite), _as_rgb(composite or background)
+    return {"background": background, "composite": composite, "layers": layers}
+
+
+def _with_preprocess(base: type, preprocess: Callable[..., Any]) -> Any:
+    """
+    A component that reads what visitors send by `preprocess`, and that Gradio shows as `base`.
+
+    The class statement is avoided: Gradio's metaclass writes a .pyi file beside the module of each new component.
+    """
+    members = {"preprocess": preprocess, "is_template": True, "__module__": __name__}
+    return ABCMeta.__new__(type(base), base.__name__, (base,), members)
 
 
 def _opened(source: FileData | bytes | None) -> Image.Image | None:
@@ -89,3 +90,7 @@ def _as_rgb(image: Any) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+_ImageUpload = _with_preprocess(gr.Image, _uploaded)
+_DrawingUpload = _with_preprocess(gr.ImageEditor, _drawn)
