@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from harness import Row, race, write
 from original_way import class_to_images
-from speed import Models, parsed, training
+from speed import parsed, training
+from speed_models import Models
 
 from titok_hf import TiTokPipeline
 

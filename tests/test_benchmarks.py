@@ -59,7 +59,7 @@ def test_the_original_way_computes_the_same(results):
 @pytest.mark.parametrize("variant", ["b64", "s128"])
 def test_the_original_way_of_the_other_generators_is_the_same(variant):
     from original_way import Sampler
-    from speed import SAMPLING, TINY_GENERATOR, fill, pipeline_of
+    from speed_models import SAMPLING, TINY_GENERATOR, fill, pipeline_of
 
     from tiny_pipeline import tiny_tokenizer
     from titok_hf import MaskGitTransformer1DModel
