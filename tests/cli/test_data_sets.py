@@ -74,3 +74,15 @@ def test_errors_are_one_line(source, tmp_path):
         assert result.exit_code == 1 and message in result.stderr, result.output
         assert len(result.stderr.strip().splitlines()) == 1
     assert not list(out.rglob("*.parquet"))
+
+
+def test_the_earlier_name_of_dtype_still_works(source, tmp_path):
+    model = tmp_path / "tiny"
+    tiny_pipeline().save_pretrained(model)
+    for folder, option, value in (("new", "--dtype", "bfloat16"), ("old", "--precision", "bf16")):
+        result = run("pretokenize", source, "-o", tmp_path / folder, "-m", model, "--workers", 0, option, value)
+        assert result.exit_code == 0, result.output
+        assert ("--precision bf16 is now called --dtype" in result.stderr) == (folder == "old")
+    new, old = (load_dataset(str(tmp_path / folder), split="train")["codes"] for folder in ("new", "old"))
+    assert list(new) == list(old)
+    assert "--precision" not in run("pretokenize", "--help").stdout

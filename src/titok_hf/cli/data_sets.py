@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import glob
-import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -18,14 +16,16 @@ from rich.panel import Panel
 
 from ..checkpoints.locations import check_apart, check_location
 from ..extras import check_extra
-from .console import answer, bold, progress_bar
+from .console import answer, bold, messages, progress_bar
 from .models import check_model, check_push, model_location
 from .options import AsJson, BatchSize, Device, Model
+from .shared_options import shares_options
 
 if TYPE_CHECKING:
     from titok_hf.data.report import Report
 
 _EXAMPLES_SHOWN = 5
+_PRECISIONS: dict[str, Literal["fp32", "bf16"]] = {"float32": "fp32", "bfloat16": "bf16"}
 
 Source = Annotated[
     str,
@@ -124,25 +124,6 @@ class DataSetOptions:
         answer(values | report.as_dict(), self.as_json, Panel.fit("\n".join(lines), title=self.split))
 
 
-def shares_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose keyword `options` takes [`DataSetOptions`]: each of its fields becomes an option."""
-    hints = get_type_hints(DataSetOptions, include_extras=True) | get_type_hints(command, include_extras=True)
-    shared = inspect.signature(DataSetOptions).parameters
-
-    @functools.wraps(command)
-    def with_options(**values: Any) -> None:
-        command(options=DataSetOptions(**{name: values.pop(name) for name in shared}), **values)
-
-    parameters = [
-        parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
-        for name, parameter in (dict(inspect.signature(command).parameters) | dict(shared)).items()
-        if name != "options"
-    ]
-    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads both
-    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return with_options
-
-
 def check_before_work(source: str, output: Path, push_to_hub: str | None) -> None:
     """
     Check what can be checked before the work of a command on data sets begins.
@@ -184,7 +165,7 @@ def _summary(report: Report, output: Path, is_complete: bool) -> list[str]:
     return lines
 
 
-@shares_options
+@shares_options(DataSetOptions)
 def prepare(
     source: Source,
     output: Output,
@@ -194,9 +175,9 @@ def prepare(
         typer.Option(help="The published evaluation crop, ADM's, or none (for random crops in training)."),
     ] = "center",
     image_format: Annotated[
-        Literal["jpeg", "png", "webp"], typer.Option("--format", help="Of the stored images.")
+        Literal["jpeg", "png", "webp"], typer.Option("--format", help="Format of the stored images.")
     ] = "jpeg",
-    quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG and WebP.")] = 95,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Quality of JPEG and WebP.")] = 95,
     enlarge: Annotated[bool, typer.Option(help="Enlarge small images, or give them black margins.")] = True,
     fast_jpeg: Annotated[
         bool, typer.Option("--fast-jpeg", help="Decode large JPEGs at reduced size: faster, other pixels.")
@@ -220,24 +201,33 @@ def prepare(
     options.make(partial(prepare_split, source, output, settings), output, "preparing")
 
 
-@shares_options
+@shares_options(DataSetOptions)
 def pretokenize(
     source: Source,
     output: Output,
     model: Model = None,
-    revision: Annotated[str | None, typer.Option(help="Of a Hub model.")] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a Hub model. By default main.")
+    ] = None,
     views: Annotated[
         Literal["center", "flip", "ten-crop", "random"],
         typer.Option(help="Centre; centre and mirror image; ten crops at 1.1 times the size; random crops."),
     ] = "center",
     num_views: Annotated[int, typer.Option(min=1, help="Random crops per image.")] = 1,
-    seed: Annotated[int, typer.Option(help="Of the random crops.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random crops.")] = 0,
     min_crop_area: Annotated[float, typer.Option(help="Least share of the image in a random crop.")] = 0.8,
     crop: Annotated[
         Literal["center", "adm"], typer.Option(help="The published evaluation crop, or ADM's.")
     ] = "center",
-    image_size: Annotated[int | None, typer.Option("--size", min=1, help="For a MaskGIT-VQGAN; 256 if unset.")] = None,
-    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of weights and activations.")] = "fp32",
+    image_size: Annotated[
+        int | None,
+        typer.Option("--size", min=1, help="Height and width of the images, for a MaskGIT-VQGAN. By default 256."),
+    ] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16"],
+        typer.Option("--dtype", help="Precision of weights and computation. Half precision is for accelerators."),
+    ] = "float32",
+    precision: Annotated[Literal["fp32", "bf16"] | None, typer.Option("--precision", hidden=True)] = None,
     batch_size: BatchSize = 32,
     device: Device = None,
     *,
@@ -246,6 +236,10 @@ def pretokenize(
     """Make a data set of codes, for the training of a generator, from any data set of images."""
     check_before_work(source, output, options.push_to_hub)
     check_model(model, revision)
+    if precision is None:
+        precision = _PRECISIONS[dtype]
+    else:  # an earlier name of the option
+        messages.print(f"[yellow]warning[/yellow] --precision {precision} is now called --dtype.")
     random_options = {"--num-views": num_views != 1, "--seed": seed != 0, "--min-crop-area": min_crop_area != 0.8}
     unused = [option for option, is_given in random_options.items() if is_given]
     if views != "random" and unused:

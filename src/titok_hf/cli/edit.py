@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -38,6 +39,7 @@ from .options import (
     Steps,
     Temperature,
 )
+from .shared_options import shares_options
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +62,33 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
+
+
+@dataclass(frozen=True)
+class _ResamplingOptions:
+    """The options that `variations` and `class` share."""
+
+    output: Output = Path("edited")
+    seed: Seed = 0
+    steps: Steps = None
+    guidance_scale: GuidanceScale = None
+    temperature: Temperature = None
+    batch_size: BatchSize = 32
+    model: Model = None
+    device: Device = None
+    dtype: Dtype = "float32"
+    image_format: Format = "png"
+    grid: Grid = True
+    as_json: AsJson = False
+
+    @property
+    def sampler_settings(self) -> dict[str, Any]:
+        """Arguments of a call of the pipeline; None leaves a setting as the model has it."""
+        return {
+            "num_inference_steps": self.steps,
+            "guidance_scale": self.guidance_scale,
+            "temperature": self.temperature,
+        }
 
 
 class _Results:
@@ -101,23 +130,14 @@ class _Results:
         answer_with_images("edited", made, self.output, self.sheet, {"pictures": self.pictures, **values}, as_json)
 
 
+@shares_options(_ResamplingOptions)
 def variations(
     images: Images,
     class_name: Annotated[str, typer.Option("--class", help="Name or number of the class of the images.")],
     num_images: NumImages = 4,
     strength: Strength = 0.4,
-    output: Output = Path("edited"),
-    seed: Seed = 0,
-    steps: Steps = None,
-    guidance_scale: GuidanceScale = None,
-    temperature: Temperature = None,
-    batch_size: BatchSize = 32,
-    model: Model = None,
-    device: Device = None,
-    dtype: Dtype = "float32",
-    image_format: Format = "png",
-    grid: Grid = True,
-    as_json: AsJson = False,
+    *,
+    options: _ResamplingOptions,
 ) -> None:
     """
     Make variations of images: a random share of their codes is resampled, given their class.
@@ -128,12 +148,10 @@ def variations(
 
     `titok-hf edit variations pullover.png --class Pullover -n 8 --strength 0.5`
     """
-    settings = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "temperature": temperature}
-    results = _Results("variations", images, output, image_format, grid)
-    _resample(results, images, [class_name], num_images, strength, seed, settings, batch_size, (model, device, dtype))
-    results.answer({"model": model_name(model), "seed": seed, "strength": strength}, as_json)
+    _resample("variations", images, [class_name], num_images, strength, options)
 
 
+@shares_options(_ResamplingOptions)
 def change_class(
     images: Images,
     class_names: Annotated[
@@ -141,18 +159,8 @@ def change_class(
     ],
     num_images: NumImages = 1,
     strength: Strength = 0.7,
-    output: Output = Path("edited"),
-    seed: Seed = 0,
-    steps: Steps = None,
-    guidance_scale: GuidanceScale = None,
-    temperature: Temperature = None,
-    batch_size: BatchSize = 32,
-    model: Model = None,
-    device: Device = None,
-    dtype: Dtype = "float32",
-    image_format: Format = "png",
-    grid: Grid = True,
-    as_json: AsJson = False,
+    *,
+    options: _ResamplingOptions,
 ) -> None:
     """
     Change the class of images: a random share of their codes is resampled, given the new class.
@@ -163,10 +171,7 @@ def change_class(
 
     `titok-hf edit class pullover.png --class Coat --class Dress`
     """
-    settings = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "temperature": temperature}
-    results = _Results("class", images, output, image_format, grid)
-    _resample(results, images, class_names, num_images, strength, seed, settings, batch_size, (model, device, dtype))
-    results.answer({"model": model_name(model), "seed": seed, "strength": strength}, as_json)
+    _resample("class", images, class_names, num_images, strength, options)
 
 
 def inpaint(
@@ -293,19 +298,17 @@ def interpolate(
 
 
 def _resample(
-    results: _Results,
+    action: str,
     images: list[Path],
     class_names: list[str],
     num_images: int,
     strength: float,
-    seed: int,
-    settings: dict[str, Any],
-    batch_size: int,
-    where: tuple[str | None, str | None, str],
+    options: _ResamplingOptions,
 ) -> None:
-    """Resample a share of the codes of each image for each class; `where` names model, device and dtype."""
+    """Resample a share of the codes of each image for each class; `action` names the contact sheet."""
+    results = _Results(action, images, options.output, options.image_format, options.grid)
     check_images(images)
-    pipe = load_generator(*where)
+    pipe = load_generator(options.model, options.device, options.dtype)
     labels = labels_of(pipe, class_names)
     names = {label: pipe.id2label.get(label, str(label)).split(",")[0].strip() for label in labels}
     samples = [
@@ -314,20 +317,22 @@ def _resample(
     paths = [results.path(source, f"{file_name_of(names[label])}-{index:03d}") for source, label, index in samples]
     results.begin(images, paths)
     shown = range(min(len(images), _SHEET_ROWS))
-    for rows in batches(shown, batch_size):
+    for rows in batches(shown, options.batch_size):
         for source, image in zip(rows, pipe.reconstruct([images[source] for source in rows]), strict=True):
             results.show(source, image)
-    for batch in batches_with_progress(list(zip(samples, paths, strict=True)), batch_size, "sampling"):
+    for batch in batches_with_progress(list(zip(samples, paths, strict=True)), options.batch_size, "sampling"):
         made = pipe.variations(
             [images[source] for (source, _, _), _ in batch],
             [label for (_, label, _), _ in batch],
             strength,
-            generator=[_generator(seed, source, index) for (source, _, index), _ in batch],
-            **settings,
+            generator=[_generator(options.seed, source, index) for (source, _, index), _ in batch],
+            **options.sampler_settings,
         ).images
         for ((source, label, index), path), image in zip(batch, made, strict=True):
             values = {"original": images[source], "label": label, "class": names[label], "index": index}
             results.save(source, image, path, **values)
+    described = {"model": model_name(options.model), "seed": options.seed, "strength": strength}
+    results.answer(described, options.as_json)
 
 
 def _generator(seed: int, source: int, index: int) -> torch.Generator:

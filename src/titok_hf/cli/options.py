@@ -80,7 +80,9 @@ Dtype = Annotated[
 ]
 Format = Annotated[
     Literal["png", "webp", "jpg"],
-    typer.Option("--format", help="Of the image files. PNG and WebP keep every pixel; JPEG (quality 95) does not."),
+    typer.Option(
+        "--format", help="Format of the image files. PNG and WebP keep every pixel; JPEG (quality 95) does not."
+    ),
 ]
 Grid = Annotated[
     bool, typer.Option("--grid/--no-grid", help="Whether to write a contact sheet of the images too, a PNG file.")

@@ -191,7 +191,7 @@ def _tokenizer_codecs(
     for name, pipe in pipes.items():
         config = pipe.tokenizer.config
         for length in sorted(set(num_tokens)) if num_tokens and config.tail_drop else lengths_of(config):
-            codec = f"{name}, {length} tokens" if config.tail_drop else name
+            codec = f"{name}, {length} token{'s' if length > 1 else ''}" if config.tail_drop else name
             codecs[codec], lengths[codec] = tokenizer_codec(pipe, length), (name, length)
     return codecs, lengths
 

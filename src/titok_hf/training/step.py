@@ -68,8 +68,8 @@ class Learner:
         optimizer = _unwrapped(self.optimizer)
         if self.accelerator.distributed_type not in SHARDED:
             # What the gradient scaler does for fused optimisers: their kernels read this value on the device, as
-            # float32 whatever the weights are. So the steps of accelerate and of the scaler, which wait for it, are not
-            # called.
+            # float32 whatever the weights are. So the steps of accelerate and of the scaler, which wait for it, are
+            # not called.
             optimizer.found_inf = (~(finite & grad_norm.isfinite())).to(torch.float32)
             optimizer.step()
         elif self.accelerator.scaler is None:
