@@ -130,3 +130,21 @@ def test_what_is_wrong_is_said_at_once(message, arguments, models, photo, tmp_pa
 def test_the_output_of_encode_names_no_path(models, photo, tmp_path):
     succeed("encode", photo, "-o", tmp_path / "codes", "-m", models / "vq")
     assert str(models).encode() not in (tmp_path / "codes").read_bytes()
+
+
+def test_the_name_of_the_bundled_model_is_a_model_of_every_command(photo, tmp_path, monkeypatch):
+    """Its card and its codes name it, and it is neither a path nor a Hub id."""
+    monkeypatch.chdir(tmp_path)
+    named = succeed("encode", photo, "-o", "named", "-m", "titok-fashion-32", "--json").stdout
+    assert json.loads(named)["model"] == json.loads(succeed("encode", photo, "-o", "own", "--json").stdout)["model"]
+    assert succeed("info", "titok-fashion-32", "--json").stdout == succeed("info", "--json").stdout
+    refused("There is no network for the metrics", *"evaluate generation titok-fashion-32 --reference".split(), photo)
+    refused("does not exist", "evaluate", "rate", "titok-fashion-32", "titok-fashion-64", tmp_path)
+
+
+def test_a_folder_here_goes_before_the_bundled_model_of_its_name(photo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_tokenizer().save_pretrained("titok-fashion-32")
+    assert json.loads(succeed("info", "titok-fashion-32", "--json").stdout) != json.loads(
+        succeed("info", "--json").stdout
+    )

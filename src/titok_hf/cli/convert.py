@@ -13,7 +13,7 @@ from rich.markup import escape
 from ..checkpoints.locations import check_apart
 from .console import answer, messages, report_errors
 from .models import check_model, check_push
-from .options import AsJson
+from .options import AsJson, with_bundled
 
 if TYPE_CHECKING:
     from titok_hf.original.verification import Verification
@@ -137,7 +137,13 @@ def vqgan(source: Source, output: Output, push: Push = None, as_json: AsJson = F
 
 def export(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A folder or a Hub id of a model of ours.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A folder or a Hub id of a model of ours.",
+            callback=with_bundled,
+            show_default=False,
+        ),
     ],
     output: Output,
     form: Annotated[str, typer.Option("--form", help="safetensors, bin or (MaskGIT-VQGAN) flax.")] = "safetensors",

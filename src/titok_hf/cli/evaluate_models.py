@@ -19,7 +19,7 @@ from .console import as_json_text, messages, progress_bar
 from .generate import load_generator
 from .images import make_output_folder, save_image
 from .models import load_pipeline, model_name
-from .options import AsJson, BatchSize, Device, GuidanceScale, Seed, Steps, Temperature
+from .options import AsJson, BatchSize, Device, GuidanceScale, Seed, Steps, Temperature, with_bundled
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,7 +31,13 @@ if TYPE_CHECKING:
     from titok_hf.pipeline_titok import TiTokPipeline
 
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A folder or Hub id of a model.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A folder or Hub id of a model, or titok-fashion-32, which comes with titok-hf.",
+        callback=with_bundled,
+        show_default=False,
+    ),
 ]
 Data = Annotated[
     str,

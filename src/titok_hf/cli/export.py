@@ -11,7 +11,7 @@ from rich.table import Table
 
 from .console import answer, bold, messages
 from .models import load_pipeline, model_name
-from .options import AsJson
+from .options import AsJson, with_bundled
 
 _PERCENT = ("codes_that_differ", "best_codes_that_differ")
 _DECIBELS = ("decoded_psnr", "psnr_of_pytorch", "psnr")
@@ -19,7 +19,8 @@ _DECIBELS = ("decoded_psnr", "psnr_of_pytorch", "psnr")
 
 def export(
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="A folder or a Hub id.", show_default=False)
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="A folder or a Hub id.", callback=with_bundled, show_default=False),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")] = Path("exported"),
     engine: Annotated[

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from .console import answer, messages
 from .models import check_model, model_location, model_name
-from .options import AsJson, Revision
+from .options import AsJson, Revision, with_bundled
 
 if TYPE_CHECKING:
     from titok_hf.checkpoints.folders import Description, Weights
@@ -30,7 +30,8 @@ _TITLES = {"tokenizer": "tokenizer", "vqgan": "MaskGIT-VQGAN", "transformer": "g
 
 def info(
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="A folder or a Hub id.", show_default=False)
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="A folder or a Hub id.", callback=with_bundled, show_default=False),
     ] = None,
     revision: Revision = None,
     as_json: AsJson = False,

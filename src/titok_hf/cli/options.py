@@ -5,6 +5,17 @@ from typing import Annotated, Literal
 
 import typer
 
+from ..bundled import DEFAULT_CHECKPOINT, bundled_checkpoint
+
+
+def with_bundled(models: str | list[str] | None) -> str | list[str] | None:
+    """Models as users name them. The name of the bundled one becomes its folder, unless a path here has that name."""
+    if isinstance(models, list):
+        return [str(with_bundled(model)) for model in models]
+    is_bundled = models == DEFAULT_CHECKPOINT and not Path(models).exists()
+    return str(bundled_checkpoint(models)) if is_bundled else models
+
+
 Images = Annotated[
     list[Path],
     typer.Argument(metavar="IMAGE", help="Image files of any size and common format.", show_default=False),
@@ -14,7 +25,8 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="A folder or a Hub id. By default the model that comes with titok-hf.",
+        help="A folder or a Hub id. By default the model that comes with titok-hf, titok-fashion-32.",
+        callback=with_bundled,
         show_default=False,
     ),
 ]

@@ -17,7 +17,7 @@ from .console import answer, bold, progress_bar
 from .evaluate_models import CropOption, Data, Lossy, ModelArgument, Network, model_identity
 from .images import check_can_be_written, make_output_folder, save_sheet
 from .models import load_pipeline, model_name
-from .options import AsJson, BatchSize, Device
+from .options import AsJson, BatchSize, Device, with_bundled
 
 if TYPE_CHECKING:
     from titok_hf.evaluation.images import EvaluationImages
@@ -40,7 +40,12 @@ _Split = Annotated[str, typer.Option(help="Split of the images.")]
 def rate(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL...", help="Tokenizers or pipelines of one image size.", show_default=False),
+        typer.Argument(
+            metavar="MODEL...",
+            help="Tokenizers or pipelines of one image size.",
+            callback=with_bundled,
+            show_default=False,
+        ),
     ],
     data: Data,
     network: Network = None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from .models import check_model, file_of, model_name
+from .options import with_bundled
 
 if TYPE_CHECKING:
     from titok_hf.modeling_maskgit import MaskGitTransformer1DModel
@@ -32,6 +33,7 @@ GuidingModel = Annotated[
     typer.Option(
         "--guiding-model",
         help="A folder or Hub id with a weaker generator, for autoguidance.",
+        callback=with_bundled,
         show_default=False,
     ),
 ]

@@ -9,7 +9,7 @@ import typer
 from ..extras import check_extra
 from .console import answer, messages
 from .models import check_model, load_pipeline, model_name
-from .options import AsJson, Device
+from .options import AsJson, Device, with_bundled
 
 
 def serve(
@@ -18,6 +18,7 @@ def serve(
         typer.Argument(
             metavar="[MODEL]...",
             help="Folders or Hub ids to choose from. By default the model that comes with titok-hf.",
+            callback=with_bundled,
             show_default=False,
         ),
     ] = None,
