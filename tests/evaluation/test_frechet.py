@@ -229,9 +229,9 @@ def test_images_of_another_kind_are_refused(classifier, images, message):
 def test_networks_that_are_not_there_say_what_would_be(tmp_path):
     with pytest.raises(ValueError, match="no file .*inception.pth.*Download https://github.com/toshas/torch-fidelity"):
         FrechetDistance(str(tmp_path / "inception.pth"))
-    with pytest.raises(ValueError, match="is a folder which holds no transformers image classifier"):
+    with pytest.raises(ValueError, match="is a folder without an image classifier of transformers"):
         FrechetDistance(str(tmp_path))
-    with pytest.raises(ValueError, match="nobody/nothing.*no folder here, nor a Hub id.*hf download"):
+    with pytest.raises(ValueError, match="nobody/nothing.*neither a folder here nor the Hub id.*hf download"):
         FrechetDistance("nobody/nothing")
 
 

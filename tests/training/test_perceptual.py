@@ -121,7 +121,7 @@ def test_size_and_normalisation_of_a_saved_image_processor_are_applied(classifie
 
 
 def test_a_folder_without_a_classifier_is_named(tmp_path):
-    with pytest.raises(RecipeError, match=f"'{tmp_path}' is a folder which holds no transformers image classifier"):
+    with pytest.raises(RecipeError, match=f"'{tmp_path}' is a folder without an image classifier of transformers"):
         PerceptualLoss(PerceptualConfig(str(tmp_path)))
 
 

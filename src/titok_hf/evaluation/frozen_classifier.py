@@ -98,11 +98,14 @@ def load_classifier(name: str) -> PreTrainedModel:
     try:
         network, report = AutoModelForImageClassification.from_pretrained(name, output_loading_info=True)
     except (OSError, ValueError) as error:
-        place = "a folder" if Path(name).is_dir() else "no folder here, nor a Hub id that can be loaded; it"
+        what = (
+            "a folder without an image classifier of transformers"
+            if Path(name).is_dir()
+            else "neither a folder here nor the Hub id of an image classifier that can be loaded"
+        )
         raise ValueError(
-            f"{name!r} is {place} which holds no transformers image classifier ({_first_line(error)}). Name a folder "
-            "or a Hub id of one. Without a network, download it elsewhere with `hf download ID --local-dir FOLDER` "
-            "and name the folder."
+            f"{name!r} is {what} ({_first_line(error)}). Name a folder or a Hub id of one. Without a network, "
+            "download it elsewhere with `hf download ID --local-dir FOLDER` and name the folder."
         ) from error
     if report["missing_keys"]:
         # transformers would go on with random weights in their place.
