@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import resource
@@ -35,11 +36,27 @@ class Row:
         return [theirs / ours for theirs, ours in zip(first, self.seconds[way], strict=True)]
 
 
-def race(ways: Mapping[str, Callable[[], Any]], rounds: int, clock: str = "wall", device: str = "cpu") -> dict:
-    """Seconds of each way in each round, all ways by turns in this process, after one round that is not counted."""
+def race(
+    ways: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    clock: str = "wall",
+    device: str = "cpu",
+    warm_up: bool = True,
+    limit: float = math.inf,
+) -> dict[str, list[float]]:
+    """
+    Seconds of each way in each round, all ways by turns in this process.
+
+    Args:
+        warm_up: whether a round that is not counted comes first.
+        limit: seconds, of the wall, after which no further round begins; at least one is counted.
+    """
     now = CLOCKS[clock]
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(-1, rounds):
+    start_of_all = time.perf_counter()
+    for number in range(-1 if warm_up else 0, rounds):
+        if number > 0 and time.perf_counter() - start_of_all > limit:
+            break
         for name, way in ways.items():
             synchronize(device)
             start = now()

@@ -97,19 +97,30 @@ def images_at(models: Models, batch: int) -> Row:
 
 
 def growth(models: Models) -> list[Row]:
-    """Seconds and peak memory as batch, tokens, image size and steps grow; each figure from a fresh process."""
-    cases = [("batch", value, {"case_batch": value}) for value in models.options.growth_batches]
-    cases += [("tokens", value, {"tokens": value}) for value in models.options.growth_tokens]
-    cases += [("image size", value, {"image_size": value}) for value in models.options.growth_sizes]
-    cases += [("steps", value, {"steps": value}) for value in models.options.growth_steps]
+    """
+    Seconds and peak memory as batch, tokens, image size and steps grow; each figure from a fresh process. Sizes that
+    would take longer than `--seconds`, in proportion to the size before, are left out.
+    """
+    options = models.options
     rows = []
-    for kind, value, changes in cases:
-        arguments = [f"--{name.replace('_', '-')}={number}" for name, number in changes.items()]
-        figures = in_new_process(__file__, "one-case", *arguments, *shared_arguments(models.options))
-        rows.append(Row("growth", f"{kind} {value}", figures.pop("seconds"), {"kind": kind, "value": value} | figures))
-        print(
-            f"  {kind} {value}: " + ", ".join(f"{k} {min(s):.3f} s" for k, s in rows[-1].seconds.items()), flush=True
-        )
+    for kind, option, sizes in (
+        ("batch", "--case-batch", options.growth_batches),
+        ("tokens", "--tokens", options.growth_tokens),
+        ("image size", "--image-size", options.growth_sizes),
+        ("steps", "--steps", options.growth_steps),
+    ):
+        expected = 0.0
+        for size in sizes:
+            if expected * size > options.seconds:
+                print(f"  {kind} {size}: left out, as it would take about {expected * size:.0f} s", flush=True)
+                break
+            figures = in_new_process(__file__, "one-case", f"{option}={size}", *shared_arguments(options))
+            seconds = figures.pop("seconds")
+            rows.append(Row("growth", f"{kind} {size}", seconds, {"kind": kind, "value": size} | figures))
+            expected = 2 * sum(map(min, seconds.values())) / size  # the round that warms up, and another
+            print(
+                f"  {kind} {size}: " + ", ".join(f"{part} {min(s):.3f} s" for part, s in seconds.items()), flush=True
+            )
     return rows
 
 
@@ -317,7 +328,7 @@ IMPORT = "import json, time; s = time.{}(); from titok_hf import TiTokPipeline; 
 
 def shared_arguments(options: argparse.Namespace) -> list[str]:
     """The options that a process of one figure needs too."""
-    names = ("model", "dtype", "device", "threads", "clock", "rounds")
+    names = ("model", "dtype", "device", "threads", "clock", "rounds", "seconds")
     return [f"--{name}={getattr(options, name)}" for name in names]
 
 
@@ -328,7 +339,10 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="batch sizes of the comparisons")
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each way")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each way, at most")
+    parser.add_argument(
+        "--seconds", type=float, default=60, help="of a row, after which no further round or larger size is measured"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--clock", default="wall", choices=list(CLOCKS))
     parser.add_argument("--out", type=Path, default=Path("docs/speed"), help="folder of the results")

@@ -1,6 +1,7 @@
 """The models that `speed.py` and `gpu.py` measure, and how the ways of computing a thing are compared and timed."""
 
 import argparse
+import math
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -85,9 +86,12 @@ class Models:
         rng = torch.Generator().manual_seed(0)
         return torch.rand(batch, 3, size, size, generator=rng).to(self.device, self.dtype)
 
-    def race(self, ways: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
+    def race(self, ways: dict[str, Callable[[], Any]], warm_up: bool = True) -> dict[str, list[float]]:
+        options = self.options
         with torch.inference_mode():
-            return race(ways, self.options.rounds, self.options.clock, self.device)
+            return race(
+                ways, options.rounds, options.clock, self.device, warm_up, getattr(options, "seconds", math.inf)
+            )
 
 
 @torch.no_grad()
@@ -148,8 +152,9 @@ def compared(ways: dict[str, Callable[[], Any]]) -> dict[str, Any]:
 
 
 def row(models: Models, section: str, name: str, ways: dict[str, Callable[[], Any]], **values: Any) -> Row:
-    """Outputs compared, then all ways timed."""
+    """Outputs compared, which warms up too; then all ways timed."""
     same = compared(ways)
-    result = Row(section, name, models.race(ways), values | same)
-    print(f"  {name}: " + ", ".join(f"{way} {statistics.median(s) * 1e3:.1f} ms" for way, s in result.seconds.items()))
+    result = Row(section, name, models.race(ways, warm_up=False), values | same)
+    times = ", ".join(f"{way} {statistics.median(s) * 1e3:.1f} ms" for way, s in result.seconds.items())
+    print(f"  {name}: {times}", flush=True)
     return result

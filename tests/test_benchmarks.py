@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,48 @@ def test_growth_and_loading_are_tables_and_a_plot(tmp_path, monkeypatch):
     assert all(row.seconds.keys() == {"encode", "generate", "decode"} for row in growth)
     assert load[0].seconds.keys() == {"original's way", "pipeline"} and load[1].seconds == {"pipeline": [0.5]}
     assert (tmp_path / "growth.png").stat().st_size > 1000
+
+
+def test_sizes_that_would_take_too_long_are_left_out(tmp_path, monkeypatch, capsys):
+    import speed
+    from harness import read
+
+    def in_proportion(script, command, option, *arguments):
+        size = int(option.partition("=")[2])
+        return {"seconds": {"encode": [size], "decode": [size]}, "memory before": 1.0, "peak memory": 2.0}
+
+    monkeypatch.setattr(speed, "in_new_process", in_proportion)
+    sizes = ["--growth-batches", "1", "2", "4", "8", "--growth-tokens", "--growth-sizes", "--growth-steps"]
+    speed.main(["growth", *TINY, *sizes, "--seconds", "20", "--out", str(tmp_path)])
+    assert [row.name for row in read(tmp_path / "growth.json")[1]] == ["batch 1", "batch 2", "batch 4"]
+    assert "batch 8: left out, as it would take about 32 s" in capsys.readouterr().out
+
+
+def test_a_race_ends_with_the_round_in_which_its_time_is_spent():
+    from harness import race
+
+    ways = {"first": lambda: time.sleep(0.02), "second": lambda: None}
+    assert len(race(ways, rounds=100, limit=0.05)["second"]) < 10
+    assert len(race(ways, rounds=3, limit=0.0, warm_up=False)["first"]) == 1
+
+
+def test_engines_are_measured_beside_the_original_way(tmp_path, capsys):
+    import engines
+    from harness import Row
+    from speed_report import targets
+
+    threads = torch.get_num_threads()
+    engines.main([*TINY, "--engines", "--out", str(tmp_path)])
+    torch.set_num_threads(threads)
+    assert "| class -> image, batch 1 | pipeline |" in (tmp_path / "results.md").read_text()
+    seconds = {
+        "original's way": [2.0, 2.2],
+        "onnx fp32": [1.0, 1.2],
+        "openvino fp32": [1.5, 1.5],
+        "onnx int8": [0.1, 0.1],
+    }
+    (line,) = (line for line in targets([Row("engines", "class -> image, batch 1", seconds)]) if line)
+    assert line == "* class -> image, batch 1 on onnx fp32: 1.92, target 2.0 (missed)."
 
 
 def test_the_benchmark_of_a_gpu_runs_without_one(tmp_path, monkeypatch):

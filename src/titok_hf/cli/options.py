@@ -13,7 +13,7 @@ def with_bundled(models: str | list[str] | None) -> str | list[str] | None:
     if isinstance(models, list):
         return [str(with_bundled(model)) for model in models]
     is_bundled = models == DEFAULT_CHECKPOINT and not Path(models).exists()
-    return str(bundled_checkpoint(models)) if is_bundled else models
+    return str(bundled_checkpoint()) if is_bundled else models
 
 
 Images = Annotated[
