@@ -118,7 +118,12 @@ def notebook_as_markdown(notebook: dict, images: Path) -> str:
     parts = []
     for number, cell in enumerate(notebook["cells"]):
         source = "".join(cell["source"])
-        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        if cell["cell_type"] == "markdown":
+            parts.append(source)
+        elif source.startswith("!"):  # a command of the shell
+            parts.append(f"```bash\n{source[1:]}\n```")
+        else:
+            parts.append(f"```python\n{source}\n```")
         for output in cell.get("outputs", ()):
             data = output.get("data", {})
             if "image/png" in data:

@@ -47,6 +47,7 @@ def draw_panels(panels: Sequence[Panel], path: str | Path) -> Path:
             axes.plot(x, y, marker="o", markersize=4, label=name)
         if panel.logarithmic:
             axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter("{x:g}")  # 16 instead of 2 to the power of 4
         axes.set_xlabel(panel.x_label)
         axes.set_ylabel(panel.y_label)
         axes.grid(alpha=0.3)
