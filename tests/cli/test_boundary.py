@@ -58,6 +58,8 @@ def test_an_error_that_nobody_foresaw_is_one_line_that_names_what_was_read(error
     [
         (ValueError("image_size is 8, not in a/image_size."), "error: --size is 8, not in a/image_size."),
         (ValueError("Name it with original_variant=, please."), "error: Name it with --variant, please."),
+        (ValueError("image_size 8: (3, image_size, image_size)."), "error: --size 8: (3, image_size, image_size)."),
+        (ValueError("Give (batch, image_size * image_size)."), "error: Give (batch, image_size * image_size)."),
         # The command has no --steps: the name is one of a recipe, say.
         (ValueError("num_inference_steps is 0."), "error: num_inference_steps is 0."),
         (ValueError("two\n  lines"), "error: two lines"),

@@ -214,7 +214,11 @@ def test_a_generator_that_repeats_its_training_images_is_found_out(things, tmp_p
             "images are 32 x 32 pixels and the reference 16 x 16",
         ),
         (["--network", "JUDGE", "--reference", "CUT"], "is no npz file or is cut off"),
-        (["--network", "JUDGE", "--reference", "ONE"], "one.npz holds 1 images. A covariance needs at least two"),
+        (
+            ["--network", "JUDGE", "--reference", "ONE"],
+            "A covariance needs at least two images, but .*one.npz holds 1.",
+        ),
+        (["--network", "JUDGE", "--reference", "FLOATS"], r"of shape \(num_images, height, width, 3\)"),
         (["--network", "JUDGE", "--reference", "STATISTICS"], "statistics of Inception alone.*reference with images"),
         (["--network", "JUDGE", "--reference", "/nowhere"], "/nowhere does not exist"),
     ],
@@ -223,8 +227,9 @@ def test_what_is_wrong_is_one_sentence_before_the_work(options, message, things,
     np.savez(tmp_path / "reference.npz", np.zeros((5, 16, 16, 3), np.uint8))
     (tmp_path / "cut.npz").write_bytes((tmp_path / "reference.npz").read_bytes()[:200])
     np.savez(tmp_path / "one.npz", np.zeros((1, 32, 32, 3), np.uint8))
+    np.savez(tmp_path / "floats.npz", np.zeros((5, 32, 32, 3), np.float32))
     np.savez(tmp_path / "statistics.npz", mu=0, sigma=0, mu_s=0, sigma_s=0)
-    paths = {name.upper(): tmp_path / f"{name}.npz" for name in ("cut", "one", "statistics")}
+    paths = {name.upper(): tmp_path / f"{name}.npz" for name in ("cut", "one", "floats", "statistics")}
     paths |= {"JUDGE": things / "judge", "NPZ": tmp_path / "reference.npz"}
     monkeypatch.setattr(module, "generate", lambda *arguments: pytest.fail("images were generated"))
     result = CliRunner().invoke(app, command(things, *[paths.get(option, option) for option in options]))

@@ -154,6 +154,11 @@ def test_wrong_statistics_are_refused(files, network, tmp_path):
     np.savez(path, mu=np.zeros(NUM_POOLED), sigma=np.zeros((4, 4)), mu_s=np.zeros(4), sigma_s=np.zeros((4, 4)))
     with pytest.raises(ValueError, match=r"sigma has shape \(4, 4\), but \(2048, 2048\)"):
         compare(files["samples"], path, network)
+    sizes = {"mu": NUM_POOLED, "mu_s": NUM_SPATIAL}
+    values = {name: np.full(size, np.nan) for name, size in sizes.items()}
+    np.savez(path, **values, sigma=np.eye(NUM_POOLED), sigma_s=np.eye(NUM_SPATIAL))
+    with pytest.raises(ValueError, match="statistics.npz: mu holds values that are not finite"):
+        compare(files["samples"], path, network)
 
 
 def test_a_distance_of_another_network_is_no_fid(files, tmp_path):

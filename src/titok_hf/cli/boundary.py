@@ -137,9 +137,11 @@ def _in_options(text: str, options: Mapping[str, str]) -> str:
     options = renamed | {name: option for name, option in options.items() if "_" in name}
     if not options:
         return text
-    # Whole words only, not parts of paths or quoted names; "name=" is how Python would pass the argument.
-    words = re.compile(rf"(?<![\w./\\'\"-])({'|'.join(map(re.escape, options))})=?(?![\w/\\'\"-])")
-    return words.sub(lambda found: options[found[1]], text)
+    # Whole words only, not parts of paths, quoted names or shapes, as in "(num_images, height, width, 3)"; "name=" is
+    # how Python would pass the argument.
+    words = rf"(?<![\w./\\'\"-])({'|'.join(map(re.escape, options))})=?(?![\w/\\'\"-])"
+    shape = r"\(\w+(?: [*+/-] \w+)*(?:, \w+(?: [*+/-] \w+)*)+\)"
+    return re.sub(rf"{shape}|{words}", lambda found: options[found[1]] if found[1] else found[0], text)
 
 
 def _open_missing_streams() -> None:

@@ -64,7 +64,7 @@ class NpzFile:
                             "(num_images, height, width, 3)."
                         )
                     if shape[0] < 2:
-                        raise ValueError(f"{path} holds {shape[0]} images. A covariance needs at least two.")
+                        raise ValueError(f"A covariance needs at least two images, but {path} holds {shape[0]}.")
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise OSError(f"{path} is no npz file or is cut off ({error}). Make or download it again.") from error
         has_statistics = names >= _STATISTICS.keys()
@@ -113,6 +113,8 @@ class NpzFile:
         for name, shape in _STATISTICS.items():
             if values[name].shape != shape:
                 raise ValueError(f"{self.path}: {name} has shape {values[name].shape}, but {shape} is expected.")
+            if not np.isfinite(values[name]).all():
+                raise ValueError(f"{self.path}: {name} holds values that are not finite. Make or download it again.")
         tensors = {name: torch.from_numpy(value.astype(np.float64)) for name, value in values.items()}
         return Gaussian(tensors["mu"], tensors["sigma"]), Gaussian(tensors["mu_s"], tensors["sigma_s"])
 
