@@ -129,7 +129,7 @@ def damaged(path):
         ([SAMPLES], damaged, "damaged.*CRC"),
         ([SAMPLES / 255], None, "float64"),
         ([SAMPLES[..., 0]], None, r"\(9, 32, 32\)"),
-        ([SAMPLES[:1]], None, "1 images.*at least two"),
+        ([SAMPLES[:1]], None, "at least two images.*holds 1"),
         ([SAMPLES[:, :16]], None, "32 x 16 pixels and the reference 32 x 32"),
         ({"images": SAMPLES}, None, "holds images.*arr_0, or mu"),
         (
