@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo docs test test-fast test-upstream fuzz quality style bench dist-check clean
+.PHONY: help demo docs static-page test test-fast test-upstream fuzz quality style bench dist-check clean
 
 help:
 	@echo "make demo       reconstruct real images and generate every class with the bundled model, into demo/"
@@ -12,6 +12,7 @@ help:
 	@echo "make test-upstream  the test suites of transformers and diffusers over our classes, see docs/upstream_tests.md"
 	@echo "make fuzz       many damaged files of each kind, FUZZ_CASES of them from FUZZ_SEED on, and many kills; make test has a few"
 	@echo "make docs       build the documentation site into build/site (Python 3.11 or newer)"
+	@echo "make static-page  build the web page without a server into build/static_page (Python 3.11 or newer)"
 	@echo "make quality    check style, types and who may import whom"
 	@echo "make style      fix and format"
 	@echo "make bench      measure speed and memory beside the original's way, into docs/speed; BENCH=options of benchmarks/speed.py"
@@ -54,6 +55,9 @@ fuzz: $(VENV)/installed-test
 
 docs: $(VENV)/installed-docs
 	$(BIN)/python docs/build_site.py
+
+static-page: $(VENV)/installed-onnx
+	$(BIN)/python space/static/build.py
 
 quality: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ OF_THE_REPOSITORY = (
     "src",
     "tests",
     "docs",
+    "space",
     "conversion",
     "*.cfg",
     "*.toml",

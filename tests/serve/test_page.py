@@ -1,27 +1,17 @@
 """The web page in a real browser. `SCREENSHOTS=docs/serve` keeps the screenshots that the docs show."""
 
-import os
-import shutil
 import time
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from chromium import CHROMIUM, FLAGS, NEEDS_CHROMIUM, PATIENCE, PHONE, keep
 from titok_hf.bundled import example_images
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 gradio = pytest.importorskip("gradio", reason="the extra serve is not installed")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: install the package chromium"),
-]
-
-# Without background networking, so that nothing but the page is asked for.
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-sync"]
-FLAGS += ["--no-first-run", "--disable-background-networking", "--disable-component-update"]
-PATIENCE = 120_000  # milliseconds, on a busy machine
+pytestmark = [pytest.mark.slow, NEEDS_CHROMIUM]
 playwright.expect.set_options(timeout=PATIENCE)
 
 
@@ -61,13 +51,6 @@ def opened(browser, address, **settings):
 
 def upload(page, file, where="#tokens-image"):
     page.locator(f"{where} input[type=file]").first.set_input_files(str(file))
-
-
-def keep(page, name):
-    folder = os.environ.get("SCREENSHOTS")
-    if folder:
-        page.wait_for_timeout(1500)
-        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
 
 
 def show_tokens(page, file):
@@ -160,8 +143,7 @@ def test_ten_visitors_get_their_images(browser, address):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_page_fits_a_phone(browser, address, theme):
-    phone = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
-    page = opened(browser, f"{address}?__theme={theme}", **phone)
+    page = opened(browser, f"{address}?__theme={theme}", **PHONE)
     show_tokens(page, example_images()[4])
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     keep(page, f"phone_{theme}")

@@ -1,0 +1,112 @@
+"""
+Build the page without a server: `make static-page`, or `python space/static/build.py -o FOLDER`.
+
+The folder then has all that the page needs, and any web server can serve it: the files beside this one, the bundled
+model as ONNX files, and ONNX Runtime Web from the npm registry.
+"""
+
+import argparse
+import base64
+import hashlib
+import json
+import os
+import shutil
+import tarfile
+from pathlib import Path
+from urllib.request import urlopen
+
+from titok_hf import TiTokPipeline
+from titok_hf.bundled import example_images
+from titok_hf.cli.models import load_pipeline
+from titok_hf.exported.export import export_pipeline
+from titok_hf.serve.tiles import palette
+
+HERE = Path(__file__).resolve().parent
+PAGE_FILES = ("index.html", "style.css", "page.js", "titok.js", "sampler.js", "random.js", "images.js", "README.md")
+# Half the size of float32, and 3 of the 640 codes of the test images differ (docs/engines.md).
+PRECISION = "fp16"
+EXAMPLES_OF_A_CLASS = 2
+
+# From 1.25 on the WebAssembly file is larger, and the folder would have more than 20 MB.
+RUNTIME_VERSION = "1.24.3"
+RUNTIME_URL = f"https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-{RUNTIME_VERSION}.tgz"
+RUNTIME_SHA512 = "41dDq7fxtTm0XzGE7N0d6m8FcOY8EWtUA65GkOixJPB/G7DGzBmiDAnVVXHznRw9bgUZpb+4/1lQK/PNxGpbrQ=="
+RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+
+
+def build_page(output: Path) -> None:
+    """
+    Write the page to a folder, which must not exist or be a page that was built before.
+
+    Raises:
+        OSError: ONNX Runtime Web cannot be downloaded, or the folder is something else.
+        ImportError: the extra `onnx` is not installed.
+    """
+    if output.exists() and not (output / "page.json").is_file():
+        raise FileExistsError(f"{output} exists and is not a page that was built before. Choose another folder.")
+    runtime = runtime_archive()
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
+    for name in PAGE_FILES:
+        shutil.copy(HERE / name, output)
+    with tarfile.open(runtime) as archive:
+        for name in RUNTIME_FILES:
+            content = archive.extractfile(f"package/dist/{name}")
+            assert content is not None  # the archive has the digest of one that has the file
+            (output / "onnxruntime").mkdir(exist_ok=True)
+            (output / "onnxruntime" / name).write_bytes(content.read())
+    pipe = load_pipeline(None, "cpu")
+    export_pipeline(pipe, output / "model", "onnx", [PRECISION], model="titok-fashion-32")
+    (output / "page.json").write_text(json.dumps(page_settings(pipe, output)), encoding="utf-8")
+
+
+def page_settings(pipe: TiTokPipeline, output: Path) -> dict:
+    """What `page.js` reads beside the model: a colour for each code, and the test images, which are copied."""
+    examples = []
+    (output / "examples").mkdir()
+    for path in example_images()[::EXAMPLES_OF_A_CLASS]:
+        shutil.copy(path, output / "examples")
+        label = int(path.name.partition("_")[0])
+        examples.append({"file": f"examples/{path.name}", "label": pipe.id2label[label]})
+    return {"colours": palette(pipe.tokenizer).tolist(), "examples": examples}
+
+
+def runtime_archive() -> Path:
+    """The npm package of ONNX Runtime Web, downloaded if the cache does not have it; OSError if that fails."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "titok-hf"
+    archive = cache / Path(RUNTIME_URL).name
+    if archive.is_file() and is_intact(archive.read_bytes()):
+        return archive
+    try:
+        with urlopen(RUNTIME_URL, timeout=60) as response:
+            content = response.read()
+    except OSError as error:
+        raise OSError(f"{RUNTIME_URL} cannot be downloaded: {error}") from error
+    if not is_intact(content):
+        raise OSError(f"{RUNTIME_URL} has another content than expected. Check who answers for the site.")
+    cache.mkdir(parents=True, exist_ok=True)
+    part = archive.with_suffix(f".{os.getpid()}")
+    part.write_bytes(content)
+    part.replace(archive)
+    return archive
+
+
+def is_intact(content: bytes) -> bool:
+    """Whether the content is that of the pinned package."""
+    return hashlib.sha512(content).digest() == base64.b64decode(RUNTIME_SHA512)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, default=HERE.parents[1] / "build" / "static_page")
+    output = parser.parse_args().output
+    try:
+        build_page(output)
+    except (OSError, ImportError) as error:
+        parser.exit(1, f"{error}\n")
+    size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    print(f"The page is in {output}, {size / 1e6:.1f} MB. To see it: python -m http.server -d {output}")
+
+
+if __name__ == "__main__":
+    main()
