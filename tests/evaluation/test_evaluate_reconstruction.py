@@ -203,7 +203,7 @@ def test_one_image_is_refused(things, tmp_path):
     result = CliRunner().invoke(
         app, ["evaluate", "reconstruction", str(things / "model"), str(tmp_path / "data"), "--split", "train"]
     )
-    assert result.exit_code == 1 and "has 1 images" in " ".join(result.stderr.split())
+    assert result.exit_code == 1 and "needs at least two images" in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize("part, what", [("encoder", "tokens of the encoder"), ("decoder", "pixels of the decoder")])

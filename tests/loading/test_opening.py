@@ -333,7 +333,7 @@ def test_folders_of_save_to_disk_are_read(tmp_path):
     DatasetDict({"train": dataset, "test": other}).save_to_disk(tmp_path / "several")
     for name in ("one", "several"):
         assert rows(open_source(str(tmp_path / name), "train")) == {"a.png": "x"}
-    with pytest.raises(ValueError, match="no split 'dev'; its splits are: train, test"):
+    with pytest.raises(ValueError, match="no split 'dev'; its splits are: train, test. Choose one of them"):
         open_source(str(tmp_path / "several"), "dev")
 
 

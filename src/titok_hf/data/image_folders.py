@@ -169,7 +169,10 @@ def folder_splits(folders: set[str], wanted: str) -> dict[str, list[str]]:
 def check_split(wanted: str, splits: Iterable[str]) -> None:
     """Raises ValueError for a split that is none of these."""
     if wanted not in splits:
-        raise ValueError(f"it has no split {wanted!r}; its splits are: {', '.join(splits)}.")
+        raise ValueError(
+            f"it has no split {wanted!r}; its splits are: {', '.join(splits)}. Choose one of them, in commands with "
+            "--split."
+        )
 
 
 def _folder_splits(folders: set[str], wanted: str) -> dict[str, list[str]] | None:

@@ -66,7 +66,9 @@ class EvaluationImages:
         total = self._source.num_images or 0
         count = total if limit is None else min(limit, total)
         if count < 2:
-            raise ValueError(f"{source} has {count} images in the split {split!r}. An evaluation needs at least two.")
+            raise ValueError(
+                f"An evaluation needs at least two images, but {source} has {count} in the split {split!r}."
+            )
         self._numbers = np.linspace(0, total - 1, count).round().astype(int).tolist()
         digest = "" if opened.digest is None else f", files {opened.digest[:8]}"
         self.name = f"{Path(source).resolve().name if Path(source).exists() else source}{digest}"
