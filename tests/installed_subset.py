@@ -109,9 +109,9 @@ def commands(folder: Path, extras: tuple[str, ...]) -> dict[str, list[str]]:
     }
     if "convert" in extras:
         MaskGitVQGANModel(MaskGitVQGANConfig()).save_pretrained(folder / "ours")
-        runs["export to Flax"] = ["convert", "export", "ours", "-o", "flax", "--form", "flax"]
+        runs["export to Flax"] = ["convert", "export", "ours", "-o", "flax", "--format", "flax"]
     else:
-        runs["export to Flax"] = ["convert", "export", "tokenizer", "-o", "flax", "--form", "flax"]
+        runs["export to Flax"] = ["convert", "export", "tokenizer", "-o", "flax", "--format", "flax"]
         (folder / "checkpoint").write_bytes(b"\x80")
         runs["a Flax file"] = ["convert", "vqgan", "checkpoint", "-o", "vqgan"]
     return runs

@@ -199,19 +199,31 @@ def test_every_command_answers_one_json_object_where_asked(model, photos, tmp_pa
     assert len(decoded["pictures"]) == 3 and os.path.isfile(decoded["contact_sheet"])
 
 
-def test_every_command_has_the_option_json():
+def commands():
+    """All commands, those of groups too, as typer builds them."""
     from typer.main import get_command
 
-    def commands(group):
+    groups = [get_command(app)]
+    for group in groups:  # grows
         for command in group.commands.values():
-            yield from commands(command) if hasattr(command, "commands") else [command]
+            if hasattr(command, "commands"):
+                groups.append(command)
+            else:
+                yield command
 
-    without = [
-        command.name
-        for command in commands(get_command(app))
-        if not any("--json" in parameter.opts for parameter in command.params)
-    ]
-    assert without == []
+
+def test_every_command_has_the_option_json():
+    found = list(commands())
+    assert [each.name for each in found if not any("--json" in option.opts for option in each.params)] == []
+    assert len(found) > 20
+
+
+def test_one_thing_has_one_name():
+    """Earlier names are accepted, but are not the first ones of their options."""
+    first = {option.opts[0] for each in commands() for option in each.params if not getattr(option, "hidden", False)}
+    assert first.isdisjoint({"--push", "--form"}) and {"--push-to-hub", "--format", "--dtype"} <= first
+    accepted = {name for each in commands() for option in each.params for name in option.opts}
+    assert {"--push", "--form"} <= accepted
 
 
 def test_the_shell_completes_commands():

@@ -29,7 +29,13 @@ Variant = Annotated[
 ]
 Push = Annotated[
     str | None,
-    typer.Option("--push", metavar="USER/NAME", help="Upload the folder to this Hub repository.", show_default=False),
+    typer.Option(
+        "--push-to-hub",
+        "--push",
+        metavar="USER/NAME",
+        help="Upload the folder to this Hub repository.",
+        show_default=False,
+    ),
 ]
 
 app = typer.Typer(
@@ -57,7 +63,8 @@ def tokenizer(
     as_json: AsJson = False,
 ) -> None:
     """
-    Convert one tokenizer, or all, to folders with model, image processor and card. With --all, --push takes a user.
+    Convert one tokenizer, or all, to folders with model, image processor and card. With --all,
+    --push-to-hub takes a user.
 
     **Examples**
 
@@ -146,7 +153,9 @@ def export(
         ),
     ],
     output: Output,
-    form: Annotated[str, typer.Option("--form", help="safetensors, bin or (MaskGIT-VQGAN) flax.")] = "safetensors",
+    form: Annotated[
+        str, typer.Option("--format", "--form", help="safetensors, bin or (MaskGIT-VQGAN) flax.")
+    ] = "safetensors",
     as_json: AsJson = False,
 ) -> None:
     """

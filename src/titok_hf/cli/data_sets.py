@@ -56,16 +56,16 @@ class DataSetOptions:
         str,
         typer.Option(
             metavar="COLOUR",
-            help="Behind transparent pixels, by a name or number of CSS; none drops alpha, as published does.",
+            help="Colour behind transparent pixels, by its CSS name or number; none drops alpha, as published.",
         ),
     ] = "white"
     split: Annotated[str, typer.Option(help="Name of the split.")] = "train"
     config_name: Annotated[
         str | None, typer.Option("--config", help="Configuration of a Hub data set with several.")
     ] = None
-    image_column: Annotated[str | None, typer.Option(help="By default the only column of images.")] = None
+    image_column: Annotated[str | None, typer.Option(help="Column of the images. By default the only one.")] = None
     label_column: Annotated[
-        str | None, typer.Option(help='By default the classes, if there are any; "none" for no labels.')
+        str | None, typer.Option(help='Column of the classes. By default the one that there is; "none" for no labels.')
     ] = None
     limit: Annotated[int | None, typer.Option(min=1, help="Use only so many images from the start.")] = None
     streaming: Annotated[bool, typer.Option("--streaming", help="Read the source as a stream, without a copy.")] = (
@@ -73,7 +73,8 @@ class DataSetOptions:
     )
     shard_size: Annotated[int, typer.Option(min=1, help="Images of the source in one shard.")] = 10_000
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes; 0 uses this one. By default one per processor.")
+        int | None,
+        typer.Option(min=0, help="Number of processes; 0 uses the main one. By default one for each processor."),
     ] = None
     part: Annotated[
         str | None,

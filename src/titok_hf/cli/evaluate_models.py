@@ -84,7 +84,7 @@ TrainingStatistics = Annotated[
     bool, typer.Option("--training-statistics", help="Say that --reference is of training images.")
 ]
 Rounding = Annotated[
-    Literal["truncate", "round"], typer.Option(help="To 8 bits; the published samples are truncated.")
+    Literal["truncate", "round"], typer.Option(help="How values become 8 bits; the published samples are truncated.")
 ]
 Keep = Annotated[
     Literal["npz", "parquet"] | None,
@@ -112,7 +112,7 @@ Limit = Annotated[
 def reconstruction(
     model: ModelArgument,
     data: Data,
-    split: Annotated[str, typer.Option(help="Of the data set; ImageNet's is validation.")] = "test",
+    split: Annotated[str, typer.Option(help="Split of the data set; ImageNet's is validation.")] = "test",
     crop: CropOption = "center",
     network: Network = None,
     lpips: Lpips = None,
@@ -166,9 +166,11 @@ def reconstruction(
 
 def generation(
     model: ModelArgument,
-    num_images: Annotated[int, typer.Option("--num-images", "-n", min=2, help="Of all classes together.")] = 50_000,
+    num_images: Annotated[
+        int, typer.Option("--num-images", "-n", min=2, help="Images of all classes together.")
+    ] = 50_000,
     reference: GeneratedReference = None,
-    split: Annotated[str, typer.Option(help="Of a reference that is a data set.")] = "test",
+    split: Annotated[str, typer.Option(help="Split of a --reference that is a data set.")] = "test",
     crop: CropOption = "center",
     network: Network = None,
     seed: Seed = 0,
@@ -178,7 +180,7 @@ def generation(
     rounding: Rounding = "truncate",
     keep: Keep = None,
     training_data: TrainingData = None,
-    training_split: Annotated[str, typer.Option(help="Of the training images.")] = "train",
+    training_split: Annotated[str, typer.Option(help="Split of the training images.")] = "train",
     lossy: Lossy = False,
     output: Folder = None,
     batch_size: BatchSize = 50,

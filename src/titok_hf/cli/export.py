@@ -20,7 +20,12 @@ _DECIBELS = ("decoded_psnr", "psnr_of_pytorch", "psnr")
 def export(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", help="A folder or a Hub id.", callback=with_bundled, show_default=False),
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A folder or a Hub id. By default the model that comes with titok-hf.",
+            callback=with_bundled,
+            show_default=False,
+        ),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")] = Path("exported"),
     engine: Annotated[

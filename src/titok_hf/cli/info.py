@@ -31,7 +31,12 @@ _TITLES = {"tokenizer": "tokenizer", "vqgan": "MaskGIT-VQGAN", "transformer": "g
 def info(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", help="A folder or a Hub id.", callback=with_bundled, show_default=False),
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A folder or a Hub id. By default the model that comes with titok-hf.",
+            callback=with_bundled,
+            show_default=False,
+        ),
     ] = None,
     revision: Revision = None,
     as_json: AsJson = False,

@@ -51,7 +51,9 @@ def rate(
     network: Network = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the numbers and the plot.")] = Path("rate"),
     split: _Split = "test",
-    num_images: Annotated[int, typer.Option("--num-images", "-n", min=2, help="Evenly spaced over the split.")] = 1000,
+    num_images: Annotated[
+        int, typer.Option("--num-images", "-n", min=2, help="Images, evenly spaced over the split.")
+    ] = 1000,
     num_tokens: _NumTokens = None,
     crop: CropOption = "center",
     lossy: Lossy = False,
@@ -128,7 +130,9 @@ def token_map(
     data: Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="The image of the maps.")] = Path("token-map.png"),
     split: _Split = "test",
-    num_images: Annotated[int, typer.Option("--num-images", "-n", min=2, help="Evenly spaced over the split.")] = 50,
+    num_images: Annotated[
+        int, typer.Option("--num-images", "-n", min=2, help="Images, evenly spaced over the split.")
+    ] = 50,
     replacements: Annotated[int, typer.Option(min=1, help="Other images that each token is taken from.")] = 4,
     crop: CropOption = "center",
     lossy: Lossy = False,

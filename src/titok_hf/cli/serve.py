@@ -28,7 +28,11 @@ def serve(
     port: Annotated[
         int | None,
         typer.Option(
-            "--port", min=1, max=65535, help="By default the first free one from 7860 on.", show_default=False
+            "--port",
+            min=1,
+            max=65535,
+            help="Port to listen at. By default the first free one from 7860 on.",
+            show_default=False,
         ),
     ] = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,

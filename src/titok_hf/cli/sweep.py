@@ -75,7 +75,7 @@ def sweep(
     split: Annotated[str, typer.Option(help="Split of the real images.")] = "train",
     crop: CropOption = "center",
     lossy: Lossy = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of the images, the same for every setting.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the images, the same for every setting.")] = 0,
     batch_size: BatchSize = 100,
     write_best: _WriteBest = False,
     device: Device = None,
