@@ -20,6 +20,8 @@ import yaml
 REPOSITORY = Path(__file__).resolve().parents[1]
 BUILD = REPOSITORY / "build"
 STAGED = BUILD / "docs"
+DEMO = BUILD / "static_page"  # made by `make static-page`
+DEMO_MARKER = "<!-- live demo -->"
 
 # Pages that are not in docs/, and their names in the site.
 OTHER_PAGES = {
@@ -49,7 +51,17 @@ API = {
 
 LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\])*\])\(([^)\s]+)\)")
 FENCE = re.compile(r"^(```.*?^```)", re.DOTALL | re.MULTILINE)
-LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".json": "json", ".toml": "toml", ".cff": "yaml"}
+LANGUAGES = {
+    ".html": "html",
+    ".css": "css",
+    ".js": "javascript",
+    ".py": "python",
+    ".yaml": "yaml",
+    ".yml": "yaml",
+    ".json": "json",
+    ".toml": "toml",
+    ".cff": "yaml",
+}
 IMAGES = {".png", ".jpg", ".svg", ".webp"}
 
 
@@ -136,6 +148,16 @@ def notebook_as_markdown(notebook: dict, images: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def stage_demo() -> None:
+    """Copy the page without a server into the site, if it has been built, and link to it."""
+    if not (DEMO / "page.json").is_file():
+        return
+    shutil.copytree(DEMO, STAGED / DEMO.name, ignore=shutil.ignore_patterns("*.md"))
+    page = STAGED / "web_page.md"
+    link = f"[**Try it here**]({DEMO.name}/index.html)"
+    page.write_text(page.read_text(encoding="utf-8").replace(DEMO_MARKER, link), encoding="utf-8")
+
+
 def stage_api() -> list[dict[str, str]]:
     """Write the pages of the API reference. Returns their part of the menu."""
     (STAGED / "api").mkdir()
@@ -172,6 +194,7 @@ def stage() -> Path:
     pages = sorted([*docs.rglob("*.md"), *docs.rglob("*.ipynb")])
     for path in [*OTHER_PAGES, *(f"docs/{page.relative_to(docs).as_posix()}" for page in pages)]:
         site.stage(path)
+    stage_demo()
     settings = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"))
     settings["nav"] = menu((docs / "index.md").read_text(encoding="utf-8"), site)
     settings["nav"].insert(-1, {"API reference": stage_api()})

@@ -54,3 +54,20 @@ def test_local_links_and_images_of_the_site_exist(site):
                 if not (page.parent / path).exists():
                     missing.append(f"{page.name}: {target}")
     assert count > 500 and missing == []
+
+
+def test_the_page_without_a_server_is_linked_if_it_was_built(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("build_site", REPOSITORY / "docs" / "build_site.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name, folder in (("BUILD", "."), ("STAGED", "docs"), ("DEMO", "static_page")):
+        monkeypatch.setattr(module, name, tmp_path / folder)
+    link = "[**Try it here**](static_page/index.html)"
+    module.stage()
+    assert link not in (tmp_path / "docs" / "web_page.md").read_text()
+    (tmp_path / "static_page").mkdir()
+    for name in ("index.html", "page.json", "README.md"):
+        (tmp_path / "static_page" / name).write_text("{}")
+    module.stage()
+    assert link in (tmp_path / "docs" / "web_page.md").read_text()
+    assert {path.name for path in (tmp_path / "docs" / "static_page").iterdir()} == {"index.html", "page.json"}

@@ -257,6 +257,7 @@ function fillIn(examples) {
 
 async function start() {
     $("controls").dataset.loading = "";
+    say("Loading the model ...");
     try {
         const settings = await (await fetch("page.json")).json();
         colours = settings.colours;

@@ -34,12 +34,14 @@ PROGRAMS_NOT_RUN = {
     "srun": "starts processes on a cluster",
     "make": "the tests are one of its targets",
     "pip": "installs what is installed here",
+    "hf": "uploads to the Hub",
 }
 # Lines of Python and of the shell, and why they are not run here.
 LINES_NOT_RUN = {
     r"tokenizer_titok_l32\.bin": "a file of 2.5 GB; tests/original reads the golden ones",
     r"convert tokenizer --all": "more than 22 GB; tests/conversion converts small ones",
     r"titok-hf serve": "runs until it is stopped; tests/serve starts the page",
+    r"-m http\.server": "runs until it is stopped",
     r"python benchmarks/": "take minutes; tests/test_benchmarks.py runs them on small models",
     r"titok-hf.*(openvino|int8)": "tests/exported exports to them",
     r"tokenizer_imagenet256_checkpoint": "217 MB in Flax form; tests/conversion reads one that it writes",
