@@ -5,7 +5,8 @@ import torch
 from diffusers import PipelineQuantizationConfig
 
 from tiny_pipeline import generators, tiny_pipeline
-from titok_hf import MaskGitTransformer1DModel, TiTokPipeline
+from titok_hf import MaskGitTransformer1DModel, TiTokPipeline, bundled_checkpoint
+from titok_hf.bundled import example_images
 
 
 def images_of(pipe: TiTokPipeline) -> torch.Tensor:
@@ -75,3 +76,26 @@ def test_torchao_stores_both_models_in_eight_bits(pipe, tmp_path):
     difference = loaded.decode(codes, "pt") - pipe.decode(codes, "pt")
     assert 0 < difference.abs().mean() < 0.05  # of values in [0, 1]
     assert torch.equal(images_of(loaded), images_of(loaded))
+
+
+@pytest.mark.parametrize("bits", [{"load_in_8bit": True}, {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}])
+def test_bitsandbytes_stores_the_tokenizer_and_on_a_gpu_the_generator(bits, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    from diffusers import BitsAndBytesConfig as ForDiffusers
+    from transformers import BitsAndBytesConfig as ForTransformers
+
+    folder = bundled_checkpoint()
+    plain = TiTokPipeline.from_pretrained(folder)
+    configs = {"tokenizer": ForTransformers(**bits)}
+    if torch.cuda.is_available():  # diffusers refuses it elsewhere
+        configs["transformer"] = ForDiffusers(**bits)
+    loaded = TiTokPipeline.from_pretrained(
+        folder, quantization_config=PipelineQuantizationConfig(quant_mapping=configs)
+    )
+    for name in configs:
+        layers = {type(module).__module__ for module in getattr(loaded, name).modules()}
+        assert any(module.startswith("bitsandbytes") for module in layers), name
+    codes = plain.encode(example_images())
+    assert 0.7 < (loaded.encode(example_images()).cpu() == codes).float().mean() < 1
+    difference = loaded.decode(codes, "pt").cpu() - plain.decode(codes, "pt")
+    assert 0 < difference.abs().mean() < 0.02  # of values in [0, 1]
