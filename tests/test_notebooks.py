@@ -18,7 +18,7 @@ for needed in ("nbclient", "ipykernel"):
         pytest.skip(f"The extra `docs` is not installed: there is no {needed}.", allow_module_level=True)
 
 # What cells of `own_images.ipynb` are changed in, so that the test trains for seconds and needs no network.
-SMALLER = {"num_steps=600": "num_steps=3", "num_steps=400": "num_steps=3", "range(2000)": "range(120)"}
+SMALLER = {"num_steps=400": "num_steps=3", "range(2000)": "range(120)"}
 HUB_DATA_SET = "zalando-datasets/fashion_mnist"
 
 
