@@ -382,7 +382,7 @@ def test_help_imports_no_command_and_nothing_heavy():
         "cli.boundary",
         "cli.lazy_group",
     }
-    heavy = {"torch", "numpy", "PIL", "transformers", "diffusers", "huggingface_hub", "importlib.resources"}
+    heavy = {"torch", "numpy", "PIL", "transformers", "diffusers", "huggingface_hub", "importlib.resources", "rich"}
     assert heavy.isdisjoint(imported)
     assert all(name in result.stdout for name in COMMANDS)
 
