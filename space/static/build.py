@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tarfile
+import tempfile
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -22,12 +23,11 @@ from titok_hf.exported.export import export_pipeline
 from titok_hf.serve.tiles import palette
 
 HERE = Path(__file__).resolve().parent
-PAGE_FILES = ("index.html", "style.css", "page.js", "titok.js", "sampler.js", "random.js", "images.js", "README.md")
 # Half the size of float32, and 3 of the 640 codes of the test images differ (docs/engines.md).
 PRECISION = "fp16"
 EXAMPLES_OF_A_CLASS = 2
 
-# From 1.25 on the WebAssembly file is larger, and the folder would have more than 20 MB.
+# With version 1.30.0, whose WebAssembly has 14.2 MB instead of 12.4, the folder would have more than 20 MB.
 RUNTIME_VERSION = "1.24.3"
 RUNTIME_URL = f"https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-{RUNTIME_VERSION}.tgz"
 RUNTIME_SHA512 = "41dDq7fxtTm0XzGE7N0d6m8FcOY8EWtUA65GkOixJPB/G7DGzBmiDAnVVXHznRw9bgUZpb+4/1lQK/PNxGpbrQ=="
@@ -45,27 +45,29 @@ def build_page(output: Path) -> None:
     if output.exists() and not (output / "page.json").is_file():
         raise FileExistsError(f"{output} exists and is not a page that was built before. Choose another folder.")
     runtime = runtime_archive()
-    shutil.rmtree(output, ignore_errors=True)
-    output.mkdir(parents=True)
-    for name in PAGE_FILES:
-        shutil.copy(HERE / name, output)
-    with tarfile.open(runtime) as archive:
-        for name in RUNTIME_FILES:
-            content = archive.extractfile(f"package/dist/{name}")
-            assert content is not None  # the archive has the digest of one that has the file
-            (output / "onnxruntime").mkdir(exist_ok=True)
-            (output / "onnxruntime" / name).write_bytes(content.read())
-    pipe = load_pipeline(None, "cpu")
-    export_pipeline(pipe, output / "model", "onnx", [PRECISION], model="titok-fashion-32")
-    (output / "page.json").write_text(json.dumps(page_settings(pipe, output)), encoding="utf-8")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as parent:
+        page = Path(parent) / "page"
+        shutil.copytree(HERE, page, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+        (page / "onnxruntime").mkdir()
+        with tarfile.open(runtime) as archive:
+            for name in RUNTIME_FILES:
+                content = archive.extractfile(f"package/dist/{name}")
+                assert content is not None  # the archive has the digest of one that has the file
+                (page / "onnxruntime" / name).write_bytes(content.read())
+        pipe = load_pipeline(None, "cpu")
+        export_pipeline(pipe, page / "model", "onnx", [PRECISION], model="titok-fashion-32")
+        (page / "page.json").write_text(json.dumps(page_settings(pipe, page)), encoding="utf-8")
+        shutil.rmtree(output, ignore_errors=True)
+        page.rename(output)
 
 
-def page_settings(pipe: TiTokPipeline, output: Path) -> dict:
+def page_settings(pipe: TiTokPipeline, page: Path) -> dict:
     """What `page.js` reads beside the model: a colour for each code, and the test images, which are copied."""
     examples = []
-    (output / "examples").mkdir()
+    (page / "examples").mkdir()
     for path in example_images()[::EXAMPLES_OF_A_CLASS]:
-        shutil.copy(path, output / "examples")
+        shutil.copy(path, page / "examples")
         label = int(path.name.partition("_")[0])
         examples.append({"file": f"examples/{path.name}", "label": pipe.id2label[label]})
     return {"colours": palette(pipe.tokenizer).tolist(), "examples": examples}

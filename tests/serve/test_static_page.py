@@ -123,7 +123,7 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("settings", SETTINGS)
 def test_the_values_of_all_steps_equal_python(page, settings):
     scheduler = MaskGitScheduler(mask_token_id=16, **settings)
     values = call(page, "(config) => new sampler.MaskGitScheduler(config)", dict(scheduler.config))
@@ -168,7 +168,7 @@ STEP = """({config, cases}) => {
 }"""
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("settings", SETTINGS)
 def test_a_step_equals_python_for_given_noise(page, settings):
     cases, expected = [], []
     for scheduler, step, (conditional, unconditional), sample, noise in sampling_cases(settings):
@@ -380,13 +380,26 @@ def test_the_page_fits_a_phone_and_asks_no_other_server(browser, address):
 # ---- The folder
 
 
-def test_the_folder_is_small_and_a_space(folder, build):
+def test_the_folder_is_small_and_a_space(folder):
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 20_000_000
     front_matter = yaml.safe_load((folder / "README.md").read_text(encoding="utf-8").split("---")[1])
     assert front_matter["sdk"] == "static" and (folder / front_matter["app_file"]).is_file()
     assert len(front_matter["short_description"]) <= 60
-    assert {path.name for path in SOURCE.iterdir() if path.is_file()} - {"build.py"} == set(build.PAGE_FILES)
+    assert {path.suffix for path in folder.iterdir() if path.is_file()} == {".html", ".css", ".js", ".json", ".md"}
+
+
+def test_a_build_that_fails_leaves_what_was_there(build, folder, tmp_path, monkeypatch):
+    (tmp_path / "page").mkdir()
+    (tmp_path / "page" / "page.json").write_text("{}")
+
+    def fail(*arguments, **options):
+        raise ImportError("ONNX Runtime needs onnx, which is not installed.")
+
+    monkeypatch.setattr(build, "export_pipeline", fail)
+    with pytest.raises(ImportError):
+        build.build_page(tmp_path / "page")
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["page", "page/page.json"]
 
 
 def test_another_folder_is_not_overwritten(build, tmp_path):
