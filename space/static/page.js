@@ -15,8 +15,10 @@ let isDecoding = false;
 
 // ---- What a visitor can do
 
-async function takeImage(file) {
+/** @param {Blob | Promise<Blob>} source of an image file */
+async function takeImage(source) {
     await busy("Encoding ...", async () => {
+        const file = await source;
         const original = preprocess(await readImage(file), model.description.image_processor);
         const codes = await model.encode(toPixelValues(original));
         await show({ codes, original, origin: { image: file.name || "image.png" } });
@@ -228,6 +230,11 @@ async function takeTransferred(data) {
     }
 }
 
+async function exampleFile(address) {
+    const content = await (await fetch(address)).blob();
+    return new File([content], address.split("/").pop());
+}
+
 function showValue(slider) {
     slider.nextElementSibling.textContent = slider.value;
 }
@@ -242,10 +249,7 @@ function fillIn(examples) {
         const button = document.createElement("button");
         button.type = "button";
         button.append(image);
-        button.addEventListener("click", async () => {
-            const content = await (await fetch(file)).blob();
-            await takeImage(new File([content], file.split("/").pop()));
-        });
+        button.addEventListener("click", () => takeImage(exampleFile(file)));
         $("examples").append(button);
     }
     $("steps").value = scheduler.num_inference_steps;
