@@ -120,8 +120,16 @@ def in_new_process(script: str, *arguments: str) -> Any:
     return json.loads(finished.stdout.strip().splitlines()[-1])
 
 
-def peak_memory() -> float:
-    """The largest resident memory of this process so far, in GiB."""
+def peak_memory(process: int | None = None) -> float:
+    """
+    The largest resident memory of this process so far, or on Linux of another one, in GiB.
+
+    Linux counts the peak of the parent as that of a started process too (`ru_maxrss`), so it is read from /proc there.
+    """
+    status = Path("/proc") / (str(process) if process else "self") / "status"
+    if status.exists():
+        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(peak.split()[1]) / 2**20
     unit = 1 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 

@@ -12,17 +12,11 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
+from harness import peak_memory
 from playwright.sync_api import Page, sync_playwright
 
 from titok_hf.bundled import example_images
-
-
-def peak_memory(process: int) -> float:
-    """The largest resident memory of a process so far, in GiB; Linux only."""
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 2**20 for line in lines if line.startswith("VmHWM"))
 
 
 def generated(page: Page) -> tuple[float, float]:

@@ -127,6 +127,14 @@ def test_a_race_ends_with_the_round_in_which_its_time_is_spent():
     assert len(race(ways, rounds=3, limit=0.0, warm_up=False)["first"]) == 1
 
 
+def test_the_peak_of_memory_is_that_of_the_process_itself():
+    from harness import in_new_process, peak_memory
+
+    torch.ones(2**28)  # 1 GiB, which a process that is started does not have
+    script = "import sys; sys.path.insert(0, sys.argv[1]); from harness import peak_memory; print(peak_memory())"
+    assert in_new_process("-c", script, str(BENCHMARKS)) < peak_memory() / 2
+
+
 def test_engines_are_measured_beside_the_original_way(tmp_path, capsys):
     import engines
     from harness import Row
