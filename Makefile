@@ -35,7 +35,9 @@ demo: $(VENV)/installed-demo
 # keep the files of few and long tests for the end, when one process waits for the other.
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
+# The tests run offline, and those of the page without a server skip if ONNX Runtime Web cannot be downloaded.
 test: $(VENV)/installed-test
+	$(BIN)/python space/static/onnxruntime_web.py || true
 	$(PYTEST)
 
 test-fast: $(VENV)/installed-test

@@ -6,15 +6,13 @@ model as ONNX files, and ONNX Runtime Web from the npm registry.
 """
 
 import argparse
-import base64
-import hashlib
 import json
-import os
 import shutil
 import tarfile
 import tempfile
 from pathlib import Path
-from urllib.request import urlopen
+
+from onnxruntime_web import FILES, archive_path
 
 from titok_hf import TiTokPipeline
 from titok_hf.bundled import example_images
@@ -27,12 +25,6 @@ HERE = Path(__file__).resolve().parent
 PRECISION = "fp16"
 EXAMPLES_OF_A_CLASS = 2
 
-# With version 1.30.0, whose WebAssembly has 14.2 MB instead of 12.4, the folder would have more than 20 MB.
-RUNTIME_VERSION = "1.24.3"
-RUNTIME_URL = f"https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-{RUNTIME_VERSION}.tgz"
-RUNTIME_SHA512 = "41dDq7fxtTm0XzGE7N0d6m8FcOY8EWtUA65GkOixJPB/G7DGzBmiDAnVVXHznRw9bgUZpb+4/1lQK/PNxGpbrQ=="
-RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
-
 
 def build_page(output: Path) -> None:
     """
@@ -44,14 +36,14 @@ def build_page(output: Path) -> None:
     """
     if output.exists() and not (output / "page.json").is_file():
         raise FileExistsError(f"{output} exists and is not a page that was built before. Choose another folder.")
-    runtime = runtime_archive()
+    runtime = archive_path()
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as parent:
         page = Path(parent) / "page"
         shutil.copytree(HERE, page, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
         (page / "onnxruntime").mkdir()
         with tarfile.open(runtime) as archive:
-            for name in RUNTIME_FILES:
+            for name in FILES:
                 content = archive.extractfile(f"package/dist/{name}")
                 assert content is not None  # the archive has the digest of one that has the file
                 (page / "onnxruntime" / name).write_bytes(content.read())
@@ -71,31 +63,6 @@ def page_settings(pipe: TiTokPipeline, page: Path) -> dict:
         label = int(path.name.partition("_")[0])
         examples.append({"file": f"examples/{path.name}", "label": pipe.id2label[label]})
     return {"colours": palette(pipe.tokenizer).tolist(), "examples": examples}
-
-
-def runtime_archive() -> Path:
-    """The npm package of ONNX Runtime Web, downloaded if the cache does not have it; OSError if that fails."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "titok-hf"
-    archive = cache / Path(RUNTIME_URL).name
-    if archive.is_file() and is_intact(archive.read_bytes()):
-        return archive
-    try:
-        with urlopen(RUNTIME_URL, timeout=60) as response:
-            content = response.read()
-    except OSError as error:
-        raise OSError(f"{RUNTIME_URL} cannot be downloaded: {error}") from error
-    if not is_intact(content):
-        raise OSError(f"{RUNTIME_URL} has another content than expected. Check who answers for the site.")
-    cache.mkdir(parents=True, exist_ok=True)
-    part = archive.with_suffix(f".{os.getpid()}")
-    part.write_bytes(content)
-    part.replace(archive)
-    return archive
-
-
-def is_intact(content: bytes) -> bool:
-    """Whether the content is that of the pinned package."""
-    return hashlib.sha512(content).digest() == base64.b64decode(RUNTIME_SHA512)
 
 
 def main() -> None:

@@ -4,7 +4,9 @@
 
 import base64
 import functools
+import hashlib
 import http.server
+import importlib
 import importlib.util
 import io
 import json
@@ -33,19 +35,26 @@ BOOT = example_images()[18]
 @pytest.fixture(scope="module")
 def build():
     """The module `space/static/build.py`."""
-    spec = importlib.util.spec_from_file_location("build_static_page", SOURCE / "build.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SOURCE))
+        spec = importlib.util.spec_from_file_location("build_static_page", SOURCE / "build.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield module
+
+
+@pytest.fixture
+def onnxruntime_web(build, monkeypatch, tmp_path):
+    """The module, with an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return importlib.import_module("onnxruntime_web")
 
 
 @pytest.fixture(scope="module")
 def folder(build, tmp_path_factory):
     """The page that `make static-page` builds."""
-    try:
-        build.runtime_archive()
-    except OSError as error:
-        pytest.skip(str(error))
+    if importlib.import_module("onnxruntime_web").cached_archive() is None:
+        pytest.skip("ONNX Runtime Web is not in the cache: run python space/static/onnxruntime_web.py")
     folder = tmp_path_factory.mktemp("static") / "page"
     build.build_page(folder)
     return folder
@@ -409,9 +418,20 @@ def test_another_folder_is_not_overwritten(build, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_a_changed_package_is_refused(build, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(build, "urlopen", lambda *arguments, **options: io.BytesIO(b"something else"))
+def test_a_changed_package_is_refused(onnxruntime_web, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnxruntime_web, "urlopen", lambda *arguments, **options: io.BytesIO(b"something else"))
     with pytest.raises(OSError, match="has another content than expected"):
-        build.runtime_archive()
+        onnxruntime_web.archive_path()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_package_is_downloaded_once(onnxruntime_web, tmp_path, monkeypatch):
+    answers = [io.BytesIO(b"package")]
+    monkeypatch.setattr(onnxruntime_web, "urlopen", lambda *arguments, **options: answers.pop())
+    digest = base64.b64encode(hashlib.sha512(b"package").digest())
+    monkeypatch.setattr(onnxruntime_web, "SHA512", digest)
+    path = onnxruntime_web.archive_path()
+    assert onnxruntime_web.archive_path() == path and path.read_bytes() == b"package"
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    path.write_bytes(b"damaged")
+    assert onnxruntime_web.cached_archive() is None
