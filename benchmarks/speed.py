@@ -98,8 +98,8 @@ def images_at(models: Models, batch: int) -> Row:
 
 def growth(models: Models) -> list[Row]:
     """
-    Seconds and peak memory as batch, tokens, image size and steps grow; each figure from a fresh process. Sizes that
-    would take longer than `--seconds`, in proportion to the size before, are left out.
+    Seconds and peak memory as batch, tokens, image size and steps grow; each figure from a fresh process. After a size
+    that took more than half of `--seconds`, larger ones are left out.
     """
     options = models.options
     rows = []
@@ -109,15 +109,15 @@ def growth(models: Models) -> list[Row]:
         ("image size", "--image-size", options.growth_sizes),
         ("steps", "--steps", options.growth_steps),
     ):
-        expected = 0.0
+        spent = 0.0
         for size in sizes:
-            if expected * size > options.seconds:
-                print(f"  {kind} {size}: left out, as it would take about {expected * size:.0f} s", flush=True)
+            if spent > options.seconds / 2:
+                print(f"  {kind} {size}: left out, as the size before took {spent:.0f} s", flush=True)
                 break
             figures = in_new_process(__file__, "one-case", f"{option}={size}", *shared_arguments(options))
             seconds = figures.pop("seconds")
             rows.append(Row("growth", f"{kind} {size}", seconds, {"kind": kind, "value": size} | figures))
-            expected = 2 * sum(map(min, seconds.values())) / size  # the round that warms up, and another
+            spent = sum(map(min, seconds.values()))
             print(
                 f"  {kind} {size}: " + ", ".join(f"{part} {min(s):.3f} s" for part, s in seconds.items()), flush=True
             )
