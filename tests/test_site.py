@@ -44,6 +44,11 @@ def test_every_public_name_is_documented(site):
     assert {"titok_hf.pipeline_titok.TiTokPipeline.encode", "titok_hf.modeling_titok.TiTokModel.decode"} <= anchors
 
 
+def test_a_result_of_several_lines_is_one_result(site):
+    text = " ".join(re.sub(r"<[^>]+>", "", (site / "api" / "editing.html").read_text()).split())
+    assert "the losses of all steps. The tokenizer's weights, mode and gradients are as before." in text
+
+
 def test_local_links_and_images_of_the_site_exist(site):
     missing, count = [], 0
     for page in site.rglob("*.html"):

@@ -222,7 +222,7 @@ class TiTokImageProcessorPil(TiTokImageProcessorMixin, PilBackend):
     * booleans: black and white.
 
     Args:
-        size (`int` or `dict[str, int]`, defaults to `{"shortest_edge": 256}`): length of the shorter edge after
+        size (`int` or `dict[str, int]`, defaults to 256): length of the shorter edge after
             resizing; the longer one is truncated to whole pixels.
         crop_size (`int` or `dict[str, int]`, *optional*): what is cut from the centre; default: a square of `size`.
         resample (`PILImageResampling`, defaults to bicubic): resampling filter, antialiased.
