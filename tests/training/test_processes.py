@@ -113,7 +113,7 @@ def test_the_command_reports_what_shells_report(tokenizer_values, tmp_path, monk
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(tokenizer_values))
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        monkeypatch.setattr("titok_hf.training.loop.EMAModel.step", _signal_once(number))
+        monkeypatch.setattr("titok_hf.training.loop.AveragedWeights.step", _signal_once(number))
         with pytest.raises(SystemExit) as stopped:
             train_command([str(path)])
         assert stopped.value.code == code
@@ -121,12 +121,12 @@ def test_the_command_reports_what_shells_report(tokenizer_values, tmp_path, monk
 
 
 def _signal_once(number: int) -> Any:
-    from diffusers.training_utils import EMAModel
+    from titok_hf.training.optimization import AveragedWeights
 
-    step, sent = EMAModel.step, []
+    step, sent = AveragedWeights.step, []
 
-    def step_and_signal(self: Any, parameters: Any) -> None:
-        step(self, parameters)
+    def step_and_signal(self: Any, *arguments: Any) -> None:
+        step(self, *arguments)
         if not sent:
             sent.append(os.kill(os.getpid(), number))
 
