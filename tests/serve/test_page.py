@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from chromium import CHROMIUM, FLAGS, NEEDS_CHROMIUM, PATIENCE, PHONE, keep
+from chromium import NEEDS_CHROMIUM, PATIENCE, PHONE, keep
 from titok_hf.bundled import example_images
 
 gradio = pytest.importorskip("gradio", reason="the extra serve is not installed")
@@ -24,14 +24,6 @@ def address():
     page = serve(ServedModels([], lambda name: load_pipeline(name, "cpu")), prevent_thread_lock=True, quiet=True)
     yield page.local_url
     page.close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import torch
 import yaml
 from PIL import Image
 
-from chromium import CHROMIUM, FLAGS, NEEDS_CHROMIUM, PATIENCE, PHONE, keep
+from chromium import NEEDS_CHROMIUM, PATIENCE, PHONE, keep
 from titok_hf import ExportedTiTokPipeline, MaskGitScheduler
 from titok_hf.bundled import example_images
 
@@ -74,14 +74,6 @@ def address(folder):
     yield f"http://127.0.0.1:{server.server_port}/index.html"
     server.shutdown()
     server.server_close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 def opened(browser, address, **settings):

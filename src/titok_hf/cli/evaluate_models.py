@@ -90,6 +90,7 @@ Keep = Annotated[
     Literal["npz", "parquet"] | None,
     typer.Option(help="Keep the images in --output, in the layout of ADM or as a data set.", show_default=False),
 ]
+NumGenerated = Annotated[int, typer.Option("--num-images", "-n", min=2, help="Images of all classes together.")]
 GeneratedReference = Annotated[
     str | None,
     typer.Option(
@@ -166,9 +167,7 @@ def reconstruction(
 
 def generation(
     model: ModelArgument,
-    num_images: Annotated[
-        int, typer.Option("--num-images", "-n", min=2, help="Images of all classes together.")
-    ] = 50_000,
+    num_images: NumGenerated = 50_000,
     reference: GeneratedReference = None,
     split: Annotated[str, typer.Option(help="Split of a --reference that is a data set.")] = "test",
     crop: CropOption = "center",

@@ -11,22 +11,14 @@ from rich.table import Table
 
 from .console import answer, bold, messages
 from .models import load_pipeline, model_name
-from .options import AsJson, with_bundled
+from .options import AsJson, OptionalModel
 
 _PERCENT = ("codes_that_differ", "best_codes_that_differ")
 _DECIBELS = ("decoded_psnr", "psnr_of_pytorch", "psnr")
 
 
 def export(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[MODEL]",
-            help="A folder or a Hub id. By default the model that comes with titok-hf.",
-            callback=with_bundled,
-            show_default=False,
-        ),
-    ] = None,
+    model: OptionalModel = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")] = Path("exported"),
     engine: Annotated[
         str, typer.Option("--format", help="The engine: onnx, openvino or executorch.", metavar="ENGINE")

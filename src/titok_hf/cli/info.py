@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.markup import escape
 from rich.table import Table
 
 from .console import answer, messages
 from .models import check_model, model_location, model_name
-from .options import AsJson, Revision, with_bundled
+from .options import AsJson, OptionalModel, Revision
 
 if TYPE_CHECKING:
     from titok_hf.checkpoints.folders import Description, Weights
@@ -29,15 +28,7 @@ _TITLES = {"tokenizer": "tokenizer", "vqgan": "MaskGIT-VQGAN", "transformer": "g
 
 
 def info(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[MODEL]",
-            help="A folder or a Hub id. By default the model that comes with titok-hf.",
-            callback=with_bundled,
-            show_default=False,
-        ),
-    ] = None,
+    model: OptionalModel = None,
     revision: Revision = None,
     as_json: AsJson = False,
 ) -> None:

@@ -30,6 +30,15 @@ Model = Annotated[
         show_default=False,
     ),
 ]
+OptionalModel = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[MODEL]",
+        help="A folder or a Hub id. By default the model that comes with titok-hf.",
+        callback=with_bundled,
+        show_default=False,
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option(

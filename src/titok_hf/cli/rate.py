@@ -34,19 +34,20 @@ _NumTokens = Annotated[
         show_default=False,
     ),
 ]
+_Models = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL...",
+        help="Tokenizers or pipelines of one image size.",
+        callback=with_bundled,
+        show_default=False,
+    ),
+]
 _Split = Annotated[str, typer.Option(help="Split of the images.")]
 
 
 def rate(
-    models: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="MODEL...",
-            help="Tokenizers or pipelines of one image size.",
-            callback=with_bundled,
-            show_default=False,
-        ),
-    ],
+    models: _Models,
     data: Data,
     network: Network = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the numbers and the plot.")] = Path("rate"),
