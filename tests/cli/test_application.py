@@ -188,15 +188,15 @@ def test_every_command_answers_one_json_object_where_asked(model, photos, tmp_pa
         return json.loads(succeed(*arguments, "-m", model, "--json").stdout)
 
     made = answer("generate", "tabby", "2", "-n", 1, "-o", tmp_path / "new")
-    assert [picture["label"] for picture in made["pictures"]] == [0, 2] and made["seed"] == 0
-    assert all(os.path.isfile(picture["file"]) for picture in made["pictures"])
+    assert [picture["label"] for picture in made["images"]] == [0, 2] and made["seed"] == 0
+    assert all(os.path.isfile(picture["file"]) for picture in made["images"])
     again = answer("reconstruct", *photos, "-o", tmp_path / "again")
-    assert [picture["original"] for picture in again["pictures"]] == [str(path) for path in photos]
-    assert again["mean_psnr"] == pytest.approx(np.mean([picture["psnr"] for picture in again["pictures"]]))
+    assert [picture["original"] for picture in again["images"]] == [str(path) for path in photos]
+    assert again["mean_psnr"] == pytest.approx(np.mean([picture["psnr"] for picture in again["images"]]))
     encoded = answer("encode", *photos, "-o", tmp_path / "codes.safetensors")
-    assert encoded["num_pictures"] == 3 and encoded["bytes_per_picture"] == 16
+    assert encoded["num_images"] == 3 and encoded["bytes_per_image"] == 16
     decoded = answer("decode", encoded["file"], "-o", tmp_path / "decoded")
-    assert len(decoded["pictures"]) == 3 and os.path.isfile(decoded["contact_sheet"])
+    assert len(decoded["images"]) == 3 and os.path.isfile(decoded["contact_sheet"])
 
 
 def commands():

@@ -49,7 +49,7 @@ def pixels(path):
 def test_codes_are_resampled_given_a_class(command, classes, files, tmp_path):
     options = [word for name in classes for word in ("--class", name)]
     made = answer(files, "edit", command, "first.png", "second.png", *options, "-n", 2, "-m", "model", "-o", tmp_path)
-    pictures = made["pictures"]
+    pictures = made["images"]
     assert len(pictures) == 4 * len(classes)
     assert [picture["original"] for picture in pictures][:2] == [str(files / "first.png")] * 2
     assert {picture["label"] for picture in pictures} == ({0} if command == "variations" else {0, 2})
@@ -60,7 +60,7 @@ def test_codes_are_resampled_given_a_class(command, classes, files, tmp_path):
     alone = answer(
         files, "edit", command, "first.png", *options, "-n", 1, "-m", "model", "-o", tmp_path / "alone", "--no-grid"
     )
-    assert np.array_equal(pixels(alone["pictures"][0]["file"]), first)
+    assert np.array_equal(pixels(alone["images"][0]["file"]), first)
     assert alone["contact_sheet"] is None
     assert len(list((tmp_path / "alone").iterdir())) == len(classes)
 
@@ -70,11 +70,11 @@ def test_inpainting_keeps_what_is_known(model, files, tmp_path):
     command = ["edit", "inpaint", "first.png", "second.png", "--mask", "mask.png", "--iterations", 3]
     made = answer(files, *command, "-m", model, "-o", tmp_path)
     pipe = tiny_pipeline()
-    for picture in made["pictures"]:
+    for picture in made["images"]:
         given, masks = pipe.images_with_masks(picture["original"], picture["mask"])
         known = pixels(picture["file"])[~masks[0, 0].numpy()]
         assert np.array_equal(known, pixels_of(given)[~masks[0, 0].numpy()])
-    assert made["iterations"] == 3 and len(made["pictures"]) == 2
+    assert made["iterations"] == 3 and len(made["images"]) == 2
 
 
 def pixels_of(pixel_values):
@@ -85,14 +85,14 @@ def test_inpainting_with_a_class_begins_with_the_generator(files, tmp_path):
     command = ["edit", "inpaint", "first.png", "--mask", "mask.png", "--iterations", 1, "-m", "model"]
     without = answer(files, *command, "-o", tmp_path / "a")
     given = answer(files, *command, "--class", "2", "-o", tmp_path / "b")
-    assert not np.array_equal(*(pixels(made["pictures"][0]["file"]) for made in (without, given)))
+    assert not np.array_equal(*(pixels(made["images"][0]["file"]) for made in (without, given)))
 
 
 def test_interpolation_writes_the_images_between(files, tmp_path):
     made = answer(files, "edit", "interpolate", "first.png", "second.png", "-n", 3, "-m", "model", "-o", tmp_path)
-    assert [picture["weight"] for picture in made["pictures"]] == [0, 0.5, 1]
+    assert [picture["weight"] for picture in made["images"]] == [0, 0.5, 1]
     again = answer(files, "reconstruct", "first.png", "-m", "model", "-o", tmp_path / "again")
-    assert np.array_equal(pixels(made["pictures"][0]["file"]), pixels(again["pictures"][0]["file"]))
+    assert np.array_equal(pixels(made["images"][0]["file"]), pixels(again["images"][0]["file"]))
 
 
 @pytest.mark.parametrize(
@@ -134,9 +134,9 @@ def test_a_result_never_overwrites_an_image_that_is_read(files, tmp_path):
 @pytest.mark.parametrize(("image_format", "name"), [("png", "PNG"), ("webp", "WEBP"), ("jpg", "JPEG")])
 def test_every_format_is_what_its_name_says(image_format, name, files, tmp_path):
     command = ["reconstruct", "first.png", "-m", "model", "-o", tmp_path / "png"]
-    exact = pixels(answer(files, *command)["pictures"][0]["file"])
+    exact = pixels(answer(files, *command)["images"][0]["file"])
     made = answer(files, *command[:-1], tmp_path / image_format, "--format", image_format)
-    path = made["pictures"][0]["file"]
+    path = made["images"][0]["file"]
     assert path.endswith(f".{image_format}") and Image.open(path).format == name
     difference = np.abs(pixels(path).astype(int) - exact)
     assert (difference.max() == 0) == (image_format != "jpg") and difference.mean() < 4

@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).parents[2]
 # The guide for newcomers has a test of its own, which trains, in tests/training.
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 # Two guides need Fashion-MNIST and torchao; tests/training/test_lora.py and tests/test_memory_options.py do the same.
-PAGES = [page for page in PAGES if page.name not in ("own_pictures.md", "lora.md", "memory.md")]
+PAGES = [page for page in PAGES if page.name not in ("own_images.md", "lora.md", "memory.md")]
 BLOCK = re.compile(r"^```(python|bash|sh)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 PROGRAMS_NOT_RUN = {

@@ -7,8 +7,8 @@ from PIL import Image
 
 from titok_hf.training.images import (
     errors_of_section,
-    picture_of,
-    picture_of_pairs,
+    sheet_of,
+    sheet_of_pairs,
     to_pixel_values,
 )
 from titok_hf.training.recipes import RecipeError
@@ -27,12 +27,12 @@ def colours(picture: Image.Image, rows: int, columns: int) -> list[list[int]]:
 
 def test_a_picture_shows_images_row_by_row():
     images = (torch.arange(6) / 5).view(6, 1, 1, 1).expand(6, 3, 8, 8)
-    assert colours(picture_of(images, columns=3), 2, 3) == [[0, 51, 102], [153, 204, 255]]
+    assert colours(sheet_of(images, columns=3), 2, 3) == [[0, 51, 102], [153, 204, 255]]
 
 
 def test_a_picture_of_pairs_has_reconstructions_beneath_their_images():
     images = torch.tensor([0.0, 0.2, 0.4, 0.6]).view(4, 1, 1, 1).expand(4, 3, 8, 8)
-    picture = picture_of_pairs(images, images + 0.2, columns=2)
+    picture = sheet_of_pairs(images, images + 0.2, columns=2)
     assert colours(picture, 4, 2) == [[0, 51], [51, 102], [102, 153], [153, 204]]
 
 
@@ -46,13 +46,13 @@ def test_a_picture_of_pairs_has_reconstructions_beneath_their_images():
 )
 def test_the_last_rows_of_a_picture_of_pairs_are_a_row_of_each_too(num_images, rows, columns, expected):
     images = (torch.arange(num_images) / 5).view(-1, 1, 1, 1).expand(-1, 3, 8, 8)
-    picture = picture_of_pairs(images, images + 0.2, columns=columns if num_images > 1 else 16)
+    picture = sheet_of_pairs(images, images + 0.2, columns=columns if num_images > 1 else 16)
     assert colours(picture, rows, columns) == expected
 
 
 def test_values_beyond_black_and_white_are_cut_off():
     images = torch.tensor([-0.5, 1.5]).view(2, 1, 1, 1).expand(2, 3, 8, 8)
-    assert colours(picture_of(images, columns=2), 1, 2) == [[0, 255]]
+    assert colours(sheet_of(images, columns=2), 1, 2) == [[0, 255]]
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError("no such data"), ValueError("no such data")])

@@ -100,9 +100,9 @@ def test_what_a_run_leaves_behind(tokenizer_values):
     tokenizer_values["intervals"]["trackers"] = ["tensorboard"]
     trained(tokenizer_values)
     folder = Path(tokenizer_values["output_dir"])
-    names = {"best_model", "checkpoints", "logs", "metrics.jsonl", "model", "pictures", "recipe.yaml"}
+    names = {"best_model", "checkpoints", "images", "logs", "metrics.jsonl", "model", "recipe.yaml"}
     assert {path.name for path in folder.iterdir()} == names
-    assert sorted(path.name for path in (folder / "pictures").iterdir()) == ["step_00000004.png", "step_00000008.png"]
+    assert sorted(path.name for path in (folder / "images").iterdir()) == ["step_00000004.png", "step_00000008.png"]
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step_00000006", "step_00000008"]
     assert TiTokModel.from_pretrained(folder / "model").config.image_size == 32
 
@@ -117,7 +117,7 @@ def test_what_a_run_leaves_behind(tokenizer_values):
     expected = [(entry["step"], pytest.approx(entry["loss"])) for entry in entries if "loss" in entry]
     assert losses == expected
     assert [event.step for event in events.Images("test")] == [4, 8]
-    assert events.Images("test")[0].width == Image.open(folder / "pictures" / "step_00000004.png").width
+    assert events.Images("test")[0].width == Image.open(folder / "images" / "step_00000004.png").width
 
 
 def test_an_early_average_is_kept_on_request(tokenizer_values):

@@ -61,7 +61,7 @@ def test_a_run_ends_in_an_adapter_with_the_new_classes(lora_values):
     assert list(pipe.id2label.values())[3:] == ["kite", "lamp"]
     pipe.set_progress_bar_config(disable=True)
     assert len(pipe(["lamp", "tabby cat"]).images) == 2
-    pictures = Path(lora_values["output_dir"]) / "pictures"
+    pictures = Path(lora_values["output_dir"]) / "images"
     assert len(list(pictures.iterdir())) == 2
 
 

@@ -1,4 +1,4 @@
-"""The checkpoints and pictures that ship with the package, so that it works without a network."""
+"""The checkpoints and images that ship with the package, so that it works without a network."""
 
 from pathlib import Path
 

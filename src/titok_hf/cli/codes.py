@@ -69,8 +69,8 @@ def encode(
     values = {
         "file": output,
         "model": model_name(model),
-        "num_pictures": len(images),
-        "bytes_per_picture": file.bytes_per_image,
+        "num_images": len(images),
+        "bytes_per_image": file.bytes_per_image,
     }
     if is_stdout(output):  # the codes were written to it, and nothing else may be
         messages.print(summary)
@@ -116,7 +116,7 @@ def decode(
         shown += images[: _SHEET_IMAGES - len(shown)]
     if sheet is not None:
         save_sheet(shown, sheet, min(len(shown), _SHEET_COLUMNS))
-    values = {"pictures": files, "model": model_name(model)}
+    values = {"images": files, "model": model_name(model)}
     answer_with_images("decoded", f"{len(rows)} images", output, sheet, values, as_json)
 
 

@@ -176,8 +176,8 @@ def prepare(
         typer.Option(help="The published evaluation crop, ADM's, or none (for random crops in training)."),
     ] = "center",
     image_format: Annotated[
-        Literal["jpeg", "png", "webp"], typer.Option("--format", help="Format of the stored images.")
-    ] = "jpeg",
+        Literal["jpg", "png", "webp"], typer.Option("--format", help="Format of the stored images.")
+    ] = "jpg",
     quality: Annotated[int, typer.Option(min=1, max=100, help="Quality of JPEG and WebP.")] = 95,
     enlarge: Annotated[bool, typer.Option(help="Enlarge small images, or give them black margins.")] = True,
     fast_jpeg: Annotated[

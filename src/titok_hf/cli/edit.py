@@ -98,7 +98,7 @@ class _Results:
         self.stems = distinct_stems(sources)
         self.output, self.image_format, self.action = output, image_format, action
         self.sheet = output / sheet_name(action, self.stems) if grid else None
-        self.pictures: list[dict[str, Any]] = []
+        self.images: list[dict[str, Any]] = []
         self.rows: dict[int, list[Image.Image]] = {}
 
     def path(self, source: int, name: str) -> Path:
@@ -112,7 +112,7 @@ class _Results:
 
     def save(self, source: int, image: Image.Image, path: Path, **values: Any) -> None:
         """Write one result; `values` describe it in the answer."""
-        self.pictures.append({"file": save_image(image, path), **values})
+        self.images.append({"file": save_image(image, path), **values})
         self.show(source, image)
 
     def show(self, source: int, image: Image.Image) -> None:
@@ -126,8 +126,8 @@ class _Results:
             columns = min(max(map(len, self.rows.values())), _SHEET_COLUMNS)
             shown = [image for row in self.rows.values() for image in row[:columns]]
             save_sheet(shown, self.sheet, columns)
-        made = f"{len(self.pictures)} image{'s' if len(self.pictures) > 1 else ''}"
-        answer_with_images("edited", made, self.output, self.sheet, {"pictures": self.pictures, **values}, as_json)
+        made = f"{len(self.images)} image{'s' if len(self.images) > 1 else ''}"
+        answer_with_images("edited", made, self.output, self.sheet, {"images": self.images, **values}, as_json)
 
 
 @shares_options(_ResamplingOptions)

@@ -335,7 +335,7 @@ def _finish(
     as_json: bool,
 ) -> None:
     """
-    Print the report, write it into the folder with the command's settings and the versions, beside the pictures, and
+    Print the report, write it into the folder with the command's settings and the versions, beside the images, and
     remove the intermediate results.
     """
     from dataclasses import replace
@@ -345,9 +345,9 @@ def _finish(
     from ..devices import device_name
     from .evaluate import show
 
-    report, pictures = found
-    for name, picture in pictures.items():
-        save_image(picture, folder.folder / f"{name}.png")
+    report, sheets = found
+    for name, sheet in sheets.items():
+        save_image(sheet, folder.folder / f"{name}.png")
     conditions: dict[str, Any] = {
         "model": plan["model"],
         **{name: value for name, value in plan.items() if name in ("seed", "sampler")},

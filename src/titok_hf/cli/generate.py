@@ -121,11 +121,11 @@ def generate(
     if grid:
         sheet = output / sheet_name("generated", ["all"] if classes == [_EVERY_CLASS] else names)
         save_sheet(shown, sheet, min(num_images, _SHEET_COLUMNS), labels=names[:_SHEET_ROWS])
-    pictures = [
+    described = [
         {"file": file, "label": sample.label, "class": sample.name, "index": sample.index}
         for file, sample in zip(files, samples, strict=True)
     ]
-    values = {"pictures": pictures, "model": model_name(model), "seed": seed}
+    values = {"images": described, "model": model_name(model), "seed": seed}
     made = f"{len(samples)} images of {'1 class' if len(labels) == 1 else f'{len(labels)} classes'}"
     answer_with_images("generated", made, output, sheet, values, as_json)
 

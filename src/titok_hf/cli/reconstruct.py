@@ -81,7 +81,7 @@ def reconstruct(
         originals, reconstructions = zip(*pairs, strict=True)
         save_image(paired_contact_sheet(originals, reconstructions, _SHEET_COLUMNS), sheet)
     values = {
-        "pictures": [
+        "images": [
             {"original": original, "file": file, "psnr": psnr}
             for original, file, psnr in zip(images, results, psnrs, strict=True)
         ],

@@ -15,7 +15,7 @@ from .decoding import Decoding, ReadingSettings
 from .records import ChunkConverter, Record
 
 Crop = Literal["center", "adm", "none"]
-ImageFormat = Literal["jpeg", "png", "webp"]
+ImageFormat = Literal["jpg", "png", "webp"]
 Views = Literal["center", "flip", "ten_crop", "random"]
 
 CROPS: dict[str, Callable[[PILImage.Image, int], PILImage.Image]] = {
@@ -24,7 +24,7 @@ CROPS: dict[str, Callable[[PILImage.Image, int], PILImage.Image]] = {
     "none": transforms.resize_shorter_edge,
 }
 _NUM_VIEWS: dict[str, int] = {"center": 1, "flip": 2, "ten_crop": 10}
-_SUFFIXES = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
+_PIL_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ class PrepareSettings(ReadingSettings):
 
     image_size: int = 256
     crop: Crop = "center"
-    image_format: ImageFormat = "jpeg"
+    image_format: ImageFormat = "jpg"
     quality: int = 95
     enlarge: bool = True
     fast_jpeg: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, known in (("crop", CROPS), ("image_format", _SUFFIXES)):
+        for name, known in (("crop", CROPS), ("image_format", _PIL_FORMATS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it has to be one of {', '.join(known)}.")
         if not 1 <= self.quality <= 100:
@@ -82,8 +82,8 @@ class ImageConverter(ChunkConverter):
             image = transforms.center_on_black(image, settings.image_size)
         image = CROPS[settings.crop](image, settings.image_size)
         buffer = io.BytesIO()
-        image.save(buffer, settings.image_format.upper(), quality=settings.quality)  # which PNG ignores
-        path = None if record.path is None else Path(record.path).stem + _SUFFIXES[settings.image_format]
+        image.save(buffer, _PIL_FORMATS[settings.image_format], quality=settings.quality)  # which PNG ignores
+        path = None if record.path is None else f"{Path(record.path).stem}.{settings.image_format}"
         return [{"image": {"bytes": buffer.getvalue(), "path": path}}]
 
 

@@ -169,15 +169,15 @@ def evaluate_generation(
     if folder.processes.rank:
         return None
     values, details, warnings = _measure(folder, plan, network, (real, stored), names)
-    pictures = {"generated": _sheet(pipeline, plan)}
+    sheets = {"generated": _sheet(pipeline, plan)}
     if training is not None and reference is not None and not isinstance(reference, NpzFile):
         from .memorization import measure_memorization  # needs the extra `eval`
 
         kept = (image for chunk in kept_images(folder) for image in chunk)
         images = torch.from_numpy(np.stack(list(islice(kept, _COMPARED_WITH_TRAINING)))).permute(0, 3, 1, 2)
-        details["memorization"], pictures["nearest"] = measure_memorization(pipeline, images, reference, training)
+        details["memorization"], sheets["nearest"] = measure_memorization(pipeline, images, reference, training)
     convention = _convention(plan, network, reference, size)
-    return Report(values, convention, details=details, warnings=warnings), pictures
+    return Report(values, convention, details=details, warnings=warnings), sheets
 
 
 def _measure(

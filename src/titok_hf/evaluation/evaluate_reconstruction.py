@@ -20,7 +20,7 @@ from titok_hf.devices import device_name
 from .chunks import Arrays, ChunkFolder, Progress
 from .features import FeatureNetwork, FeatureSet, features_from_arrays, features_to_arrays, few_images, set_metrics
 from .frechet import round_to_bytes
-from .images import EvaluationImages, to_pictures
+from .images import EvaluationImages, to_pil
 from .npz import NpzFile, check_reference, reference_convention
 from .numbers import Convention, Report
 from .reconstruction import (
@@ -130,10 +130,10 @@ def evaluate_reconstruction(
     order = np.argsort(per_image["psnr"], kind="stable")
     middle = max(0, len(order) // 2 - _PAIRS_SHOWN // 2)
     sheets = {"worst": order[:_PAIRS_SHOWN], "median": order[middle : middle + _PAIRS_SHOWN]}
-    pictures = {name: _sheet(pipeline, data, chosen.tolist()) for name, chosen in sheets.items()}
+    drawn = {name: _sheet(pipeline, data, chosen.tolist()) for name, chosen in sheets.items()}
     convention = _convention(data, measures.network, training_statistics, pipeline.device)
     warnings = few_images(sets[1])
-    return Report(values, convention, details=details, warnings=warnings), pictures
+    return Report(values, convention, details=details, warnings=warnings), drawn
 
 
 def _measured(
@@ -245,7 +245,7 @@ def _sheet(pipeline: TiTokPipeline, data: EvaluationImages, numbers: list[int]) 
     """Rows of originals, each above the row of their reconstructions."""
     images, _ = data.read(numbers)
     reconstructions, _ = reconstruct(pipeline, images, numbers)
-    return paired_contact_sheet(to_pictures(images), to_pictures(reconstructions), _COLUMNS)
+    return paired_contact_sheet(to_pil(images), to_pil(reconstructions), _COLUMNS)
 
 
 def _convention(

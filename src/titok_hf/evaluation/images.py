@@ -123,7 +123,7 @@ class EvaluationImages:
             )
 
 
-def to_pictures(images: torch.Tensor) -> list[Image.Image]:
+def to_pil(images: torch.Tensor) -> list[Image.Image]:
     """uint8 images, shape (batch, 3, height, width), for a contact sheet."""
     return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
 
@@ -138,4 +138,4 @@ def _is_lossy_crop(record: Record, size: int) -> bool:
         return False
 
 
-__all__ = ["Crop", "EvaluationImages", "to_pictures"]
+__all__ = ["Crop", "EvaluationImages", "to_pil"]

@@ -4,7 +4,7 @@ Two questions are asked of the nearest training images (pixel distance):
 
 * Are generated images nearer to the training set than unseen real images are? A decoder's images are smoother than
   real ones and therefore nearer to everything, so the fair yardstick is the set of *reconstructed* test images: made
-  by the same decoder, of pictures that were never trained on.
+  by the same decoder, of images that were never trained on.
 * Is one training image much nearer than all others? That is how a copy differs from a typical image of its class. The
   criterion, a distance under a third of that to the second nearest, is the one of Yoon et al. 2023, "Diffusion
   Probabilistic Models Generalize when They Fail to Memorize".
@@ -22,7 +22,7 @@ from PIL import Image
 from titok_hf.contact_sheets import contact_sheet
 
 from .evaluate_reconstruction import reconstruct
-from .images import EvaluationImages, to_pictures
+from .images import EvaluationImages, to_pil
 
 if TYPE_CHECKING:
     from titok_hf.pipeline_titok import TiTokPipeline
@@ -78,7 +78,7 @@ def measure_memorization(
     neighbors = {name: NearestNeighbors(*part) for name, part in zip(groups, parts, strict=True)}
     nearest = neighbors["generated"].distances[:, 0].argsort()[:_PAIRS_SHOWN]
     pairs = torch.stack([groups["generated"][nearest], neighbors["generated"].images[nearest]], dim=1).flatten(0, 1)
-    return memorization_report(**neighbors), contact_sheet(to_pictures(pairs), _COLUMNS)
+    return memorization_report(**neighbors), contact_sheet(to_pil(pairs), _COLUMNS)
 
 
 def find_nearest_neighbors(queries: torch.Tensor, references: Iterable[torch.Tensor]) -> NearestNeighbors:

@@ -374,11 +374,11 @@ def _variations_tab(models: ServedModels, model: gr.Dropdown, first: ServedModel
     python = _python()
 
     def vary(
-        index: int, picture: Image.Image | None, wanted: int | None, share: float, num: float, *values: Any
+        index: int, image: Image.Image | None, wanted: int | None, share: float, num: float, *values: Any
     ) -> Iterator[list[Any]]:
         chosen, sampling = models.get(index), Sampling(*values)
         text = snippets.vary(chosen.name, _check_class(wanted), share, int(num), sampling)
-        steps = chosen.vary(_needed(picture), _check_class(wanted), share, int(num), sampling)
+        steps = chosen.vary(_needed(image), _check_class(wanted), share, int(num), sampling)
         yield from _shown_steps(steps, text)
 
     _on(run.click, vary, [model, image, label, strength, number, *settings], [progress, images, shown, python])

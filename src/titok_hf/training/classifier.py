@@ -20,7 +20,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from titok_hf.data.run_data import open_image_data
 
 from .configs import ClassifierRecipe
-from .images import errors_of_section, picture_of, to_pixel_values
+from .images import errors_of_section, sheet_of, to_pixel_values
 from .recipes import RecipeError
 from .rng import StepRng
 from .task import Batch, ModelLosses, Task
@@ -74,7 +74,7 @@ class ClassifierTask(Task):
         if not self.accelerator.is_main_process:
             return measures, None
         wrong_first = self.test_images[hits.argsort(stable=True)[:_IMAGES_SHOWN]]
-        return measures, picture_of(to_pixel_values(wrong_first), columns=16)
+        return measures, sheet_of(to_pixel_values(wrong_first), columns=16)
 
     def save(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
         self.model.save_pretrained(folder, state_dict=weights)

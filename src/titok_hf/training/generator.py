@@ -24,8 +24,8 @@ from .configs import CodeDataConfig, GeneratorRecipe, ImageDataConfig
 from .images import (
     errors_of_section,
     image_processor,
-    picture_of,
     sampled_weights_digest,
+    sheet_of,
     to_pixel_values,
 )
 from .lora import LoraAdapter, load_pipeline
@@ -250,7 +250,7 @@ class GeneratorTask(Task):
         ).images
         # The first of several synonyms.
         labels = [self.pipeline.id2label.get(label, str(label)).partition(",")[0][:_LABEL_LENGTH] for label in classes]
-        return picture_of(images, _IMAGES_A_CLASS, labels)
+        return sheet_of(images, _IMAGES_A_CLASS, labels)
 
     def save(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
         """

@@ -10,7 +10,7 @@ from torch import nn
 
 from titok_hf.contact_sheets import contact_sheet, paired_contact_sheet
 from titok_hf.evaluation.frechet import round_to_bytes
-from titok_hf.evaluation.images import to_pictures
+from titok_hf.evaluation.images import to_pil
 from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
 
 from .recipes import RecipeError
@@ -43,15 +43,15 @@ def to_pixel_values(images: torch.Tensor) -> torch.Tensor:
     return images.float() / 255
 
 
-def picture_of(pixel_values: torch.Tensor, columns: int, labels: Sequence[str] | None = None) -> Image.Image:
+def sheet_of(pixel_values: torch.Tensor, columns: int, labels: Sequence[str] | None = None) -> Image.Image:
     """A contact sheet of images with values around [0, 1], shape (batch, 3, height, width); a label for each row."""
     return contact_sheet(_images_of(pixel_values), columns, labels=labels)
 
 
-def picture_of_pairs(images: torch.Tensor, reconstructions: torch.Tensor, columns: int = 16) -> Image.Image:
+def sheet_of_pairs(images: torch.Tensor, reconstructions: torch.Tensor, columns: int = 16) -> Image.Image:
     """A contact sheet of images above their reconstructions, both with values around [0, 1]."""
     return paired_contact_sheet(_images_of(images), _images_of(reconstructions), columns, labelled=False)
 
 
 def _images_of(pixel_values: torch.Tensor) -> list[Image.Image]:
-    return to_pictures(round_to_bytes(pixel_values).cpu())
+    return to_pil(round_to_bytes(pixel_values).cpu())

@@ -288,7 +288,7 @@ class TrainingLoop:
         with written_together("An image", self.folder):
             if image is None:
                 return
-            file = self.folder.path / "pictures" / f"step_{self.step:08d}.png"
+            file = self.folder.path / "images" / f"step_{self.step:08d}.png"
             write_atomically(file, lambda path: image.save(path))
             for tracker in self.accelerator.trackers:
                 if tracker.name == "tensorboard":

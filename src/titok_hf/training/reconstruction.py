@@ -17,7 +17,7 @@ from titok_hf.evaluation.reconstruction import ReconstructionMeter
 
 from .codebook import CodebookCounter, CodebookReinitializer, trains_codebook
 from .configs import ImageRecipe
-from .images import errors_of_section, image_processor, picture_of_pairs, to_pixel_values
+from .images import errors_of_section, image_processor, sheet_of_pairs, to_pixel_values
 from .recipes import RecipeError
 from .rng import StepRng
 from .task import Task
@@ -141,7 +141,7 @@ class ReconstructionTask(Task):
         if not self.accelerator.is_main_process:
             return measures, None
         images, output = self.reconstruct_numbers(range(len(self.test_images))[:_IMAGES_SHOWN])
-        return measures, picture_of_pairs(images, output.pixel_values)
+        return measures, sheet_of_pairs(images, output.pixel_values)
 
     def own_batches(self) -> Iterator[range]:
         """The numbers of the test images of this process, in batches."""

@@ -50,7 +50,7 @@ def write_report(recipe: Recipe, folder: RunFolder, device: str, num_processes: 
     draw_curves(folder.metrics(), model / CURVES_NAME)
     if recipe.kind == "classifier":
         return
-    image = max((folder.path / "pictures").glob("step_*.png"), default=None)
+    image = max((folder.path / "images").glob("step_*.png"), default=None)
     if image is not None:
         name = SAMPLES_NAME if recipe.kind == "generator" else RECONSTRUCTIONS_NAME
         write_atomically(model / name, lambda path: shutil.copyfile(image, path))

@@ -26,7 +26,7 @@ class RunFolder:
     What a run writes, and what it resumes from.
 
     Args:
-        path: the recipe's `output_dir`. It receives `recipe.yaml`, `metrics.jsonl`, `checkpoints/`, `pictures/`,
+        path: the recipe's `output_dir`. It receives `recipe.yaml`, `metrics.jsonl`, `checkpoints/`, `images/`,
             `logs/`, `model/` and `best_model/`.
     """
 

@@ -18,7 +18,7 @@ from titok_hf.pipeline_titok import TiTokPipeline
 from titok_hf.training.start import train
 from training_runs import recipe_of
 
-PAGE = (Path(__file__).parents[2] / "docs" / "own_pictures.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "own_images.md").read_text(encoding="utf-8")
 FEW_STEPS = [
     "optimization.num_steps=4",
     "optimization.batch_size=4",
@@ -63,7 +63,7 @@ def test_the_page_leads_from_pictures_to_new_pictures(workplace):
         assert result.exit_code == 0, (command, result.output)
     assert len(list((workplace / "new").rglob("*.png"))) >= 16
     namespace: dict = {}
-    exec(compile(blocks("python")[0], "own_pictures.md", "exec"), namespace)
+    exec(compile(blocks("python")[0], "own_images.md", "exec"), namespace)
     assert Image.open("cat.png").size == (64, 64)
     assert (workplace / "runs/my_generator/model/README.md").is_file()
 
