@@ -33,7 +33,7 @@ demo: $(VENV)/installed-demo
 
 # Two processes, each with whole files of tests, whose fixtures are dear. In the order of the folders: pytest-xdist would
 # keep the files of few and long tests for the end, when one process waits for the other.
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # The tests run offline, and those of the page without a server skip if ONNX Runtime Web cannot be downloaded.
 test: $(VENV)/installed-test

@@ -1,5 +1,5 @@
 """
-Every recipe of the package, made small enough for twenty steps on a CPU, and run through the trainer's own command.
+Every recipe of the package, made small enough for ten steps on a CPU, and run through the trainer's own command.
 
 As a script, under `torchrun`: runs all of them one after the other with as many processes as it is launched with.
 
@@ -32,7 +32,7 @@ from training_runs import train_command
 
 CLASSIFIERS = ["fashion_classifier", "fashion_judge"]
 RECIPES = sorted(path.stem for path in RECIPES_FOLDER.glob("*.yaml") if path.stem not in CLASSIFIERS)
-NUM_STEPS = 20
+NUM_STEPS = 10
 
 _VITS = {
     f"{side}_{name}": value
@@ -101,7 +101,7 @@ def reduced(name: str, folder: Path, pictures: Path, batch_size: int) -> list[st
         "optimization.warmup_steps": 5,
         "optimization.batch_size": batch_size,
         "optimization.mixed_precision": "no",
-        "intervals": "{log_every: 1, evaluate_every: 20, checkpoint_every: 20, num_test_images: 4, trackers: []}",
+        "intervals": "{log_every: 1, evaluate_every: 10, checkpoint_every: 10, num_test_images: 4, trackers: []}",
     }
     if isinstance(recipe, GeneratorRecipe):
         values |= {"tokenizer": folder / "tokenizer", "codes.source": folder / "codes", "codes.test_split": "test"}

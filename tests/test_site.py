@@ -49,6 +49,11 @@ def test_a_result_of_several_lines_is_one_result(site):
     assert "the losses of all steps. The tokenizer's weights, mode and gradients are as before." in text
 
 
+def test_a_section_of_a_docstring_that_follows_another_is_a_section(site):
+    for page in (site / "api").glob("*.html"):
+        assert not re.findall(r"<p>(?:Raises|Returns):.*", page.read_text()), page.name
+
+
 def test_local_links_and_images_of_the_site_exist(site):
     missing, count = [], 0
     for page in site.rglob("*.html"):

@@ -46,13 +46,14 @@ def upload(page, file, where="#tokens-image"):
 
 
 def show_tokens(page, file):
-    upload(page, file)
+    """On a busy machine, an editor that is not ready yet loses the file; so it is given until its tokens are shown."""
     page.locator("#tokens-image canvas").first.wait_for()
-    page.wait_for_timeout(1000)  # the editor uploads what it draws
-    for _ in range(10):  # until it has
+    for _ in range(6):
+        upload(page, file)
+        page.wait_for_timeout(1000)  # the editor uploads what it draws
         page.get_by_role("button", name="Show its tokens").click()
         try:
-            page.locator(".tile").first.wait_for(timeout=5000)
+            page.locator(".tile").first.wait_for(timeout=20_000)
             return
         except playwright.TimeoutError:
             continue
