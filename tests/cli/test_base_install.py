@@ -15,8 +15,8 @@ pytestmark = pytest.mark.slow
 
 
 def extras_of_the_package() -> list[str]:
-    """Those that commands of this file need; the engines of exported models have tests of their own."""
-    apart = ("demo", "test", "dev", "fid", "lpips", *ENGINES)
+    """Those that commands of this file need; the engines of exported models and the page have tests of their own."""
+    apart = ("demo", "docs", "test", "dev", "fid", "lpips", "quantization", "serve", *ENGINES)
     parser = ConfigParser()
     parser.read(REPOSITORY / "setup.cfg")
     return [name for name in parser["options.extras_require"] if name not in apart]

@@ -20,10 +20,10 @@ from training_runs import recipe_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "own_images.md").read_text(encoding="utf-8")
 FEW_STEPS = [
-    "optimization.num_steps=4",
-    "optimization.batch_size=4",
+    "optimization.num_steps=2",
+    "optimization.batch_size=2",
     "optimization.warmup_steps=1",
-    "intervals.num_test_images=6",
+    "intervals.num_test_images=4",
 ]
 
 
