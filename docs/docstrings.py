@@ -1,7 +1,7 @@
 """
 How the site reads docstrings, which are written for `help()`: an `Example:` is code, a section may follow another
-without an empty line, and the marks of links and types that only the Hugging Face documentation builder knows ([`Name`]
-and (`Type` of shape `(...)`)) become plain Markdown.
+without an empty line, and the marks of links and types that only the Hugging Face documentation builder knows
+([`Name`] and (`Type` of shape `(...)`)) become plain Markdown.
 """
 
 import re
