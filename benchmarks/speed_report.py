@@ -1,6 +1,11 @@
-"""Tables and plots of what `speed.py` and `gpu.py` measured: `results.md` and `growth.png` beside their JSON files."""
+"""
+Tables and plots of what the benchmarks of speed measured: `results.md`, `ratios.png` and `growth.png` beside their
+JSON files.
+"""
 
+import math
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +23,28 @@ TARGETS = {
 }
 # The same for class -> image at batch 1 on the faster of the engines, in float32.
 ENGINE_TARGET = 2.0
+# What the plot of ratios shows at batch 1, and the names of the ways there.
+SHOWN = ("encode", "decode", "generate", "class -> image")
+WAYS = {
+    "pipeline": "pipeline",
+    "optimized": "enable_cpu_optimizations()",
+    "onnx fp32": "ONNX Runtime",
+    "openvino fp32": "OpenVINO",
+}
 
 
 def report(folder: Path) -> str:
-    """Writes `results.md` and the plot of growth; returns the text."""
+    """Writes `results.md` and the plots; returns the text."""
     lines = ["# Measured speed", "", "Written by `python benchmarks/speed.py report` from the JSON files beside it."]
+    compared: dict[tuple[str, str], float] = {}
     for path in sorted(folder.rglob("*.json"), key=lambda path: path.stat().st_mtime):
         about, rows = read(path)
         lines += ["", f"## {path.relative_to(folder).with_suffix('')}", "", *conditions(about), ""]
         lines += growth(rows, folder) if path.stem == "growth" else table(rows)
+        for row in rows:
+            kind = row.name.removesuffix(", batch 1")
+            compared |= {(kind, way): statistics.median(row.ratios(way)) for way in WAYS if way in row.seconds}
+    draw_ratios(compared, folder / "ratios.png")
     text = "\n".join(lines) + "\n"
     (folder / "results.md").write_text(text)
     return text
@@ -109,9 +127,30 @@ def growth(rows: list[Row], folder: Path) -> list[str]:
     return [text, "", *lines]
 
 
+def draw_ratios(medians: Mapping[tuple[str, str], float], path: Path) -> None:
+    """Bars: how many times as fast as the original's way, by what is done and the way; nothing if nothing is known."""
+    from matplotlib.figure import Figure
+
+    kinds = [kind for kind in SHOWN if any((kind, way) in medians for way in WAYS)]
+    ways = [way for way in WAYS if any((kind, way) in medians for kind in kinds)]
+    if not kinds:
+        return
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(ways)
+    for index, way in enumerate(ways):
+        places = [place + (index - (len(ways) - 1) / 2) * width for place in range(len(kinds))]
+        bars = axes.bar(places, [medians.get((kind, way), math.nan) for kind in kinds], width, label=WAYS[way])
+        axes.bar_label(bars, fmt="%.2f", fontsize=7)
+    axes.margins(y=0.1)
+    axes.axhline(1, color="0.3", linewidth=1)
+    axes.set_xticks(range(len(kinds)), kinds)
+    axes.set_ylabel("times as fast as\nthe original's way")
+    figure.legend(loc="outside lower center", ncols=len(ways), fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
 def slope(sizes: list[float], seconds: list[float], index: int) -> float:
     """The exponent of growth between a point and the one before."""
-    import math
-
     ratio = seconds[index] / seconds[index - 1]
     return math.log(ratio) / math.log(sizes[index] / sizes[index - 1])

@@ -82,6 +82,7 @@ def test_results_name_their_conditions_and_become_a_table(results):
     text = (folder / "results.md").read_text()
     assert "| class -> image, batch 1 | optimized |" in text and torch.__version__ in text
     assert "extrapolated: times our image with 250 steps" in text
+    assert (folder / "ratios.png").stat().st_size > 1000
     assert all(len(seconds) == 1 for row in rows.values() for seconds in row.seconds.values())
 
 
