@@ -95,7 +95,7 @@ export function toPicture(pixelValues, size) {
     return { data, width: size, height: size };
 }
 
-/** Peak signal-to-noise ratio of two pictures of one size, in dB. */
+/** Peak signal-to-noise ratio of two images of one size, in dB. */
 export function psnr(first, second) {
     let sum = 0;
     for (let i = 0; i < first.data.length; i++) {
