@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from titok_hf.cli.boundary import TRACEBACK_VARIABLE
 from titok_hf.cli.console import report_errors
 from titok_hf.cli.options import Model, Variant
+from titok_hf.cli.shared_options import hints_of
 
 Size = Annotated[int, typer.Option("--size")]
 COMMAND = [sys.executable, "-m", "titok_hf.cli"]
@@ -126,3 +127,11 @@ def test_a_reader_that_has_left_is_no_error_to_speak_of():
 def test_names_that_no_encoding_can_show_are_shown_with_backslashes(tmp_path):
     result = titok_hf("info", os.fsdecode(os.fsencode(tmp_path) + b"/\xff"), LC_ALL="C.UTF-8")
     assert result.returncode == 1 and "\\udcff" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_options_whose_default_is_none_are_found_on_every_python():
+    """`get_type_hints` of Python 3.10 puts their types into `Optional`, where what `Annotated` holds is not found."""
+
+    def command(speed: Annotated[float, typer.Option("--speed")] = None): ...
+
+    assert hints_of(command)["speed"].__metadata__[0].default == "--speed"

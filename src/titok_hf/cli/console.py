@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, cast, get_type_hints
+from typing import IO, Any, cast
 
 import typer
 from rich.console import Console, RenderableType
@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from typer.models import OptionInfo
 
 from .boundary import end_with
+from .shared_options import hints_of
 
 
 class _Stderr:
@@ -57,7 +58,7 @@ def report_errors(command: Callable[..., None]) -> Callable[..., None]:
 def _options_of(command: Callable[..., None]) -> dict[str, str]:
     """The options of a command, by the names of its parameters."""
     options = {}
-    for name, hint in get_type_hints(command, include_extras=True).items():
+    for name, hint in hints_of(command).items():
         for declared in getattr(hint, "__metadata__", ()):
             if isinstance(declared, OptionInfo):
                 # Within `Annotated`, the first name is in the place of the default value.
