@@ -13,8 +13,8 @@ def hints_of(command: Callable[..., None]) -> dict[str, Any]:
     """
     The types of a command's parameters, with what `Annotated` holds.
 
-    `get_type_hints` of Python 3.10 puts the type of a parameter whose default is None into `Optional[...]`, where typer
-    does not find the option; so it is given the annotations without the defaults.
+    `get_type_hints` of Python 3.10 puts the type of a parameter whose default is None into `Optional[...]`, which
+    hides the option. So it is given the annotations without the defaults.
     """
     namespace = inspect.unwrap(command).__globals__
     return get_type_hints(SimpleNamespace(__annotations__=command.__annotations__), namespace, include_extras=True)
