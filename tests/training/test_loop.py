@@ -10,7 +10,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from titok_hf import TiTokModel
-from titok_hf.training.loop import TrainingLoop, examples_per_step
+from titok_hf.training.loop import TrainingLoop, _enable_gradient_checkpointing, examples_per_step
 from titok_hf.training.recipes import RecipeError
 from training_runs import (
     cut_off,
@@ -301,6 +301,18 @@ def test_other_errors_stay_what_they_are(tokenizer_values):
     poison(loop, at_step=1, spoil=fail)
     with pytest.raises(RuntimeError, match="something else"):
         loop.run()
+
+
+def test_gradient_checkpointing_has_another_name_in_older_transformers():
+    """transformers 5.20, the last one for Python 3.10."""
+    calls = []
+
+    class Older(torch.nn.Module):
+        def gradient_checkpointing_enable(self):
+            calls.append(self)
+
+    _enable_gradient_checkpointing(Older())
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("kind", ["tokenizer", "stage2", "vqgan", "generator"])

@@ -357,6 +357,6 @@ def examples_per_step(optimization: OptimizationConfig, accelerator: Accelerator
 
 
 def _enable_gradient_checkpointing(model: nn.Module) -> None:
-    # transformers 6 keeps the first name only; diffusers has the other.
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.enable_gradient_checkpointing
-    enable()
+    # The names of transformers since 5.23, of transformers before, and of diffusers.
+    names = ("activation_checkpointing_enable", "gradient_checkpointing_enable", "enable_gradient_checkpointing")
+    getattr(model, next(name for name in names if hasattr(model, name)))()
