@@ -37,7 +37,7 @@ def report(folder: Path) -> str:
     """Writes `results.md` and the plots; returns the text."""
     lines = ["# Measured speed", "", "Written by `python benchmarks/speed.py report` from the JSON files beside it."]
     compared: dict[tuple[str, str], float] = {}
-    for path in sorted(folder.rglob("*.json"), key=lambda path: path.stat().st_mtime):
+    for path in sorted(folder.rglob("*.json"), key=lambda path: (read(path)[0]["machine"]["time"], path)):
         about, rows = read(path)
         lines += ["", f"## {path.relative_to(folder).with_suffix('')}", "", *conditions(about), ""]
         lines += growth(rows, folder) if path.stem == "growth" else table(rows)
