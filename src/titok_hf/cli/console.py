@@ -1,6 +1,7 @@
 """What commands print: results to stdout, progress and errors of one sentence to stderr."""
 
 import functools
+import inspect
 import json
 import math
 import os
@@ -17,7 +18,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from typer.models import OptionInfo
 
 from .boundary import end_with
-from .shared_options import hints_of
 
 
 class _Stderr:
@@ -58,7 +58,8 @@ def report_errors(command: Callable[..., None]) -> Callable[..., None]:
 def _options_of(command: Callable[..., None]) -> dict[str, str]:
     """The options of a command, by the names of its parameters."""
     options = {}
-    for name, hint in hints_of(command).items():
+    # Not `get_type_hints`, which on Python 3.10 hides options whose default is None within `Optional[...]`.
+    for name, hint in inspect.get_annotations(command, eval_str=True).items():
         for declared in getattr(hint, "__metadata__", ()):
             if isinstance(declared, OptionInfo):
                 # Within `Annotated`, the first name is in the place of the default value.

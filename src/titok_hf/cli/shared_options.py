@@ -5,19 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any, get_type_hints
-
-
-def hints_of(command: Callable[..., None]) -> dict[str, Any]:
-    """
-    The types of a command's parameters, with what `Annotated` holds.
-
-    `get_type_hints` of Python 3.10 puts the type of a parameter whose default is None into `Optional[...]`, which
-    hides the option. So it is given the annotations without the defaults.
-    """
-    namespace = inspect.unwrap(command).__globals__
-    return get_type_hints(SimpleNamespace(__annotations__=command.__annotations__), namespace, include_extras=True)
 
 
 def shares_options(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -29,7 +17,7 @@ def shares_options(options: type) -> Callable[[Callable[..., None]], Callable[..
     shared = inspect.signature(options).parameters
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        hints = get_type_hints(options, include_extras=True) | hints_of(command)
+        hints = get_type_hints(options, include_extras=True) | inspect.get_annotations(command, eval_str=True)
 
         @functools.wraps(command)
         def with_options(**values: Any) -> None:

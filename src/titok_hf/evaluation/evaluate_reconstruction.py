@@ -129,11 +129,11 @@ def evaluate_reconstruction(
     details = {} if data.label_names is None else {"by_class": _by_class(per_image, data.label_names)}
     order = np.argsort(per_image["psnr"], kind="stable")
     middle = max(0, len(order) // 2 - _PAIRS_SHOWN // 2)
-    sheets = {"worst": order[:_PAIRS_SHOWN], "median": order[middle : middle + _PAIRS_SHOWN]}
-    drawn = {name: _sheet(pipeline, data, chosen.tolist()) for name, chosen in sheets.items()}
+    shown = {"worst": order[:_PAIRS_SHOWN], "median": order[middle : middle + _PAIRS_SHOWN]}
+    sheets = {name: _sheet(pipeline, data, chosen.tolist()) for name, chosen in shown.items()}
     convention = _convention(data, measures.network, training_statistics, pipeline.device)
     warnings = few_images(sets[1])
-    return Report(values, convention, details=details, warnings=warnings), drawn
+    return Report(values, convention, details=details, warnings=warnings), sheets
 
 
 def _measured(

@@ -40,7 +40,8 @@ def draw_panels(panels: Sequence[Panel], path: str | Path) -> Path:
     columns = min(len(panels), _COLUMNS)
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(columns * _PANEL_INCHES[0], rows * _PANEL_INCHES[1]), layout="constrained")
-    share_lines = len(panels) > 1 and all(list(panel.lines) == list(panels[0].lines) for panel in panels)
+    names = list(panels[0].lines)
+    one_legend = len(panels) > 1 and len(names) > 1 and all(list(panel.lines) == names for panel in panels)
     for axes, panel in zip(figure.subplots(rows, columns, squeeze=False).flat, panels, strict=False):
         # The points come first: texts on an x axis stand in the order in which they are first drawn.
         axes.plot(*panel.points, ".", color="0.7")
@@ -52,11 +53,11 @@ def draw_panels(panels: Sequence[Panel], path: str | Path) -> Path:
         axes.set_xlabel(panel.x_label)
         axes.set_ylabel(panel.y_label)
         axes.grid(alpha=0.3)
-        if len(panel.lines) > 1 and not share_lines:
+        if len(panel.lines) > 1 and not one_legend:
             axes.legend(fontsize=8)
     for axes in figure.axes[len(panels) :]:
         axes.set_visible(False)
-    if share_lines and len(panels[0].lines) > 1:  # one legend for all, below them, where it hides no point
+    if one_legend:  # below the panels, where it hides no point
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
     return write_atomically(path, lambda unfinished: figure.savefig(unfinished, dpi=_DOTS_PER_INCH))
 
