@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 from titok_hf.configuration_titok import TiTokConfig
 from titok_hf.image_processing_pil_titok import TiTokImageProcessorPil
@@ -77,3 +79,14 @@ def tiny_image_processor() -> TiTokImageProcessorPil:
 def generators(*seeds: int) -> list[torch.Generator]:
     """One generator an image."""
     return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def random_images(count: int, size: tuple[int, int] = (40, 50)) -> list[Image.Image]:
+    """RGB images of random pixels, of that height and width, always the same."""
+    values = np.random.default_rng(0).integers(0, 256, (count, *size, 3), dtype=np.uint8)
+    return [Image.fromarray(value) for value in values]
+
+
+def random_codes(rows: int, seed: int = 0) -> torch.Tensor:
+    """Codes of the tiny tokenizer, shape (rows, 8)."""
+    return torch.randint(16, (rows, 8), generator=torch.Generator().manual_seed(seed))
