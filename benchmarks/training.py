@@ -4,9 +4,9 @@
     python benchmarks/training.py overhead photos --num-workers 1
     python benchmarks/training.py memory
 
-`overhead` alternates, in one process, rounds of the whole loop (it reads and decodes pictures, guards, clips, averages
+`overhead` alternates, in one process, rounds of the whole loop (it reads and decodes images, guards, clips, averages
 weights, logs) and of a bare one: forward, backward, clipping and optimiser step of an equal model, on a batch that
-lies ready. `fashion` is the bundled tokenizer with 64 pictures of Fashion-MNIST a step (Debian package
+lies ready. `fashion` is the bundled tokenizer with 64 images of Fashion-MNIST a step (Debian package
 dataset-fashion-mnist), `photos` a tokenizer of 256 x 256 pixels with 8 photo-like JPEGs a step (see prepare.py). It
 prints medians over the rounds, of wall-clock time and of the processor time of the main thread; the latter hardly
 depends on what else the machine does, but knows nothing of decoding in workers.

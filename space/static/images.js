@@ -2,7 +2,7 @@
  * Images to pixel values and back, as `titok_hf.image_processing_pil_titok` does it: margins or bicubic resizing with
  * Pillow's arithmetic, a centre crop, values in [0, 1].
  *
- * A picture is `{data, width, height}` with `data` in red, green, blue and alpha of 8 bits, as `ImageData` has it.
+ * An image is `{data, width, height}` with `data` in red, green, blue and alpha of 8 bits, as `ImageData` has it.
  */
 
 const MAX_BYTES = 20_000_000;
@@ -48,30 +48,30 @@ function sizeOf(file) {
 }
 
 /**
- * The picture that the model sees.
- * @param {object} picture
+ * The image that the model sees.
+ * @param {object} image
  * @param {object} processor `image_processor` of `titok_export.json`
- * @returns {object} a picture of the size of the crop
+ * @returns {object} an image of the size of the crop
  */
-export function preprocess(picture, processor) {
+export function preprocess(image, processor) {
     const size = processor.size.shortest_edge;
     const crop = processor.crop_size;
     if (!(processor.do_enlarge ?? true)) {
-        picture = onBlack(picture, size);
+        image = onBlack(image, size);
     }
-    picture = cropped(picture, ...withinAspectLimit(picture));
-    const long = Math.max(picture.width, picture.height);
-    const short = Math.min(picture.width, picture.height);
+    image = cropped(image, ...withinAspectLimit(image));
+    const long = Math.max(image.width, image.height);
+    const short = Math.min(image.width, image.height);
     const longer = Math.floor((size * long) / short);
-    const [width, height] = picture.width <= picture.height ? [size, longer] : [longer, size];
-    picture = transposed(resizedWidth(transposed(resizedWidth(picture, width)), height));
+    const [width, height] = image.width <= image.height ? [size, longer] : [longer, size];
+    image = transposed(resizedWidth(transposed(resizedWidth(image, width)), height));
     const left = roundHalfToEven((width - crop.width) / 2);
     const top = roundHalfToEven((height - crop.height) / 2);
-    return cropped(picture, left, top, crop.width, crop.height);
+    return cropped(image, left, top, crop.width, crop.height);
 }
 
 /**
- * @param {object} picture
+ * @param {object} image
  * @returns {Float32Array} shape (3, height, width), in [0, 1]
  */
 export function toPixelValues({ data, width, height }) {
@@ -83,9 +83,9 @@ export function toPixelValues({ data, width, height }) {
  * As `post_process`: values are clamped and rounded to 8 bits, half to even.
  * @param {Float32Array} pixelValues shape (3, size, size)
  * @param {number} size
- * @returns {object} a picture
+ * @returns {object} an image
  */
-export function toPicture(pixelValues, size) {
+export function toImage(pixelValues, size) {
     const pixels = size * size;
     const data = new Uint8ClampedArray(4 * pixels).fill(255);
     for (let i = 0; i < CHANNELS * pixels; i++) {
@@ -104,15 +104,15 @@ export function psnr(first, second) {
     return 10 * Math.log10((255 ** 2 * CHANNELS * first.width * first.height) / sum);
 }
 
-function blackPicture(width, height) {
+function blackImage(width, height) {
     const data = new Uint8ClampedArray(4 * width * height);
     new Uint32Array(data.buffer).fill(0xff000000); // opaque
     return { data, width, height };
 }
 
-/** The part of a picture from a corner; black where it reaches beyond the picture. */
+/** The part of an image from a corner; black where it reaches beyond the image. */
 function cropped(source, left, top, width, height) {
-    const part = blackPicture(width, height);
+    const part = blackImage(width, height);
     for (let y = Math.max(0, -top); y < Math.min(height, source.height - top); y++) {
         for (let x = Math.max(0, -left); x < Math.min(width, source.width - left); x++) {
             const from = 4 * ((y + top) * source.width + x + left);
@@ -122,7 +122,7 @@ function cropped(source, left, top, width, height) {
     return part;
 }
 
-/** A picture in the middle of a larger black one, if an edge is shorter than `size`. */
+/** An image in the middle of a larger black one, if an edge is shorter than `size`. */
 function onBlack(source, size) {
     const columns = Math.max(0, size - source.width);
     const rows = Math.max(0, size - source.height);
@@ -138,7 +138,7 @@ function withinAspectLimit({ width, height }) {
 }
 
 function transposed(source) {
-    const turned = blackPicture(source.height, source.width);
+    const turned = blackImage(source.height, source.width);
     const from = new Uint32Array(source.data.buffer);
     const to = new Uint32Array(turned.data.buffer);
     for (let y = 0; y < source.height; y++) {
@@ -155,7 +155,7 @@ function resizedWidth(source, width) {
         return source;
     }
     const one = 1 << 22;
-    const resized = blackPicture(width, source.height);
+    const resized = blackImage(width, source.height);
     const scale = source.width / width;
     const widening = Math.max(scale, 1);
     for (let x = 0; x < width; x++) {

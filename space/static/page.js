@@ -1,6 +1,6 @@
 /** The page: what is chosen, shown and said. The models are in `titok.js`, images in `images.js`. */
 
-import { preprocess, psnr, readImage, toPicture, toPixelValues } from "./images.js";
+import { preprocess, psnr, readImage, toImage, toPixelValues } from "./images.js";
 import { TorchGenerator } from "./random.js";
 import { TiTok } from "./titok.js";
 
@@ -81,7 +81,7 @@ async function changeCode() {
  * @param {object} shown
  * @param {Int32Array} shown.codes of the tokens, masked ones included
  * @param {Int32Array} [shown.preview] codes to decode instead, without masked ones
- * @param {object|null} shown.original the picture that was encoded
+ * @param {object|null} shown.original the image that was encoded
  * @param {object} shown.origin `{image}` or `{className, seed, settings}`
  */
 async function show({ codes, preview = codes, original, origin }) {
@@ -99,7 +99,7 @@ async function show({ codes, preview = codes, original, origin }) {
 }
 
 async function showDecoded(codes) {
-    const decoded = toPicture(await model.decode(Int32Array.from(codes)), model.description.image_size);
+    const decoded = toImage(await model.decode(Int32Array.from(codes)), model.description.image_size);
     draw($("decoded"), decoded);
     const { original } = tokens;
     $("decoded-caption").textContent = original ? `Decoded, ${psnr(original, decoded).toFixed(2)} dB PSNR` : "Decoded";
